@@ -1,0 +1,158 @@
+//! What a node says unasked, and how it is encoded once for all who get it.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use skywave_backplane::{Gap, PresenceEvent};
+use skywave_proto::{ChannelName, CloseCode, Publication, StreamPosition};
+
+/// Something for clients that did not ask.
+#[derive(Debug, Clone)]
+pub enum Push {
+    /// A publication on a channel.
+    Publication(ChannelName, Publication),
+    /// A client joined or left a channel.
+    Presence(ChannelName, PresenceEvent),
+    /// Something is missing on a channel.
+    Gap(ChannelName, GapReason, GapDetail),
+    /// A subscription has ended and the client did not ask for it.
+    Unsubscribed(ChannelName, &'static str),
+    /// The backplane came (`true`) or went.
+    Backplane(bool),
+    /// The connection ends; a close frame follows.
+    Disconnect(Goodbye),
+}
+
+/// Why a client does not have everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapReason {
+    /// It did not read fast enough.
+    SlowConsumer,
+    /// It saw what the backplane has lost.
+    Rollback,
+    /// It must start over.
+    Reset,
+    /// The backplane was away and the channel keeps no history.
+    Possible,
+}
+
+impl GapReason {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SlowConsumer => "slow_consumer",
+            Self::Rollback => "rollback",
+            Self::Reset => "reset",
+            Self::Possible => "possible",
+        }
+    }
+}
+
+/// How much is missing, and where the channel goes on, as far as is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GapDetail {
+    /// Publications that are missing.
+    pub missed: Option<u64>,
+    /// Where live goes on.
+    pub position: Option<StreamPosition>,
+}
+
+impl Push {
+    /// The push that tells subscribers of a backplane's gap.
+    pub fn gap(channel: ChannelName, gap: Gap) -> Self {
+        let (reason, position) = match gap {
+            Gap::Reset { now } => (GapReason::Reset, now),
+            Gap::Rollback { now } => (GapReason::Rollback, Some(now)),
+            Gap::Possible => (GapReason::Possible, None),
+        };
+        Self::Gap(channel, reason, GapDetail { missed: None, position })
+    }
+}
+
+/// Why a connection ends, and what the client does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Goodbye {
+    /// The close code.
+    pub code: CloseCode,
+    /// For the person who debugs the client; at most 123 bytes. Usually the code's own word.
+    pub reason: std::borrow::Cow<'static, str>,
+    /// How long the client waits before it comes back, in milliseconds.
+    pub after_ms: u64,
+}
+
+impl From<CloseCode> for Goodbye {
+    fn from(code: CloseCode) -> Self {
+        Self { code, reason: code.reason().into(), after_ms: 0 }
+    }
+}
+
+/// One WebSocket message, ready but for its frame header. Cloning shares the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Text (the bytes are UTF-8) or binary.
+    pub text: bool,
+    /// The message.
+    pub payload: Bytes,
+}
+
+impl Frame {
+    /// A text message.
+    pub fn text(text: String) -> Self {
+        Self { text: true, payload: text.into() }
+    }
+}
+
+/// What a push is in one wire format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encoded {
+    /// Send this.
+    Frame(Frame),
+    /// This format has no word for it.
+    Nothing,
+    /// This format can only end the connection.
+    Close(Goodbye),
+}
+
+/// A wire format, as far as a shard has to know it. Every format has a slot of its own in a [`Prepared`].
+pub trait Format: Send + Sync + 'static {
+    /// Where this format's encoding is kept: below [`SLOTS`], and nobody else's.
+    fn slot(&self) -> usize;
+
+    /// Encodes a push. Called once for each push and format, whatever the number of receivers.
+    fn encode(&self, push: &Push) -> Encoded;
+}
+
+/// How many wire formats there can be.
+pub const SLOTS: usize = 4;
+
+/// A push with its encodings, each made once and shared by every connection of the node that needs it.
+#[derive(Debug)]
+pub struct Prepared {
+    push: Push,
+    encodings: [OnceLock<Encoded>; SLOTS],
+}
+
+impl Prepared {
+    /// Nothing is encoded yet.
+    pub fn new(push: Push) -> Arc<Self> {
+        Arc::new(Self { push, encodings: [const { OnceLock::new() }; SLOTS] })
+    }
+
+    /// What it is.
+    pub fn push(&self) -> &Push {
+        &self.push
+    }
+
+    /// Its encoding in this format, made now if nobody needed it before.
+    pub fn encoding(&self, format: &dyn Format) -> &Encoded {
+        self.encodings[format.slot()].get_or_init(|| format.encode(&self.push))
+    }
+
+    /// The publication's position, if it is a publication that has one.
+    pub fn position(&self) -> Option<StreamPosition> {
+        match &self.push {
+            Push::Publication(_, publication) => publication.position,
+            _ => None,
+        }
+    }
+}

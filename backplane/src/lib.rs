@@ -8,11 +8,13 @@
 //! [`Memory`] serves one node and is the reference; `Redis` joins many.
 //! `conformance` holds the promises as tests that every implementation runs.
 
+mod memory;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use skywave_proto::{ChannelName, Member, Payload, Publication, StreamPosition};
 
+pub use memory::Memory;
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,235 @@
+//! The backplane inside one process: the reference, and what a single node runs on.
+//!
+//! Channels are spread over [`STRIPES`] locks; a lock is held for one step on one channel, and the [`Sink`] is called
+//! under it, so that what it sees is in order. It never waits and never looks at another channel.
+
+mod line;
+mod members;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
+use skywave_proto::{ChannelName, Member, StreamPosition};
+use tokio::time::Instant;
+
+use self::{line::Line, members::Members};
+use crate::{
+    Backplane, BackplaneState, HistoryError, HistoryPage, HistoryQuery, IDEMPOTENCY_WINDOW, IdempotencyKey, Interest,
+    MemberPage, NewPublication, Presence, PresenceError, PresenceEvent, PublishError, Published, Sink, SubscribeError,
+};
+
+const STRIPES: usize = 64;
+/// How often what has expired is swept out. Nothing depends on it but memory: every reader looks at the clock itself.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The embedded backplane. Cloning shares it.
+#[derive(Clone)]
+pub struct Memory(Arc<Inner>);
+
+struct Inner {
+    stripes: [Mutex<HashMap<ChannelName, Channel, ahash::RandomState>>; STRIPES],
+    hasher: ahash::RandomState,
+    sink: Arc<dyn Sink>,
+}
+
+/// All that is known of one channel. Bound: what its namespace's history allows, the keys of the last
+/// [`IDEMPOTENCY_WINDOW`], and its members; gone when all three are empty and nobody is subscribed.
+#[derive(Default)]
+struct Channel {
+    subscribed: bool,
+    line: Option<Line>,
+    keys: HashMap<IdempotencyKey, (Instant, Option<StreamPosition>), ahash::RandomState>,
+    members: Members,
+}
+
+impl Memory {
+    /// An empty backplane that delivers to `sink`. Must be called within a tokio runtime, which carries its sweeper
+    /// until the last clone is gone.
+    pub fn new(sink: Arc<dyn Sink>) -> Self {
+        let inner = Arc::new(Inner {
+            stripes: std::array::from_fn(|_| Mutex::default()),
+            hasher: ahash::RandomState::new(),
+            sink,
+        });
+        let weak = Arc::downgrade(&inner);
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(SWEEP_INTERVAL);
+            loop {
+                tick.tick().await;
+                let Some(inner) = weak.upgrade() else { return };
+                inner.sweep();
+            }
+        });
+        Self(inner)
+    }
+}
+
+impl Inner {
+    fn stripe(&self, channel: &ChannelName) -> MutexGuard<'_, HashMap<ChannelName, Channel, ahash::RandomState>> {
+        let hash = self.hasher.hash_one(channel);
+        self.stripes[usize::try_from(hash % STRIPES as u64).expect("less than STRIPES")].lock()
+    }
+
+    fn publish(&self, new: NewPublication) -> Published {
+        let now = Instant::now();
+        let mut stripe = self.stripe(&new.channel);
+        let channel = stripe.entry(new.channel.clone()).or_default();
+        if let Some(key) = &new.key
+            && let Some((until, position)) = channel.keys.get(key)
+            && *until > now
+        {
+            return Published { position: *position, duplicate: true };
+        }
+        let publication = match new.history {
+            Some(policy) => channel.line_at(now, policy).append(&new, policy, now),
+            None => line::live(&new),
+        };
+        let position = publication.position;
+        if let Some(key) = new.key {
+            channel.keys.insert(key, (now + IDEMPOTENCY_WINDOW, position));
+        }
+        if channel.subscribed {
+            self.sink.publication(&new.channel, publication);
+        }
+        Published { position, duplicate: false }
+    }
+
+    fn subscribe(&self, interest: &Interest) -> Option<StreamPosition> {
+        let now = Instant::now();
+        let mut stripe = self.stripe(&interest.channel);
+        let channel = stripe.entry(interest.channel.clone()).or_default();
+        channel.subscribed = true;
+        interest.history.map(|policy| channel.line_at(now, policy).top())
+    }
+
+    fn leave_now(&self, channel: &ChannelName, client: &Arc<str>, connection: u64, marked: bool) {
+        let mut stripe = self.stripe(channel);
+        let Some(entry) = stripe.get_mut(channel) else { return };
+        if let Some(member) = entry.members.remove(client, connection, marked)
+            && entry.subscribed
+        {
+            self.sink.presence(channel, PresenceEvent::Leave(member));
+        }
+    }
+
+    fn sweep(&self) {
+        let now = Instant::now();
+        for stripe in &self.stripes {
+            stripe.lock().retain(|_, channel| {
+                channel.keys.retain(|_, (until, _)| *until > now);
+                if channel.line.as_mut().is_some_and(|line| line.expire(now)) {
+                    channel.line = None;
+                }
+                channel.subscribed || channel.line.is_some() || !channel.keys.is_empty() || !channel.members.is_empty()
+            });
+        }
+    }
+}
+
+impl Channel {
+    /// The line of offsets, begun or begun anew if there is none or it has expired.
+    fn line_at(&mut self, now: Instant, policy: crate::HistoryPolicy) -> &mut Line {
+        if self.line.as_mut().is_some_and(|line| line.expire(now)) {
+            self.line = None;
+        }
+        self.line.get_or_insert_with(|| Line::begin(policy, now))
+    }
+}
+
+impl Backplane for Memory {
+    fn publish(
+        &self,
+        publication: NewPublication,
+    ) -> impl Future<Output = Result<Published, PublishError>> + Send + 'static {
+        std::future::ready(Ok(self.0.publish(publication)))
+    }
+
+    async fn subscribe(&self, channels: &[Interest]) -> Vec<Result<Option<StreamPosition>, SubscribeError>> {
+        channels.iter().map(|interest| Ok(self.0.subscribe(interest))).collect()
+    }
+
+    fn unsubscribe(&self, channels: &[ChannelName]) {
+        for name in channels {
+            if let Some(channel) = self.0.stripe(name).get_mut(name) {
+                channel.subscribed = false;
+            }
+        }
+    }
+
+    async fn history(&self, channel: &ChannelName, query: HistoryQuery) -> Result<HistoryPage, HistoryError> {
+        let now = Instant::now();
+        let mut stripe = self.0.stripe(channel);
+        let line = stripe.get_mut(channel).and_then(|channel| channel.line.as_mut());
+        Ok(match line.and_then(|line| (!line.expire(now)).then_some(line)) {
+            Some(line) => line.page(query),
+            None => HistoryPage { top: None, publications: Vec::new(), complete: query.since.is_none(), more: false },
+        })
+    }
+
+    async fn positions(&self, channels: &[ChannelName]) -> Result<Vec<Option<StreamPosition>>, HistoryError> {
+        let now = Instant::now();
+        let top = |name| {
+            let mut stripe = self.0.stripe(name);
+            let line = stripe.get_mut(name)?.line.as_mut()?;
+            (!line.expire(now)).then(|| line.top())
+        };
+        Ok(channels.iter().map(top).collect())
+    }
+
+    async fn forget(&self, channel: &ChannelName) -> Result<(), HistoryError> {
+        if let Some(channel) = self.0.stripe(channel).get_mut(channel) {
+            channel.line = None;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> BackplaneState {
+        BackplaneState::Live
+    }
+}
+
+impl Presence for Memory {
+    async fn join(&self, channel: &ChannelName, member: Member, connection: u64) -> Result<(), PresenceError> {
+        let mut stripe = self.0.stripe(channel);
+        let entry = stripe.entry(channel.clone()).or_default();
+        if entry.members.add(member.clone(), connection) && entry.subscribed {
+            self.0.sink.presence(channel, PresenceEvent::Join(member));
+        }
+        Ok(())
+    }
+
+    async fn leave(
+        &self,
+        channel: &ChannelName,
+        client: &Arc<str>,
+        connection: u64,
+        grace: Duration,
+    ) -> Result<(), PresenceError> {
+        if grace.is_zero() {
+            self.0.leave_now(channel, client, connection, false);
+            return Ok(());
+        }
+        let marked =
+            self.0.stripe(channel).get_mut(channel).is_some_and(|entry| entry.members.mark_leaving(client, connection));
+        if marked {
+            let (weak, channel, client) = (Arc::downgrade(&self.0), channel.clone(), client.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(grace).await;
+                if let Some(inner) = weak.upgrade() {
+                    inner.leave_now(&channel, &client, connection, true);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn members(
+        &self,
+        channel: &ChannelName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<MemberPage, PresenceError> {
+        let stripe = self.0.stripe(channel);
+        Ok(stripe.get(channel).map_or_else(MemberPage::default, |entry| entry.members.page(after, limit)))
+    }
+}

@@ -1,0 +1,190 @@
+//! What the type of a setting cannot say: values out of range, and settings that do not go together.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{
+    address,
+    api::ApiKey,
+    backplane::BackplaneUrl,
+    namespaces,
+    problem::Problem,
+    schema::Document,
+    source::{Path, Sources},
+};
+
+/// The fewest bytes of `node.secret`: as many as the hash that it keys.
+const SECRET_BYTES: usize = 32;
+/// The fewest bytes of an API key: 16 random letters cannot be guessed over a network.
+const KEY_BYTES: usize = 16;
+
+/// Reports all of them.
+pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<Problem>) {
+    let mut report = Report { sources, problems };
+    node(document, &mut report);
+    listeners(document, &mut report);
+    backplane(document, &mut report);
+    api_keys(&document.api.keys, &mut report);
+    sizes(document, &mut report);
+    times(document, &mut report);
+    for name in document.namespaces.keys() {
+        if let Err(message) = namespaces::check_name(name) {
+            report.at(vec!["namespaces".to_owned(), name.clone()], message);
+        }
+    }
+}
+
+struct Report<'a> {
+    sources: &'a Sources,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Report<'_> {
+    fn add(&mut self, dotted: &str, message: impl Into<String>) {
+        self.at(dotted.split('.').map(str::to_owned).collect(), message);
+    }
+
+    fn at(&mut self, path: Path, message: impl Into<String>) {
+        self.problems.push(Problem { place: self.sources.place(&path), key: path.join("."), message: message.into() });
+    }
+
+    fn is_set(&self, dotted: &str) -> bool {
+        self.sources.is_set(&dotted.split('.').map(str::to_owned).collect::<Path>())
+    }
+
+    /// At whichever of the two somebody wrote; at the first if both.
+    fn add_either(&mut self, dotted: [&str; 2], message: impl Into<String>) {
+        self.add(dotted.into_iter().find(|dotted| self.is_set(dotted)).unwrap_or(dotted[0]), message);
+    }
+}
+
+fn node(document: &Document, report: &mut Report<'_>) {
+    let node = &document.node;
+    // Empty is the default: `load` makes a name.
+    if !node.name.is_empty() && !is_name(&node.name, "-_.") || node.name.is_empty() && report.is_set("node.name") {
+        report.add("node.name", "has 1 to 64 letters (a to z), digits, `-`, `_` or `.`");
+    }
+    if node.shards > 1024 {
+        report.add("node.shards", format!("{} is more than 1024; 0 is one for each core", node.shards));
+    }
+    if let Some(bytes) = node.secret.as_ref().map(|secret| secret.reveal().len()).filter(|bytes| *bytes < SECRET_BYTES)
+    {
+        report.add(
+            "node.secret",
+            format!("has {bytes} bytes and needs at least {SECRET_BYTES}; `openssl rand -base64 32` makes one"),
+        );
+    }
+}
+
+fn listeners(document: &Document, report: &mut Report<'_>) {
+    let of = |key: &'static str, list: &[SocketAddr]| -> Vec<(&'static str, usize, SocketAddr)> {
+        list.iter().enumerate().map(|(index, address)| (key, index, *address)).collect()
+    };
+    let all = [of("public.listen", &document.public.listen), of("internal.listen", &document.internal.listen)].concat();
+    for (later, (key, index, address)) in all.iter().enumerate() {
+        if let Some((other, _, with)) = all[..later].iter().find(|(_, _, other)| address::collide(*address, *other)) {
+            let message = format!("{address} collides with {with} of {other}; use another port");
+            // A default that collides is not where somebody must look.
+            let path = format!("{key}.{index}");
+            let path = if report.is_set(&path) { path } else { (*other).to_owned() };
+            report.add(&path, message);
+        }
+    }
+}
+
+fn backplane(document: &Document, report: &mut Report<'_>) {
+    let backplane = &document.backplane;
+    if !is_name(&backplane.prefix, "-_.:") {
+        report.add("backplane.prefix", "has 1 to 64 letters (a to z), digits, `-`, `_`, `.` or `:`");
+    }
+    let BackplaneUrl::Redis(url) = &backplane.url else { return };
+    if url.has_password() && backplane.password.is_some() {
+        report.add("backplane.password", "the URL has a password too; set one of them");
+    }
+    if url.has_username() && backplane.username.is_some() {
+        report.add("backplane.username", "the URL has a user too; set one of them");
+    }
+}
+
+fn api_keys(keys: &[ApiKey], report: &mut Report<'_>) {
+    for (index, key) in keys.iter().enumerate() {
+        let mut add = |field: &str, message: String| report.add(&format!("api.keys.{index}.{field}"), message);
+        if !(1..=64).contains(&key.name.len()) || key.name.chars().any(char::is_control) {
+            add("name", "has 1 to 64 bytes, no control characters".to_owned());
+        }
+        match key.key.reveal() {
+            "" => add("key", "missing or empty: set `key` or `key_file`".to_owned()),
+            text if text.len() < KEY_BYTES => add(
+                "key",
+                format!("has {} bytes and needs at least {KEY_BYTES}; `openssl rand -hex 16` makes one", text.len()),
+            ),
+            text if !text.bytes().all(|b| b.is_ascii_graphic()) => {
+                add("key", "has only visible ASCII characters and no spaces: it travels in a header".to_owned());
+            }
+            _ => {}
+        }
+        if key.scopes.is_empty() {
+            add("scopes", "needs at least one of `publish`, `read`, `control`".to_owned());
+        }
+        if let Some(other) = keys[..index].iter().position(|other| other.name == key.name) {
+            add("name", format!("\"{}\" is the name of api.keys.{other} too", key.name));
+        }
+        if let Some(other) = keys[..index].iter().position(|other| other.key == key.key && !key.key.reveal().is_empty())
+        {
+            add("key", format!("is the key of api.keys.{other} too: who of them called?"));
+        }
+    }
+}
+
+fn sizes(document: &Document, report: &mut Report<'_>) {
+    let limits = &document.limits;
+    for (key, bytes) in [
+        ("limits.message_bytes", limits.message_bytes),
+        ("limits.frame_bytes", limits.frame_bytes),
+        ("limits.publication_bytes", limits.publication_bytes),
+        ("limits.outbox_bytes", limits.outbox_bytes),
+    ] {
+        if bytes == 0 {
+            report.add(key, "must be more than 0: without a bound one client could take all memory");
+        }
+    }
+    if limits.publication_bytes > limits.message_bytes && limits.message_bytes > 0 {
+        report.add_either(
+            ["limits.publication_bytes", "limits.message_bytes"],
+            format!(
+                "publication_bytes ({}) is more than message_bytes ({}), in which a publication travels; lower the one \
+                 or raise the other",
+                limits.publication_bytes, limits.message_bytes
+            ),
+        );
+    }
+}
+
+fn times(document: &Document, report: &mut Report<'_>) {
+    let (timeouts, drain) = (&document.timeouts, &document.drain);
+    for (key, duration) in [
+        ("timeouts.handshake", timeouts.handshake),
+        ("timeouts.connect", timeouts.connect),
+        ("timeouts.ping_interval", timeouts.ping_interval),
+        ("timeouts.pong", timeouts.pong),
+        ("timeouts.close", timeouts.close),
+    ] {
+        if duration.is_zero() {
+            report.add(key, "must be more than 0s");
+        }
+    }
+    if drain.deadline < drain.grace {
+        let shown = |duration: Duration| humantime::format_duration(duration).to_string();
+        report.add_either(
+            ["drain.deadline", "drain.grace"],
+            format!(
+                "deadline ({}) is before the end of grace ({}); both count from the signal",
+                shown(drain.deadline),
+                shown(drain.grace)
+            ),
+        );
+    }
+}
+
+fn is_name(name: &str, punctuation: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || punctuation.contains(c))
+}

@@ -1,0 +1,62 @@
+//! Settings that the design names and this version does not honour yet: refused like any unknown one, for a setting
+//! without effect is worse than none, but with a word that says so.
+
+/// Each dotted, `*` for one step. A section stands for all that is in it.
+const LATER: [&str; 32] = [
+    "node.advertise",
+    "public.trusted_proxies",
+    "public.proxy_protocol",
+    "public.tls",
+    "internal.tls",
+    "backplane.urls",
+    "backplane.sentinel_username",
+    "backplane.sentinel_password",
+    "backplane.sentinel_password_file",
+    "backplane.ca",
+    "backplane.generation",
+    "auth.tokens",
+    "limits.connections_per_ip",
+    "limits.connections_per_user",
+    "limits.handshakes_per_second",
+    "limits.new_channels_per_minute",
+    "limits.commands_per_second",
+    "limits.publications_per_second",
+    "limits.bytes_per_second",
+    "limits.fragments",
+    "limits.node_outbox_bytes",
+    "limits.node_ring_bytes",
+    "timeouts.tls",
+    "timeouts.connection_age",
+    "drain.window",
+    "drain.rate",
+    "debug",
+    "sockjs",
+    "webhooks",
+    "namespaces.*.slow_consumer",
+    "namespaces.*.durability",
+    "namespaces.*.flush_interval",
+];
+
+/// Whether a later version will know this setting.
+pub(super) fn is_later(path: &[String]) -> bool {
+    LATER.iter().any(|later| {
+        let mut later = later.split('.');
+        path.iter().all(|step| later.next().is_some_and(|name| name == "*" || name == step)) && later.next().is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_its_own_only() {
+        let is_later = |path: &str| is_later(&path.split('.').map(Into::into).collect::<Vec<_>>());
+        assert!(is_later("webhooks"));
+        assert!(is_later("namespaces.chat.durability"));
+        assert!(!is_later("namespaces.chat"));
+        assert!(!is_later("namespaces.chat.durability.x"));
+        assert!(!is_later("limits.connections"));
+        assert!(!is_later("limits"));
+    }
+}

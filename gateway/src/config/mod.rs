@@ -1,0 +1,174 @@
+//! Every setting: type, unit, default, reason; and where each one was written, so that a mistake can be shown.
+//!
+//! Layers, the higher one winning: defaults, the TOML file, `SKYWAVE__SECTION__KEY` variables, flags. Nothing unknown is
+//! passed over and nothing is converted: whoever wrote a setting either gets it or learns why not, before a port is
+//! bound. This room never looks at the real environment and binds nothing.
+//!
+//! In a variable a list is TOML (`["a", "b"]`), and listeners and origins may be given with commas between them; a table
+//! is TOML too (`SKYWAVE__NAMESPACES__CHAT={ presence = true }`). Names of variables are read in lower case, so a
+//! namespace with a capital letter in its name can only be configured in the file.
+
+mod address;
+mod api;
+mod backplane;
+mod contradictions;
+mod count;
+mod development;
+mod duration;
+mod flags;
+mod later;
+mod locate;
+mod namespaces;
+mod origin;
+mod problem;
+mod schema;
+mod secret;
+mod sections;
+mod size;
+mod source;
+mod twins;
+
+use std::{collections::BTreeMap, ffi::OsString};
+
+use rand::Rng as _;
+
+pub use self::{
+    api::{ApiKey, ApiSettings, Scope},
+    backplane::{BackplaneSettings, BackplaneUrl, RedisUrl},
+    flags::Flags,
+    namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SubscribeRight},
+    origin::Origin,
+    problem::{ConfigError, Place, Problem},
+    secret::Secret,
+    sections::{
+        AuthSettings, DemoSettings, DrainSettings, InternalSettings, Limits, LogFormat, NodeSettings, PublicSettings,
+        Timeouts,
+    },
+};
+use self::{
+    schema::Document,
+    source::{Layer, Sources},
+};
+
+/// All settings of a node, checked: [`Settings::load`] is the only way in.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This process.
+    pub node: NodeSettings,
+    /// The listener for clients.
+    pub public: PublicSettings,
+    /// The listener for back ends and operators.
+    pub internal: InternalSettings,
+    /// What carries publications between nodes.
+    pub backplane: BackplaneSettings,
+    /// Who may connect.
+    pub auth: AuthSettings,
+    /// Who may use the server API.
+    pub api: ApiSettings,
+    /// The bound of everything that a stranger can grow.
+    pub limits: Limits,
+    /// How long a client may take.
+    pub timeouts: Timeouts,
+    /// How the node leaves.
+    pub drain: DrainSettings,
+    /// The pages at `/demo/`.
+    pub demo: DemoSettings,
+    namespaces: BTreeMap<String, Namespace>,
+    development: bool,
+}
+
+impl Settings {
+    /// Reads all layers. `env` is `std::env::vars_os()`, or what a test makes up; only names that begin with `SKYWAVE__`
+    /// are looked at.
+    ///
+    /// Reads the configuration file and the files that `…_file` settings name; blocks while it does.
+    ///
+    /// # Errors
+    /// Everything that is wrong and can be seen at once: what the file cannot say, or else, once it says what it may,
+    /// what does not go together.
+    pub fn load<K, V>(flags: &Flags, env: impl IntoIterator<Item = (K, V)>) -> Result<Self, ConfigError>
+    where
+        K: Into<OsString>,
+        V: Into<OsString>,
+    {
+        let mut problems = Vec::new();
+        let environment = Layer::environment(env, &mut problems);
+        let development = development::is_on(flags, &environment);
+        let sources = Sources::read(flags.config.as_deref(), environment, flags.layer())?;
+        let defaults = if development { development::defaults() } else { Layer::default() };
+        let mut tree = sources.merge(&defaults)?;
+        twins::read(&mut tree, &sources, &mut problems);
+        let document = schema::read(tree, &sources, &mut problems);
+        if problems.is_empty() {
+            contradictions::check(&document, &sources, &mut problems);
+        }
+        if problems.is_empty() { Ok(Self::new(document, development)) } else { Err(ConfigError::new(problems)) }
+    }
+
+    fn new(document: Document, development: bool) -> Self {
+        let Document { mut node, public, internal, backplane, auth, api, limits, timeouts, drain, demo, namespaces } =
+            document;
+        if node.name.is_empty() {
+            node.name = new_name();
+        }
+        if node.shards == 0 {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            node.shards = u16::try_from(cores).unwrap_or(u16::MAX);
+        }
+        Self { node, public, internal, backplane, auth, api, limits, timeouts, drain, demo, namespaces, development }
+    }
+
+    /// Whether the node is in development mode: asked for with `--dev`, or nothing at all was configured.
+    pub fn development(&self) -> bool {
+        self.development
+    }
+
+    /// How the channels of a namespace behave; `None`: there is no such namespace, refuse them.
+    ///
+    /// In development mode one that nobody configured behaves as `default`, except those that begin with `#`: they are
+    /// the system's.
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        let fallback = || self.namespaces.get(DEFAULT_NAMESPACE).filter(|_| self.development && !name.starts_with('#'));
+        self.namespaces.get(name).or_else(fallback)
+    }
+
+    /// The namespaces by name: the configured ones, and in development mode `default`.
+    pub fn namespaces(&self) -> impl Iterator<Item = (&str, &Namespace)> {
+        self.namespaces.iter().map(|(name, namespace)| (name.as_str(), namespace))
+    }
+
+    /// What is allowed and yet worth a line in the log.
+    pub fn warnings(&self) -> Vec<String> {
+        if self.development {
+            development::warnings(&self.public.listen, &self.internal.listen).collect()
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+/// For `skywave config check`: loads the settings and says in a line or more that they are good.
+///
+/// # Errors
+/// As [`Settings::load`].
+pub fn check<K, V>(flags: &Flags, env: impl IntoIterator<Item = (K, V)>) -> Result<String, ConfigError>
+where
+    K: Into<OsString>,
+    V: Into<OsString>,
+{
+    let settings = Settings::load(flags, env)?;
+    let name = flags.config.as_ref().map_or("no configuration file".to_owned(), |file| file.display().to_string());
+    let warnings = settings.warnings().into_iter().map(|warning| format!("\nwarning: {warning}"));
+    Ok(format!("{name}: ok{}", warnings.collect::<String>()))
+}
+
+/// The host name, as far as it can be part of a node's, and four random letters.
+fn new_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim().split('.').next().unwrap_or_default();
+    let host: String =
+        host.chars().take(56).map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect();
+    let mut random = rand::rng();
+    let letters: String = (0..4).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect();
+    if host.is_empty() { format!("node-{letters}") } else { format!("{host}-{letters}") }
+}

@@ -1,0 +1,134 @@
+//! `[namespaces.NAME]`: how channels behave.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+use skywave_backplane::HistoryPolicy;
+
+use super::duration::Written;
+
+/// The namespace of channels without a `:` in their name.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+const META_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `[namespaces.NAME]`: how the channels whose name begins with `NAME:` behave. What is not said here is closed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Namespace {
+    /// `{ size, ttl, meta_ttl }`: what is kept for clients that come back. Each channel costs the backplane up to `size`
+    /// publications for `ttl`, and a few bytes for `meta_ttl` (default 24 h, at least `ttl`; it lets a client that comes
+    /// later learn how much it missed). Default: none, also with `size = 0`: live only.
+    #[serde(deserialize_with = "history")]
+    pub history: Option<HistoryPolicy>,
+    /// Whether its subscribers are members that others may see. Each join and leave then is a step on the backplane.
+    /// Default `false`.
+    pub presence: bool,
+    /// Which clients may publish. Default `token`.
+    pub publish: PublishRight,
+    /// Which clients may subscribe. Default `token`.
+    pub subscribe: SubscribeRight,
+}
+
+/// Which clients may publish on a namespace's channels. The server API always may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PublishRight {
+    /// None, whatever their token says.
+    Nobody,
+    /// Those who are subscribed to the channel.
+    Subscribers,
+    /// All that may connect.
+    Anyone,
+    /// Those whose token names the channel.
+    #[default]
+    Token,
+}
+
+/// Which clients may subscribe to a namespace's channels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscribeRight {
+    /// All that may connect.
+    Anyone,
+    /// Those that said who they are.
+    Users,
+    /// Those whose token names the channel.
+    #[default]
+    Token,
+}
+
+/// Whether channels can have such a namespace.
+///
+/// # Errors
+/// Says which rule the name breaks.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let rule = if !(1..=64).contains(&name.len()) {
+        "has 1 to 64 bytes"
+    } else if name.contains(':') {
+        "has no `:`, it ends there in a channel's name"
+    } else if name.contains('#') {
+        "has no `#`, that is for the system"
+    } else if name.chars().any(char::is_control) {
+        "has no control characters"
+    } else if name.trim() != name {
+        "has no spaces at its ends"
+    } else {
+        return Ok(());
+    };
+    Err(format!("the name of a namespace {rule}"))
+}
+
+fn history<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HistoryPolicy>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(default, deny_unknown_fields, expecting = "a table, like { size = 200, ttl = \"10m\" }")]
+    struct History {
+        size: u32,
+        ttl: Option<Written>,
+        meta_ttl: Written,
+    }
+
+    impl Default for History {
+        fn default() -> Self {
+            Self { size: 0, ttl: None, meta_ttl: Written(META_TTL) }
+        }
+    }
+
+    let History { size, ttl, meta_ttl: Written(meta_ttl) } = History::deserialize(deserializer)?;
+    let Some(Written(ttl)) = ttl else {
+        return match size {
+            0 => Ok(None),
+            _ => Err(de::Error::custom(r#"`size` needs a `ttl`: how long publications are kept, like ttl = "10m""#)),
+        };
+    };
+    if size == 0 {
+        return Ok(None);
+    }
+    if ttl.is_zero() {
+        return Err(de::Error::custom("`ttl` must be more than 0s; for live only write size = 0"));
+    }
+    if ttl > meta_ttl {
+        return Err(de::Error::custom(format!(
+            "`ttl` ({}) is longer than `meta_ttl` ({}): positions must outlive publications, so lower `ttl` or raise \
+             `meta_ttl`",
+            humantime::format_duration(ttl),
+            humantime::format_duration(meta_ttl),
+        )));
+    }
+    Ok(Some(HistoryPolicy { size, ttl, meta_ttl }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_channels_can_begin_with() {
+        for name in ["a", "chat", "Game_Room", "game-room.2", "ü", &"x".repeat(64)] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        for name in ["", "a:b", "#user", "a\nb", " a", "a ", &"x".repeat(65)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The sections of the file that belong to the node as a whole.
+
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use super::{address, count, duration, origin::Origin, secret::Secret, size};
+
+/// `[node]`: this process.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeSettings {
+    /// What other nodes, metrics and clients call it: 1 to 64 letters, digits, `-`, `_` or `.`; no two nodes of a cluster
+    /// alike. Default: the host name and four random letters, so that a restarted node is a new one.
+    pub name: String,
+    /// How many threads own connections; each has its own runtime. 0, the default: one for each core that this process
+    /// may use. After loading it is the number itself.
+    pub shards: u16,
+    /// Seals sessions, so that a client keeps its id on whichever node it comes back to: at least 32 bytes, the same on
+    /// all nodes. Default: none, the node makes one.
+    pub secret: Option<Secret>,
+    /// A file with `secret`, read at start; a newline at its end does not count.
+    pub secret_file: Option<PathBuf>,
+    /// How log lines are written. Default `text`: for people; `json` is for collectors.
+    pub log: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line, for collectors.
+    Json,
+}
+
+/// `[public]`: the listener for clients.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublicSettings {
+    /// Addresses with ports; port 0 is a free one. Default `["0.0.0.0:8000"]`, in development mode
+    /// `["127.0.0.1:8000"]`: what lets everybody in must not be seen from outside by accident.
+    #[serde(deserialize_with = "address::deserialize")]
+    pub listen: Vec<SocketAddr>,
+    /// Web pages that may connect. Default: none listed, that is, only those without an `Origin` header (no browser) or
+    /// from the host that they connect to; a page of somebody else's could otherwise use its visitors' cookies.
+    pub origins: Vec<Origin>,
+}
+
+impl Default for PublicSettings {
+    fn default() -> Self {
+        Self { listen: vec![SocketAddr::from(([0, 0, 0, 0], 8000))], origins: Vec::new() }
+    }
+}
+
+/// `[internal]`: the listener for back ends and operators.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InternalSettings {
+    /// Addresses with ports; port 0 is a free one. Default `["127.0.0.1:8001"]`: metrics need no key, so who may reach
+    /// them is for the operator to say.
+    #[serde(deserialize_with = "address::deserialize")]
+    pub listen: Vec<SocketAddr>,
+}
+
+impl Default for InternalSettings {
+    fn default() -> Self {
+        Self { listen: vec![SocketAddr::from(([127, 0, 0, 1], 8001))] }
+    }
+}
+
+/// `[auth]`: who may connect.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// Whether clients without credentials may connect. They get what their namespaces give to `anyone`. Default `false`,
+    /// in development mode `true`.
+    pub anonymous: bool,
+}
+
+/// `[demo]`: the pages at `/demo/`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DemoSettings {
+    /// Whether they are served on the public listener. Default `false`, in development mode `true`.
+    pub enabled: bool,
+}
+
+/// `[limits]`: the bound of everything that a stranger can grow.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections of the whole node; the next is refused with 503. 0, the default, is none (`None`): the machine decides.
+    #[serde(deserialize_with = "count::deserialize")]
+    pub connections: Option<NonZeroU32>,
+    /// Subscriptions of one connection; 0 is none (`None`). Each costs some hundred bytes on its shard. Default 128.
+    #[serde(deserialize_with = "count::deserialize")]
+    pub channels_per_connection: Option<NonZeroU32>,
+    /// Bytes of one message from a client, all its frames together, after decompression. A connection holds at most this
+    /// much of an unfinished one. Default 1 MiB.
+    #[serde(deserialize_with = "size::deserialize")]
+    pub message_bytes: usize,
+    /// Bytes of one frame from a client. Default 1 MiB: as `message_bytes`, so that a message may come in one frame.
+    #[serde(deserialize_with = "size::deserialize")]
+    pub frame_bytes: usize,
+    /// Bytes of one publication's payload; at most `message_bytes`, in which it travels. Every node and the history hold
+    /// it. Default 64 KiB.
+    #[serde(deserialize_with = "size::deserialize")]
+    pub publication_bytes: usize,
+    /// Bytes that wait for one connection beyond what its socket took; then it is a slow consumer. Times the connections
+    /// this is what the node may need. Default 1 MiB: some seconds of a busy channel.
+    #[serde(deserialize_with = "size::deserialize")]
+    pub outbox_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            channels_per_connection: NonZeroU32::new(128),
+            message_bytes: 1 << 20,
+            frame_bytes: 1 << 20,
+            publication_bytes: 64 << 10,
+            outbox_bytes: 1 << 20,
+        }
+    }
+}
+
+/// `[timeouts]`: how long a client may take. All but `session_grace` are more than 0.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// From accept to the end of the request's head. Default 5 s: slow networks need less, and who sends byte by byte
+    /// holds a connection this long.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub handshake: Duration,
+    /// From the upgrade to `connect`, where anonymous clients may not stay. Default 10 s: the client may first have to
+    /// fetch a token.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub connect: Duration,
+    /// Silence from the client before it is pinged. Default 25 s: under the 60 s idle timeout common among proxies, and
+    /// under 30 s for the stricter.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub ping_interval: Duration,
+    /// From a ping to any sign of life; then the connection is given up. Default 10 s: a mobile network may be away for
+    /// some seconds.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub pong: Duration,
+    /// From our close frame to the client's; then the connection is cut. Default 3 s.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub close: Duration,
+    /// How long a client that vanished counts as present, so that a reload of a page is no leave and join. A leave after
+    /// a crash is seen this much later. Default 5 s; `"0s"`: at once.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub session_grace: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(5),
+            connect: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(25),
+            pong: Duration::from_secs(10),
+            close: Duration::from_secs(3),
+            session_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// `[drain]`: how the node leaves.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainSettings {
+    /// From the signal until the listeners close. Default 5 s: a balancer must first see that `/readyz` is red.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub grace: Duration,
+    /// From the signal until who is still here is cut; at least `grace`. Default 90 s: an orchestrator must wait longer
+    /// before it kills.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub deadline: Duration,
+}
+
+impl Default for DrainSettings {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(5), deadline: Duration::from_secs(90) }
+    }
+}

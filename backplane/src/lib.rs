@@ -8,13 +8,17 @@
 //! [`Memory`] serves one node and is the reference; `Redis` joins many.
 //! `conformance` holds the promises as tests that every implementation runs.
 
+mod any;
 mod memory;
+mod redis;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use skywave_proto::{ChannelName, Member, Payload, Publication, StreamPosition};
 
+pub use any::Any;
 pub use memory::Memory;
+pub use redis::{Redis, RedisOptions, RedisOptionsError};
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

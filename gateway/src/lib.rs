@@ -1,8 +1,24 @@
 //! A Skywave node: ends client connections and joins other nodes through a backplane.
 //!
-//! Arrows go down: transport -> protocol -> session -> shard -> relay -> backplane -> proto. A frame travels down by
-//! call, a publication comes up by queue.
+//! Rooms, from the top; imports go down only. A frame travels down by call, a publication comes up by queue.
+//!
+//! - [`node`]: builds the parts, owns their tasks, stops them in order
+//! - [`transport`]: public listeners, HTTP, WebSockets · [`admin`]: the internal listener
+//! - [`protocol`]: messages <-> commands, replies, pushes; one folder or file for each client protocol
+//! - [`session`]: what one client has asked for and may do
+//! - [`shard`]: one thread, its connections, who is on which channel
+//! - [`relay`]: which shard wants which channel, and the node's one way to its backplane
+//! - ground floor: [`config`], [`metrics`], [`push`] (what a node says unasked), [`clock`]
 
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod metrics;
+pub mod node;
 pub mod protocol;
+pub mod push;
+pub mod relay;
 pub mod session;
 pub mod shard;
+pub mod transport;

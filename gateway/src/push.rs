@@ -93,12 +93,14 @@ pub struct Frame {
     pub text: bool,
     /// The message.
     pub payload: Bytes,
+    /// For a publication: its place, so that a connection knows how far its client has come.
+    pub position: Option<StreamPosition>,
 }
 
 impl Frame {
     /// A text message.
     pub fn text(text: String) -> Self {
-        Self { text: true, payload: text.into() }
+        Self { text: true, payload: text.into(), position: None }
     }
 }
 

@@ -3,22 +3,55 @@
 //! A protocol implements three traits, each defined where it is needed: [`Format`] encodes pushes for a shard,
 //! [`Voice`] encodes replies for a session, [`Codec`] decodes messages for a transport.
 
-use crate::session::{Envelope, Voice};
+mod json;
+mod raw;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use skywave_proto::{ChannelName, CloseCode, StreamPosition};
+
+pub use self::{
+    json::{Json, payload, present},
+    raw::Raw,
+};
 #[cfg(doc)]
-use crate::shard::Format;
+use crate::push::Format;
+use crate::{
+    push::Goodbye,
+    session::{Envelope, Voice},
+};
 
 /// A client protocol: WebSocket messages on one side, commands, replies and pushes on the other. One value serves every
 /// connection, so it keeps nothing about any of them.
 pub trait Codec: Voice {
     /// Decodes one message, which may hold several commands, and hands each over in order.
     fn decode(&self, message: Incoming<'_>, each: &mut dyn FnMut(Envelope));
+
+    /// What the close frame says. `position` is that of the last publication the client was given.
+    fn farewell(&self, goodbye: &Goodbye, position: Option<StreamPosition>) -> (CloseCode, Cow<'static, str>) {
+        let _ = position;
+        (goodbye.code, goodbye.reason.clone())
+    }
 }
 
 /// A message that a client sent.
 #[derive(Debug, Clone, Copy)]
-pub enum Incoming<'a> {
-    /// A text message.
-    Text(&'a str),
-    /// A binary message.
-    Binary(&'a bytes::Bytes),
+pub struct Incoming<'a> {
+    /// The channel in the address that the client connected to, if it names one.
+    pub channel: Option<&'a ChannelName>,
+    /// The message.
+    pub body: Body<'a>,
 }
+
+/// See [`Incoming`].
+#[derive(Debug, Clone, Copy)]
+pub enum Body<'a> {
+    /// A text message; the bytes are UTF-8.
+    Text(&'a Bytes),
+    /// A binary message.
+    Binary(&'a Bytes),
+}
+
+/// The subprotocols of `/ws`, best first. A client that offers none speaks the first.
+pub const SUBPROTOCOLS: [(&str, &dyn Codec); 1] = [("skywave.v1.json", &Json)];

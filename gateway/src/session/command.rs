@@ -45,7 +45,7 @@ pub enum Command {
         /// Which.
         channel: ChannelName,
         /// Only those after this position.
-        since: Option<StreamPosition>,
+        since: Option<Since>,
         /// How many.
         limit: Option<u32>,
     },

@@ -1,14 +1,477 @@
 //! What one client has asked for and may do.
+//!
+//! A session never waits: what it wants of the backplane it orders, and goes on when the answer comes back through the
+//! shard's mailbox. It knows no wire format; a [`Voice`] encodes what it says.
 
+mod clients;
 mod command;
+mod opening;
+mod outcome;
+mod rights;
+mod seal;
+mod subscriptions;
 
-pub use command::{Command, Connect, Connected, Envelope, Refusal, Reply, Since, Subscribe, Subscribed};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
-use crate::shard::{Encoded, Format};
+use bytes::Bytes;
+use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication};
+use skywave_proto::{ChannelName, CloseCode, ErrorCode, Member, Payload};
+use tokio::time::Instant as TokioInstant;
+
+pub use self::{
+    clients::{Clients, Seat},
+    command::{Command, Connect, Connected, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
+    rights::{may_publish, may_subscribe, namespace},
+    seal::Seal,
+};
+use self::{opening::Asker, subscriptions::Subscription};
+use crate::{
+    clock::now_ms,
+    config::Settings,
+    metrics::{self, Source},
+    push::{Encoded, Format, Goodbye},
+    relay::{Answer, MembersAnswer, Receipt, ReplyTo},
+    shard::{Link, Shard},
+};
+
+/// Publications in one reply, over all its channels, and in one page of history: at most this many bytes of payload.
+const REPLY_BYTES: usize = 64 * 1024;
+/// The same in publications.
+const PAGE_PUBLICATIONS: u32 = 1000;
+/// Commands of one connection that may wait for the backplane; then it is not read from until one is answered.
+const IN_FLIGHT: usize = 256;
+/// What `history` returns when the client does not say.
+const DEFAULT_HISTORY: u32 = 100;
 
 /// A wire format that has words for replies too.
 pub trait Voice: Format {
+    /// The name in logs and in the label `protocol` of metrics.
+    fn name(&self) -> &'static str;
+
     /// Encodes the answer to a command. `id` is the command's; a reply to a command without one is only ever an error
     /// or an unasked `connected`.
     fn reply(&self, id: Option<u64>, reply: &Reply) -> Encoded;
+
+    /// Whether a reply can carry publications. Otherwise they follow as pushes.
+    fn carries_publications(&self) -> bool {
+        true
+    }
+}
+
+/// What all sessions of a node share.
+pub struct Ground {
+    /// The settings in force.
+    pub settings: Arc<Settings>,
+    /// The node's name.
+    pub node: Arc<str>,
+    /// Signs sessions; set before the first of them, once the cluster's secret is known.
+    pub seal: OnceLock<Seal>,
+    /// Who is connected here.
+    pub clients: Clients,
+    /// The node's shards, to reach a connection of another one.
+    pub shards: Vec<crate::shard::ShardHandle>,
+}
+
+/// See the module.
+pub struct Session {
+    ground: Arc<Ground>,
+    shard: Rc<Shard>,
+    link: Rc<Link>,
+    voice: &'static dyn Voice,
+    opened: TokioInstant,
+    state: RefCell<State>,
+    in_flight: Cell<usize>,
+    /// Subscriptions whose missed publications go out as the socket drains.
+    replaying: Cell<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    client: Option<Client>,
+    connecting: Option<Connecting>,
+    subscriptions: HashMap<ChannelName, Subscription, ahash::RandomState>,
+    asked: HashMap<u64, Asked, ahash::RandomState>,
+    tickets: u64,
+}
+
+#[derive(Clone)]
+struct Client {
+    id: Arc<str>,
+    user: Option<Arc<str>>,
+    info: Option<Bytes>,
+}
+
+/// A `connect` whose subscriptions are not all answered yet.
+struct Connecting {
+    id: Option<u64>,
+    outcomes: Vec<Option<Result<Subscribed, (String, Refusal)>>>,
+    /// Channels to make live once the reply is out.
+    opened: Vec<(ChannelName, bool)>,
+}
+
+/// A command that waits for the backplane.
+enum Asked {
+    Publish {
+        id: Option<u64>,
+        channel: ChannelName,
+        at: Instant,
+    },
+    History {
+        id: Option<u64>,
+    },
+    Presence {
+        id: Option<u64>,
+    },
+    /// A subscription's history.
+    Missed,
+    /// A subscription's members.
+    Roll,
+}
+
+impl Session {
+    /// A session of a connection that has just been opened.
+    pub fn new(ground: Arc<Ground>, shard: Rc<Shard>, link: Rc<Link>, voice: &'static dyn Voice) -> Self {
+        Self {
+            ground,
+            shard,
+            link,
+            voice,
+            opened: TokioInstant::now(),
+            state: RefCell::default(),
+            in_flight: Cell::new(0),
+            replaying: Cell::new(0),
+        }
+    }
+
+    /// Whether more commands may be handed over now.
+    pub fn takes_commands(&self) -> bool {
+        self.in_flight.get() < IN_FLIGHT && self.state.borrow().connecting.is_none()
+    }
+
+    /// Whether the client has not said who it is in time.
+    pub fn is_overdue(&self) -> bool {
+        self.state.borrow().client.is_none() && self.opened.elapsed() > self.ground.settings.timeouts.connect
+    }
+
+    /// Whether the socket's draining is waited for.
+    pub fn wants_drained(&self) -> bool {
+        self.replaying.get() > 0
+    }
+
+    /// Carries out one command.
+    pub fn handle(&self, Envelope { id, command }: Envelope) {
+        if self.link.is_closing() {
+            return;
+        }
+        let command = match command {
+            Ok(command) => command,
+            Err(refusal) => return self.refuse(id, refusal),
+        };
+        if let Command::Connect(connect) = command {
+            return self.connect(id, connect);
+        }
+        if self.state.borrow().client.is_none() && !self.welcome() {
+            return self.turn_away(id, "say who you are first: connect with a token");
+        }
+        let outcome = match command {
+            Command::Connect(_) => Ok(()), // handled above
+            Command::Subscribe(request) => self.subscribe(Asker::Command(id), request),
+            Command::Unsubscribe(channel) => self.unsubscribe(id, &channel),
+            Command::Publish { channel, payload, key } => self.publish(id, channel, payload, key),
+            Command::Presence { channel, after } => self.presence(id, channel, after),
+            Command::History { channel, since, limit } => self.history(id, channel, since, limit),
+            Command::Refresh(_) => {
+                Err(Refusal::new(ErrorCode::BadRequest, "this node has no token keys, so there is no token to refresh"))
+            }
+            Command::Rpc(method) => {
+                Err(Refusal::new(ErrorCode::NotFound, format!("no back end answers {method:?} here")))
+            }
+            Command::Ping => {
+                self.reply(id, &Reply::Pong);
+                Ok(())
+            }
+        };
+        if let Err(refusal) = outcome {
+            self.refuse(id, refusal);
+        }
+    }
+
+    fn connect(&self, id: Option<u64>, connect: Connect) {
+        if self.state.borrow().client.is_some() {
+            let message = "already connected: connect is the first command of a connection, and the only one";
+            return self.refuse(id, Refusal::new(ErrorCode::BadRequest, message));
+        }
+        if connect.token.is_some() {
+            return self.turn_away(id, "this node has no token keys, so it cannot accept a token");
+        }
+        if !self.ground.settings.auth.anonymous {
+            return self.turn_away(id, "anonymous clients are not allowed here: connect with a token");
+        }
+        let known = connect.session.and_then(|session| self.ground.seal.get()?.open(&session, None, now_ms()));
+        let info = connect.info.filter(|_| self.ground.settings.development());
+        self.become_client(known.unwrap_or_else(new_client_id), info);
+        let outcomes = connect.subscribe.iter().map(|_| None).collect();
+        self.state.borrow_mut().connecting = Some(Connecting { id, outcomes, opened: Vec::new() });
+        for (place, request) in connect.subscribe.into_iter().enumerate() {
+            let outcome = match request {
+                Ok(request) => {
+                    let channel = request.channel.as_str().to_owned();
+                    self.subscribe(Asker::Connect(place), request).map_err(|refusal| (channel, refusal))
+                }
+                Err(refused) => Err(refused),
+            };
+            if let Err((channel, refusal)) = outcome {
+                self.settle_connect(place, Err((channel, refusal)));
+            }
+        }
+        self.finish_connect();
+    }
+
+    /// Lets a client in that did not say `connect`; the answer to it comes without an id. False if it must say who it
+    /// is.
+    pub fn welcome(&self) -> bool {
+        if !self.ground.settings.auth.anonymous {
+            return false;
+        }
+        self.become_client(new_client_id(), None);
+        self.say_connected(None, Vec::new());
+        true
+    }
+
+    fn become_client(&self, id: Arc<str>, info: Option<Bytes>) {
+        self.link.set_client(id.clone());
+        self.state.borrow_mut().client = Some(Client { id: id.clone(), user: None, info });
+        let older = self.ground.clients.claim(&id, self.seat());
+        if let Some((shard, key)) = older {
+            self.ground.shards[shard].run(move |shard| shard.replace(key));
+        }
+    }
+
+    fn seat(&self) -> Seat {
+        (self.shard.index(), self.link.key())
+    }
+
+    /// Ends the connection of a client that may not be here.
+    pub fn turn_away(&self, id: Option<u64>, why: &str) {
+        self.refuse(id, Refusal::new(ErrorCode::Unauthenticated, why));
+        self.link.close(CloseCode::BadToken.into());
+    }
+
+    fn settle_connect(&self, place: usize, outcome: Result<Subscribed, (String, Refusal)>) {
+        if let Some(connecting) = &mut self.state.borrow_mut().connecting {
+            connecting.outcomes[place] = Some(outcome);
+        }
+    }
+
+    /// Answers `connect` once all of its subscriptions are settled.
+    fn finish_connect(&self) {
+        let mut state = self.state.borrow_mut();
+        let settled = |connecting: &mut Connecting| connecting.outcomes.iter().all(Option::is_some);
+        let Some(connecting) = state.connecting.take_if(settled) else { return };
+        drop(state);
+        self.say_connected(connecting.id, connecting.outcomes.into_iter().flatten().collect());
+        for (channel, more) in connecting.opened {
+            self.go_live(&channel, more);
+        }
+    }
+
+    fn say_connected(&self, id: Option<u64>, subscribed: Vec<Result<Subscribed, (String, Refusal)>>) {
+        let Some(client) = self.state.borrow().client.clone() else { return };
+        let settings = &self.ground.settings;
+        let reply = Reply::Connected(Connected {
+            session: self
+                .ground
+                .seal
+                .get()
+                .map_or_else(String::new, |seal| seal.seal(&client.id, client.user.as_deref(), now_ms())),
+            client: client.id,
+            node: self.ground.node.clone(),
+            ping_interval_ms: u64::try_from(settings.timeouts.ping_interval.as_millis()).unwrap_or(u64::MAX),
+            subscribed,
+        });
+        self.link.send(self.voice.reply(id, &reply));
+    }
+
+    fn publish(
+        &self,
+        id: Option<u64>,
+        channel: ChannelName,
+        payload: Payload,
+        key: Option<Arc<str>>,
+    ) -> Result<(), Refusal> {
+        let settings = &self.ground.settings;
+        let namespace = namespace(settings, &channel)?;
+        let subscribed = self.state.borrow().subscriptions.contains_key(&channel);
+        may_publish(namespace, &channel, subscribed)?;
+        check_size(settings, &payload)?;
+        let client = self.client();
+        let publication = NewPublication {
+            payload,
+            published_at_ms: now_ms(),
+            key: key.map(|key| IdempotencyKey { publisher: client.publisher(), key }),
+            history: namespace.history,
+            client: Some(client.id),
+            user: client.user,
+            channel: channel.clone(),
+        };
+        let receipt = self.ask(Asked::Publish { id, channel, at: Instant::now() });
+        let ordered = self.shard.relay().publish(publication, ReplyTo::Connection(receipt));
+        ordered.inspect_err(|_| self.forget(receipt)).map_err(Refusal::from)
+    }
+
+    fn history(
+        &self,
+        id: Option<u64>,
+        channel: ChannelName,
+        since: Option<Since>,
+        limit: Option<u32>,
+    ) -> Result<(), Refusal> {
+        let namespace = namespace(&self.ground.settings, &channel)?;
+        may_subscribe(namespace, &channel, self.client().user.as_deref())?;
+        if namespace.history.is_none() {
+            let message = format!("namespace {} keeps no history: its channels are live only", channel.namespace());
+            return Err(Refusal::new(ErrorCode::NoHistory, message));
+        }
+        let query = HistoryQuery {
+            since: match since {
+                Some(Since::Position(position)) => Some(position),
+                // No channel has stood there: the answer is what a position of another epoch gets.
+                Some(Since::Foreign) => Some(skywave_proto::StreamPosition::start(skywave_proto::Epoch::random())),
+                None => None,
+            },
+            limit: limit.unwrap_or(DEFAULT_HISTORY).min(PAGE_PUBLICATIONS),
+            bytes: REPLY_BYTES,
+        };
+        let receipt = self.ask(Asked::History { id });
+        let ordered = self.shard.relay().history(channel, query, receipt);
+        ordered.inspect_err(|_| self.forget(receipt)).map_err(Refusal::from)
+    }
+
+    fn presence(&self, id: Option<u64>, channel: ChannelName, after: Option<String>) -> Result<(), Refusal> {
+        let namespace = namespace(&self.ground.settings, &channel)?;
+        may_subscribe(namespace, &channel, self.client().user.as_deref())?;
+        subscriptions::require_presence(namespace, &channel)?;
+        let receipt = self.ask(Asked::Presence { id });
+        let ordered = self.shard.relay().members(channel, after, receipt);
+        ordered.inspect_err(|_| self.forget(receipt)).map_err(Refusal::from)
+    }
+
+    /// The backplane has answered to something that this session ordered.
+    pub fn answer(&self, ticket: u64, answer: Answer) {
+        let Some(asked) = self.state.borrow_mut().asked.remove(&ticket) else { return };
+        self.in_flight.set(self.in_flight.get() - 1);
+        match (asked, answer) {
+            (Asked::Publish { id, channel, at }, Answer::Published(outcome)) => match outcome {
+                Ok(published) => {
+                    metrics::published(channel.namespace(), Source::Client, at.elapsed());
+                    self.reply(id, &Reply::Published(published));
+                }
+                Err(error) => self.refuse(id, error.into()),
+            },
+            (Asked::History { id }, Answer::History(channel, page)) => match page {
+                Ok(page) => self.reply(id, &Reply::History(channel, page)),
+                Err(error) => self.refuse(id, error.into()),
+            },
+            (Asked::Presence { id }, Answer::Members(_, MembersAnswer::Listed(page))) => match page {
+                Ok(page) => self.reply(id, &Reply::Presence(page)),
+                Err(error) => self.refuse(id, error.into()),
+            },
+            (Asked::Missed, Answer::History(channel, page)) => self.missed(&channel, page),
+            (Asked::Roll, Answer::Members(channel, MembersAnswer::Entered(outcome))) => {
+                self.entered(&channel, outcome);
+            }
+            (Asked::Roll, Answer::Members(channel, MembersAnswer::Listed(outcome))) => {
+                self.entered(&channel, outcome.map(Some));
+            }
+            (_, Answer::Published(_) | Answer::History(..) | Answer::Members(..)) => {}
+        }
+        // The connection may have stopped reading until there is room.
+        self.link.wake();
+    }
+
+    fn ask(&self, asked: Asked) -> Receipt {
+        let mut state = self.state.borrow_mut();
+        state.tickets += 1;
+        let ticket = state.tickets;
+        state.asked.insert(ticket, asked);
+        self.in_flight.set(self.in_flight.get() + 1);
+        Receipt { shard: self.shard.index(), connection: Some(self.link.key()), ticket }
+    }
+
+    /// The order was not taken.
+    fn forget(&self, receipt: Receipt) {
+        if self.state.borrow_mut().asked.remove(&receipt.ticket).is_some() {
+            self.in_flight.set(self.in_flight.get() - 1);
+        }
+    }
+
+    fn client(&self) -> Client {
+        self.state.borrow().client.clone().expect("handle lets only connect through before there is a client")
+    }
+
+    fn reply(&self, id: Option<u64>, reply: &Reply) {
+        if id.is_some() {
+            self.link.send(self.voice.reply(id, reply));
+        }
+    }
+
+    fn refuse(&self, id: Option<u64>, refusal: Refusal) {
+        self.link.send(self.voice.reply(id, &Reply::Error(refusal)));
+    }
+
+    /// The connection has ended. `at_once` says that the client meant to leave: nobody waits for it to come back.
+    pub fn ended(&self, at_once: bool) {
+        let state = std::mem::take(&mut *self.state.borrow_mut());
+        let Some(client) = state.client else { return };
+        let grace = if at_once { std::time::Duration::ZERO } else { self.ground.settings.timeouts.session_grace };
+        for (channel, subscription) in state.subscriptions {
+            self.shard.hub().detach(&channel, self.link.key());
+            if subscription.is_member {
+                self.shard.relay().exit(channel, client.id.clone(), self.link.key(), grace);
+            }
+        }
+        self.ground.clients.release(&client.id, self.seat());
+    }
+
+    /// Ends the connection with this goodbye, after what is queued.
+    pub fn leave(&self, goodbye: Goodbye) {
+        self.link.close(goodbye);
+    }
+}
+
+impl Client {
+    fn member(&self) -> Member {
+        Member { client: self.id.clone(), user: self.user.clone(), info: self.info.clone() }
+    }
+
+    /// Whose idempotency keys these are.
+    fn publisher(&self) -> Arc<str> {
+        match &self.user {
+            Some(user) => format!("user:{user}").into(),
+            None => format!("client:{}", self.id).into(),
+        }
+    }
+}
+
+/// Whether a payload is within `limits.publication_bytes`.
+///
+/// # Errors
+/// `too_large`, with both figures.
+pub fn check_size(settings: &Settings, payload: &Payload) -> Result<(), Refusal> {
+    let (size, limit) = (payload.data().len(), settings.limits.publication_bytes);
+    if size > limit {
+        let message = format!("publication of {size} bytes is over limits.publication_bytes, {limit}");
+        return Err(Refusal::new(ErrorCode::TooLarge, message));
+    }
+    Ok(())
+}
+
+fn new_client_id() -> Arc<str> {
+    ulid::Ulid::generate().to_string().into()
 }

@@ -1,7 +1,219 @@
 //! One thread, one runtime, the connections that it owns and which channels they are on.
+//!
+//! A shard's loop never waits for Redis, a lock or another shard: what it wants goes into bounded queues, and what
+//! others want of it comes through its [`ShardHandle`]'s mailbox.
 
+mod handle;
+mod held;
+mod hub;
+mod link;
 mod outbox;
-mod push;
+mod wheel;
 
-pub use outbox::{Outbox, SlowConsumer};
-pub use push::{Encoded, Format, Frame, GapDetail, GapReason, Goodbye, Prepared, Push, SLOTS};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::Rc,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use skywave_backplane::{BackplaneState, SubscribeError};
+use skywave_proto::{ChannelName, StreamPosition};
+use tokio::sync::mpsc;
+
+use self::wheel::Wheel;
+pub use self::{
+    handle::{Item, Seat, ShardHandle, ShardSpawnError},
+    hub::{Activation, Attach, Attached, Hub},
+    link::Link,
+    outbox::{Outbox, SlowConsumer},
+    wheel::TICK,
+};
+use crate::{
+    metrics::Figures,
+    push::{Format, Goodbye, Push},
+    relay::{Answer, Relay},
+};
+
+/// How many items are taken from the mailbox before the connections get their turn.
+const BATCH: usize = 256;
+
+/// What a shard drives: one connection and the client behind it. The shard knows no protocol.
+pub trait Owner {
+    /// Where the shard puts frames.
+    fn link(&self) -> &Rc<Link>;
+
+    /// The channel is live here, or could not be joined.
+    fn attached(&self, channel: &ChannelName, outcome: Result<Option<StreamPosition>, SubscribeError>);
+
+    /// The backplane has answered.
+    fn answer(&self, ticket: u64, answer: Answer);
+
+    /// Time has passed: check deadlines, and say when to come back.
+    fn beat(&self) -> Duration;
+
+    /// The node asks the connection to leave.
+    fn leave(&self, goodbye: Goodbye);
+}
+
+/// One shard, on its own thread.
+pub struct Shard {
+    index: usize,
+    relay: Relay,
+    figures: Rc<Figures>,
+    hub: RefCell<Hub>,
+    owners: RefCell<HashMap<u64, Rc<dyn Owner>, ahash::RandomState>>,
+    wheel: RefCell<Wheel>,
+    handle: ShardHandle,
+}
+
+static KEYS: AtomicU64 = AtomicU64::new(1);
+
+impl Shard {
+    fn new(handle: ShardHandle, relay: Relay) -> Rc<Self> {
+        let figures = Rc::new(Figures::new());
+        Rc::new(Self {
+            index: handle.index(),
+            hub: RefCell::new(Hub::new(handle.index(), relay.clone(), figures.clone())),
+            relay,
+            figures,
+            owners: RefCell::default(),
+            wheel: RefCell::default(),
+            handle,
+        })
+    }
+
+    /// Which of the node's shards this is.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The way to the backplane.
+    pub fn relay(&self) -> &Relay {
+        &self.relay
+    }
+
+    /// This shard's handles of the metrics.
+    pub fn figures(&self) -> &Rc<Figures> {
+        &self.figures
+    }
+
+    /// The channels. Borrowed for one call, never across another.
+    pub fn hub(&self) -> std::cell::RefMut<'_, Hub> {
+        self.hub.borrow_mut()
+    }
+
+    /// A link for a new connection.
+    pub fn link(&self, format: &'static dyn Format, outbox_bytes: usize) -> Rc<Link> {
+        Rc::new(Link::new(KEYS.fetch_add(1, Ordering::Relaxed), format, outbox_bytes))
+    }
+
+    /// The shard drives this connection from now on.
+    pub fn adopt(&self, owner: Rc<dyn Owner>) {
+        let key = owner.link().key();
+        self.owners.borrow_mut().insert(key, owner);
+        self.wheel.borrow_mut().schedule(key, TICK);
+    }
+
+    /// The connection has ended.
+    pub fn release(&self, key: u64) {
+        self.owners.borrow_mut().remove(&key);
+    }
+
+    /// A newer connection speaks for the client of this one.
+    pub fn replace(&self, key: u64) {
+        if let Some(owner) = self.owner(key) {
+            owner.leave(skywave_proto::CloseCode::Replaced.into());
+        }
+    }
+
+    fn owner(&self, key: u64) -> Option<Rc<dyn Owner>> {
+        self.owners.borrow().get(&key).cloned()
+    }
+
+    async fn run(self: Rc<Self>, mut mailbox: mpsc::Receiver<Item>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                taken = mailbox.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 || self.take(&mut batch).is_break() {
+                        return;
+                    }
+                    self.handle.take_lost(|channel, lost| self.hub.borrow_mut().lost(channel, lost));
+                    tokio::task::yield_now().await;
+                }
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn take(self: &Rc<Self>, batch: &mut Vec<Item>) -> std::ops::ControlFlow<()> {
+        for item in batch.drain(..) {
+            match item {
+                Item::Push(push) => self.hub.borrow_mut().push(&push),
+                Item::Joined(channel, join, outcome) => self.joined(&channel, join, outcome),
+                Item::Answer(receipt, answer) => self.answer(receipt.connection, receipt.ticket, answer),
+                Item::Backplane(state) => self.backplane(state),
+                Item::Run(job) => job(self),
+                Item::Stop => return std::ops::ControlFlow::Break(()),
+            }
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn joined(&self, channel: &ChannelName, join: u64, outcome: Result<Option<StreamPosition>, SubscribeError>) {
+        let waiting = self.hub.borrow_mut().joined(channel, join, outcome);
+        for (key, outcome) in waiting {
+            if let Some(owner) = self.owner(key) {
+                owner.attached(channel, outcome);
+            }
+        }
+    }
+
+    fn answer(&self, connection: Option<u64>, ticket: u64, answer: Answer) {
+        match (connection, answer) {
+            (Some(key), answer) => {
+                if let Some(owner) = self.owner(key) {
+                    owner.answer(ticket, answer);
+                }
+            }
+            (None, Answer::History(channel, page)) => self.hub.borrow_mut().caught_up(&channel, ticket, page),
+            (None, Answer::Published(_) | Answer::Members(..)) => {}
+        }
+    }
+
+    fn backplane(&self, state: BackplaneState) {
+        let push = Push::Backplane(state == BackplaneState::Live);
+        for owner in self.owners.borrow().values() {
+            owner.link().tell(&push);
+        }
+    }
+
+    fn tick(&self) {
+        self.handle.turned();
+        self.hub.borrow_mut().tick();
+        let due = self.wheel.borrow_mut().tick();
+        for key in due {
+            if let Some(owner) = self.owner(key) {
+                let next = owner.beat();
+                self.wheel.borrow_mut().schedule(key, next);
+            }
+        }
+    }
+
+    /// Asks every connection to leave, each at its own random moment within `window`: together they would all knock at
+    /// the next node at once.
+    pub fn drain(self: &Rc<Self>, window: Duration, goodbye: impl Fn() -> Goodbye) {
+        for owner in self.owners.borrow().values() {
+            let (owner, goodbye) = (owner.clone(), goodbye());
+            let moment = window.mul_f64(rand::random::<f64>());
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(moment).await;
+                owner.leave(goodbye);
+            });
+        }
+    }
+}

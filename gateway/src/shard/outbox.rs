@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::push::{Frame, Goodbye};
+use crate::push::{Frame, Goodbye};
 
 /// What an entry costs beside its bytes: the frame itself and a frame header.
 const ENTRY_BYTES: usize = size_of::<Frame>() + 14;

@@ -1,0 +1,146 @@
+//! Who may use the server API.
+//!
+//! A key opens it. Without one it is open in development mode only, to programs on this machine, and never to a web
+//! page: a browser lets any page send requests to localhost, so whatever only a page of somebody else's would say
+//! closes the door.
+
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use sha2::{Digest as _, Sha256};
+use skywave_proto::ErrorCode;
+use subtle::ConstantTimeEq as _;
+
+use super::problem::Problem;
+use crate::{
+    config::{Scope, Settings},
+    transport::{
+        Arrival,
+        origin::{authority, is_loopback_name},
+    },
+};
+
+/// What a proxy adds, who speaks for others.
+const FORWARDING: [HeaderName; 6] = [
+    header::FORWARDED,
+    header::VIA,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+];
+
+/// Decides who asks. Returns the name under which idempotency keys are kept.
+///
+/// # Errors
+/// 401 without a key or with a wrong one, 403 for a key without the scope and for what might be a web page.
+pub(super) fn admit(
+    settings: &Settings,
+    headers: &HeaderMap,
+    arrival: Arrival,
+    scope: Scope,
+) -> Result<String, Problem> {
+    let Some(authorization) = headers.get(header::AUTHORIZATION) else {
+        if settings.development() {
+            let keyless = may_do_without_key(headers, arrival);
+            return keyless.map(|()| "development".to_owned());
+        }
+        let message = if settings.api.keys.is_empty() {
+            "the server API is closed: no key is configured, add one to api.keys"
+        } else {
+            "send a key of api.keys as Authorization: Bearer KEY"
+        };
+        return Err(Problem::new(ErrorCode::Unauthenticated, message));
+    };
+    let given = authorization.as_bytes();
+    let given = match given.split_at_checked(7) {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key.trim_ascii(),
+        _ => return Err(Problem::new(ErrorCode::Unauthenticated, "Authorization is not Bearer KEY")),
+    };
+    // All keys are compared, whole and hashed: time tells neither which one nor how much of it was right.
+    let given = Sha256::digest(given);
+    let mut found = None;
+    for key in &settings.api.keys {
+        if bool::from(Sha256::digest(key.key.reveal().as_bytes()).ct_eq(&given)) {
+            found = Some(key);
+        }
+    }
+    match found {
+        None => Err(Problem::new(ErrorCode::Unauthenticated, "this key is not one of api.keys")),
+        Some(key) if !key.allows(scope) => {
+            let message = format!("the key {:?} lacks the scope {}", key.name, scope_name(scope));
+            Err(Problem::new(ErrorCode::PermissionDenied, message))
+        }
+        Some(key) => Ok(format!("key:{}", key.name)),
+    }
+}
+
+fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Publish => "publish",
+        Scope::Read => "read",
+        Scope::Control => "control",
+    }
+}
+
+fn may_do_without_key(headers: &HeaderMap, arrival: Arrival) -> Result<(), Problem> {
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(&header::HOST).unwrap_or_default();
+    let origin = text(&header::ORIGIN);
+    let site = text(&HeaderName::from_static("sec-fetch-site"));
+    let content_type = text(&header::CONTENT_TYPE).map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    let refused = if !arrival.local.ip().is_loopback() || !arrival.peer.ip().is_loopback() {
+        "without a key only programs on this machine may use the server API"
+    } else if !is_loopback_name(host) {
+        "without a key the Host must be localhost, 127.0.0.1 or [::1]"
+    } else if origin.is_some_and(|origin| authority(origin) != Some(host)) {
+        "without a key no web page of another origin may use the server API"
+    } else if site.is_some_and(|site| !matches!(site, "none" | "same-origin")) {
+        "without a key no web page of another site may use the server API"
+    } else if FORWARDING.iter().any(|name| headers.contains_key(name)) {
+        "without a key no proxy may use the server API"
+    } else if content_type.is_some_and(|kind| !matches!(kind, "application/json" | "application/grpc")) {
+        "without a key a body must be application/json"
+    } else {
+        return Ok(());
+    };
+    Err(Problem::new(ErrorCode::PermissionDenied, refused).with_status(StatusCode::FORBIDDEN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keyless(lines: &[(&str, &str)], peer: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        let arrival = Arrival { local: "127.0.0.1:8001".parse().unwrap(), peer: peer.parse().unwrap() };
+        may_do_without_key(&headers, arrival).is_ok()
+    }
+
+    #[test]
+    fn programs_on_this_machine_need_no_key_in_development() {
+        let here = "127.0.0.1:5000";
+        assert!(keyless(&[("host", "127.0.0.1:8001"), ("content-type", "application/json")], here));
+        assert!(keyless(&[("host", "localhost:8001")], here));
+        assert!(keyless(&[("host", "[::1]:8001"), ("sec-fetch-site", "none")], here));
+        assert!(keyless(&[("host", "localhost:8001"), ("origin", "http://localhost:8001")], here));
+    }
+
+    #[test]
+    fn web_pages_of_others_and_proxies_do() {
+        let here = "127.0.0.1:5000";
+        let host = ("host", "localhost:8001");
+        assert!(!keyless(&[host], "192.168.1.5:5000"));
+        assert!(!keyless(&[("host", "evil.example:8001")], here), "DNS rebinding");
+        assert!(!keyless(&[], here));
+        assert!(!keyless(&[host, ("origin", "http://evil.example")], here));
+        assert!(!keyless(&[host, ("origin", "http://localhost:8000")], here), "the public listener's pages");
+        assert!(!keyless(&[host, ("origin", "null")], here));
+        assert!(!keyless(&[host, ("sec-fetch-site", "cross-site")], here));
+        assert!(!keyless(&[host, ("sec-fetch-site", "same-site")], here));
+        assert!(!keyless(&[host, ("x-forwarded-for", "10.0.0.1")], here));
+        assert!(!keyless(&[host, ("content-type", "text/plain")], here), "needs no CORS preflight");
+        assert!(!keyless(&[host, ("content-type", "application/x-www-form-urlencoded")], here));
+    }
+}

@@ -1,0 +1,122 @@
+//! What the internal listener serves.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    extract::{DefaultBodyLimit, State},
+    response::IntoResponse,
+    routing::{get, post},
+};
+use http::{StatusCode, header};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use skywave_backplane::BackplaneState;
+use skywave_proto::ErrorCode;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{api, problem::Problem};
+use crate::{
+    relay::Relay,
+    session::Ground,
+    transport::{Arrival, Public},
+};
+
+/// A shard that has not come round for so long has stopped turning; it turns once a second at least.
+const STOPPED_AFTER_MS: u64 = 10_000;
+/// How long a request head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// After an accept that failed for want of something.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// What the internal listener needs of the node.
+pub struct Internal {
+    /// What sessions share: settings and shards.
+    pub ground: Arc<Ground>,
+    /// The way to the backplane.
+    pub relay: Relay,
+    /// Tells whether the node leaves.
+    pub public: Arc<Public>,
+    /// Renders the metrics; `None` where another node of this process records them.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+/// Serves until `closed`.
+pub async fn serve(listener: TcpListener, internal: Arc<Internal>, closed: CancellationToken) {
+    let body_limit = internal.ground.settings.limits.publication_bytes * 2 + (1 << 20);
+    let app = Router::new()
+        .route("/metrics", get(render))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/api/v1/{method}", post(api::call).fallback(wrong_method))
+        .fallback(not_found)
+        .layer(DefaultBodyLimit::max(body_limit))
+        .with_state(internal);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = closed.cancelled() => return,
+        };
+        let arrival = accepted.and_then(|(socket, peer)| {
+            socket.set_nodelay(true)?;
+            Ok((Arrival { local: socket.local_addr()?, peer }, socket))
+        });
+        let (arrival, socket) = match arrival {
+            Ok(arrival) => arrival,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections on the internal listener, waiting");
+                tokio::time::sleep(BACK_OFF).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(app.clone().layer(Extension(arrival)));
+        let closed = closed.clone();
+        tokio::spawn(async move {
+            let mut server = auto::Builder::new(TokioExecutor::new());
+            server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            server.http2().timer(TokioTimer::new());
+            let connection = server.serve_connection(TokioIo::new(socket), service);
+            tokio::select! {
+                served = connection => drop(served), // an error here is the other end's
+                () = closed.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn render(State(internal): State<Arc<Internal>>) -> impl IntoResponse {
+    let text = internal.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+async fn livez(State(internal): State<Arc<Internal>>) -> (StatusCode, String) {
+    match internal.ground.shards.iter().find(|shard| shard.idle_ms() > STOPPED_AFTER_MS) {
+        None => (StatusCode::OK, "ok\n".into()),
+        Some(shard) => (StatusCode::SERVICE_UNAVAILABLE, format!("shard {} has stopped turning\n", shard.index())),
+    }
+}
+
+/// Red during start and drain, never because a backplane that was there is away: that must not empty the service.
+async fn readyz(State(internal): State<Arc<Internal>>) -> (StatusCode, &'static str) {
+    if internal.public.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else if internal.relay.state() == BackplaneState::Never {
+        (StatusCode::SERVICE_UNAVAILABLE, "the backplane has not been reached yet\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(ErrorCode::BadRequest, "methods of the server API are called with POST")
+        .with_status(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+async fn not_found() -> Result<Infallible, Problem> {
+    Err(Problem::new(ErrorCode::NotFound, "here are /api/v1/{method}, /metrics, /livez and /readyz"))
+}

@@ -1,0 +1,118 @@
+//! `skywave serve`.
+
+use std::{error::Error, io::IsTerminal as _, process::ExitCode};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use super::{failed, wrong};
+use crate::{
+    config::{Flags, LogFormat, Settings},
+    metrics,
+    node::Node,
+};
+
+/// Threads of the runtime beside the shards: it carries the backplane, the server API and metrics, which wait more than
+/// they work.
+const WORKERS: usize = 2;
+
+pub(super) fn run(flags: &Flags) -> ExitCode {
+    let settings = match Settings::load(flags, std::env::vars_os()) {
+        Ok(settings) => settings,
+        Err(error) => return wrong(&error),
+    };
+    log(settings.node.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve(settings)),
+        Err(error) => failed(&format!("cannot start: {error}")),
+    }
+}
+
+/// Lines go to standard error; `SKYWAVE_LOG` (as `debug`, or `skywave_gateway=debug`) says which.
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("SKYWAVE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let text = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => registry.with(text.with_target(false)).init(),
+        LogFormat::Json => {
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).init();
+        }
+    }
+}
+
+async fn serve(settings: Settings) -> ExitCode {
+    announce(&settings);
+    let recorded = match metrics::install(&settings.node.name) {
+        Ok(recorded) => recorded,
+        Err(error) => return failed(&format!("cannot record metrics: {error}")),
+    };
+    let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    let (mut terminate, mut interrupt) = match signals {
+        Ok(signals) => signals,
+        Err(error) => return failed(&format!("cannot listen for signals: {error}")),
+    };
+    let demo = settings.demo.enabled;
+    let node = match Node::start(settings, Some(recorded)).await {
+        Ok(node) => node,
+        Err(error) => return failed(&chain(&error)),
+    };
+    say_where(&node, demo);
+    asked_to_stop(&mut terminate, &mut interrupt).await;
+    tokio::select! {
+        () = node.drain() => ExitCode::SUCCESS,
+        () = asked_to_stop(&mut terminate, &mut interrupt) => {
+            warn!("asked twice to stop, cutting all connections");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn announce(settings: &Settings) {
+    let version = env!("CARGO_PKG_VERSION");
+    let node = settings.node.name.as_str();
+    if settings.development() {
+        info!(version, node, "starting in development mode: anyone on this machine may connect, subscribe and publish");
+    } else {
+        info!(version, node, "starting");
+    }
+    for warning in settings.warnings() {
+        warn!("{warning}");
+    }
+}
+
+fn say_where(node: &Node, demo: bool) {
+    for address in node.internal_addresses() {
+        info!(%address, "listening for back ends and operators");
+    }
+    for address in node.public_addresses() {
+        info!(%address, "listening for clients");
+    }
+    if let Some(address) = node.public_addresses().first() {
+        let host = if address.ip().is_unspecified() { "127.0.0.1".into() } else { address.ip().to_string() };
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let page = if demo { "demo/" } else { "" };
+        info!("open http://{host}:{port}/{page} in a browser", port = address.port());
+    }
+}
+
+async fn asked_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
+}

@@ -1,0 +1,178 @@
+//! Every metric: name, unit, help. Labels come from small closed sets, never a channel or a client.
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use skywave_backplane::BackplaneState;
+use skywave_proto::{CloseCode, Publication};
+
+const CONNECTIONS: &str = "skywave_connections";
+const OPENED: &str = "skywave_connections_opened_total";
+const CLOSED: &str = "skywave_connections_closed_total";
+const SUBSCRIPTIONS: &str = "skywave_subscriptions";
+const CHANNELS: &str = "skywave_channels";
+const PUBLICATIONS: &str = "skywave_publications_total";
+const DELIVERIES: &str = "skywave_deliveries_total";
+const PUBLISH_DURATION: &str = "skywave_publish_duration_seconds";
+const DELIVERY_LAG: &str = "skywave_delivery_lag_seconds";
+const SLOW_CONSUMERS: &str = "skywave_slow_consumers_total";
+const RECOVERIES: &str = "skywave_recoveries_total";
+const BACKPLANE_STATE: &str = "skywave_backplane_state";
+const REFUSED: &str = "skywave_handshakes_refused_total";
+const BUILD_INFO: &str = "skywave_build_info";
+
+/// From 100 us (a publication within one node) to 10 s (a backplane that was away).
+const SECONDS: [f64; 13] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5, 10.0];
+
+/// Where a publication came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A client's connection.
+    Client,
+    /// The server API.
+    Api,
+}
+
+impl Source {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Api => "api",
+        }
+    }
+}
+
+/// Makes the process record metrics and says how to read them. Once for a process.
+///
+/// # Errors
+/// If another recorder has been installed.
+pub fn install(node: &str) -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .add_global_label("node", node)
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    describe_gauge!(CONNECTIONS, Unit::Count, "Connections that are open now");
+    describe_counter!(OPENED, Unit::Count, "Connections that have been opened");
+    describe_counter!(CLOSED, Unit::Count, "Connections that have ended, by the close code's word");
+    describe_gauge!(SUBSCRIPTIONS, Unit::Count, "Subscriptions of the clients of this node");
+    describe_gauge!(CHANNELS, Unit::Count, "Channels with a subscriber, counted once on each shard");
+    describe_counter!(PUBLICATIONS, Unit::Count, "Publications that the backplane accepted from this node");
+    describe_counter!(DELIVERIES, Unit::Count, "Publications handed to connections of this node");
+    describe_histogram!(PUBLISH_DURATION, Unit::Seconds, "From taking a publication in to the backplane's answer");
+    describe_histogram!(
+        DELIVERY_LAG,
+        Unit::Seconds,
+        "From taking a publication in, on whatever node, to handing it to the connections of a shard of this one"
+    );
+    describe_counter!(SLOW_CONSUMERS, Unit::Count, "Clients that did not read fast enough, by what was done");
+    describe_counter!(RECOVERIES, Unit::Count, "Subscriptions that came back with a position, by outcome");
+    describe_gauge!(BACKPLANE_STATE, Unit::Count, "0 never reached, 1 degraded, 2 live");
+    describe_counter!(REFUSED, Unit::Count, "Handshakes that were refused, by reason");
+    describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the version is its label");
+
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    counter!(OPENED).absolute(0);
+    for code in CloseCode::ALL {
+        counter!(CLOSED, "reason" => code.reason()).absolute(0);
+    }
+    for reason in ["abnormal", "none"] {
+        counter!(CLOSED, "reason" => reason).absolute(0);
+    }
+    for outcome in ["recovered", "not_recovered"] {
+        counter!(RECOVERIES, "outcome" => outcome).absolute(0);
+    }
+    counter!(SLOW_CONSUMERS, "policy" => "disconnect").absolute(0);
+}
+
+/// Opens the namespace's counters at 0, so that the first event is not missed.
+pub fn describe_namespace(namespace: &str) {
+    counter!(DELIVERIES, "namespace" => namespace.to_owned()).absolute(0);
+    for source in [Source::Client, Source::Api] {
+        counter!(PUBLICATIONS, "namespace" => namespace.to_owned(), "source" => source.as_str()).absolute(0);
+    }
+}
+
+/// A handshake was refused.
+pub fn refused(reason: &'static str) {
+    counter!(REFUSED, "reason" => reason).increment(1);
+}
+
+/// The backplane came or went.
+pub fn backplane_state(state: BackplaneState) {
+    gauge!(BACKPLANE_STATE, "shard" => "0").set(match state {
+        BackplaneState::Never => 0.0,
+        BackplaneState::Degraded => 1.0,
+        BackplaneState::Live => 2.0,
+    });
+}
+
+/// A publication was accepted.
+pub fn published(namespace: &str, source: Source, took: std::time::Duration) {
+    counter!(PUBLICATIONS, "namespace" => namespace.to_owned(), "source" => source.as_str()).increment(1);
+    histogram!(PUBLISH_DURATION).record(took);
+}
+
+/// One shard's handles: looked up once, used often.
+pub struct Figures {
+    pub(crate) subscriptions: Gauge,
+    pub(crate) channels: Gauge,
+    connections: [(&'static str, Gauge); 2],
+    opened: Counter,
+    lag: Histogram,
+    recovered: Counter,
+    not_recovered: Counter,
+    slow: Counter,
+}
+
+impl Figures {
+    pub(crate) fn new() -> Self {
+        let connections = |protocol| gauge!(CONNECTIONS, "transport" => "websocket", "protocol" => protocol);
+        Self {
+            subscriptions: gauge!(SUBSCRIPTIONS),
+            channels: gauge!(CHANNELS),
+            connections: ["json", "raw"].map(|protocol| (protocol, connections(protocol))),
+            opened: counter!(OPENED),
+            lag: histogram!(DELIVERY_LAG),
+            recovered: counter!(RECOVERIES, "outcome" => "recovered"),
+            not_recovered: counter!(RECOVERIES, "outcome" => "not_recovered"),
+            slow: counter!(SLOW_CONSUMERS, "policy" => "disconnect"),
+        }
+    }
+
+    /// The counter of a channel's deliveries.
+    pub(crate) fn deliveries(&self, namespace: &str) -> Counter {
+        counter!(DELIVERIES, "namespace" => namespace.to_owned())
+    }
+
+    /// A publication has reached a shard's connections.
+    pub(crate) fn delivered(&self, publication: &Publication) {
+        let lag_ms = crate::clock::now_ms().saturating_sub(publication.published_at_ms);
+        self.lag.record(std::time::Duration::from_millis(lag_ms));
+    }
+
+    /// A connection was opened.
+    pub(crate) fn opened(&self, protocol: &str) {
+        self.opened.increment(1);
+        self.connections.iter().filter(|(name, _)| *name == protocol).for_each(|(_, gauge)| gauge.increment(1.0));
+    }
+
+    /// A connection has ended; `reason` is the close code's word, or `abnormal` or `none`.
+    pub(crate) fn closed(&self, protocol: &str, reason: &'static str, slow: bool) {
+        counter!(CLOSED, "reason" => reason).increment(1);
+        self.connections.iter().filter(|(name, _)| *name == protocol).for_each(|(_, gauge)| gauge.decrement(1.0));
+        if slow {
+            self.slow.increment(1);
+        }
+    }
+
+    /// A client came back with a position.
+    pub(crate) fn recovery(&self, recovered: bool) {
+        if recovered { self.recovered.increment(1) } else { self.not_recovered.increment(1) }
+    }
+}

@@ -1,0 +1,233 @@
+//! One node: builds the parts, owns their tasks, stops them in order.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use rand::Rng as _;
+use skywave_backplane::{Any, Memory, Redis, RedisOptionsError, Sink};
+use skywave_proto::CloseCode;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{self, Internal},
+    config::Settings,
+    metrics,
+    push::Goodbye,
+    relay::{Answers, Mailbox, Relay, Routes},
+    session::{Clients, Ground, Seal},
+    shard::{ShardHandle, ShardSpawnError},
+    transport::{self, ListenError, Public, origin::OriginRules},
+};
+
+/// Connections leave within this time of each other, so that they do not all knock at the next node at once.
+const LEAVE_WINDOW: Duration = Duration::from_secs(5);
+/// The same for somebody who waits at a terminal.
+const LEAVE_WINDOW_DEVELOPMENT: Duration = Duration::from_millis(500);
+/// A client is asked to wait at most this long before it comes back.
+const COME_BACK_WITHIN_MS: u64 = 1000;
+/// How often a drain looks whether everybody has left.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often histograms are emptied into their buckets.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The backplane's URL is of no use.
+    #[error("backplane.url")]
+    Backplane(#[from] RedisOptionsError),
+    /// No thread for a shard.
+    #[error(transparent)]
+    Shard(#[from] ShardSpawnError),
+}
+
+/// A running node.
+pub struct Node {
+    public: Arc<Public>,
+    shards: Vec<ShardHandle>,
+    threads: Vec<JoinHandle<()>>,
+    public_addresses: Vec<SocketAddr>,
+    internal_addresses: Vec<SocketAddr>,
+    /// Closes the public listeners.
+    leaving: CancellationToken,
+    /// Closes the internal ones, last of all.
+    gone: CancellationToken,
+}
+
+impl Node {
+    /// Starts a node on the current runtime: binds its listeners, then joins the backplane, which may take its time.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub async fn start(settings: Settings, metrics: Option<PrometheusHandle>) -> Result<Self, StartError> {
+        let public_listeners = bind_all(&settings.public.listen)?;
+        let internal_listeners = bind_all(&settings.internal.listen)?;
+        let runtime = tokio::runtime::Handle::current();
+        let settings = Arc::new(settings);
+        settings.namespaces().for_each(|(namespace, _)| metrics::describe_namespace(namespace));
+
+        let (shards, seats): (Vec<_>, Vec<_>) =
+            (0..usize::from(settings.node.shards)).map(|index| ShardHandle::new(index, runtime.clone())).unzip();
+        let mailboxes: Arc<[Arc<dyn Mailbox>]> =
+            shards.iter().map(|shard| Arc::new(shard.clone()) as Arc<dyn Mailbox>).collect();
+        let routes = Arc::new(Routes::new(mailboxes.clone()));
+        let (backplane, redis) = open_backplane(&settings, routes.clone())?;
+        let relay = Relay::start(backplane, routes, Answers::new(mailboxes));
+        let threads = seats.into_iter().map(|seat| seat.spawn(relay.clone())).collect::<Result<_, _>>()?;
+
+        let ground = Arc::new(Ground {
+            node: settings.node.name.as_str().into(),
+            seal: OnceLock::new(),
+            clients: Clients::default(),
+            shards: shards.clone(),
+            settings: settings.clone(),
+        });
+        find_secret(ground.clone(), redis);
+        let origins = OriginRules { allowed: settings.public.origins.clone(), development: settings.development() };
+        let public = Arc::new(Public::new(ground.clone(), origins));
+        let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
+        let internal = Arc::new(Internal { ground, relay, public: public.clone(), metrics: metrics.clone() });
+
+        let mut node = Self {
+            public,
+            shards,
+            threads,
+            public_addresses: Vec::new(),
+            internal_addresses: Vec::new(),
+            leaving,
+            gone,
+        };
+        for (address, listener) in public_listeners {
+            node.public_addresses.push(address);
+            let (public, shards) = (node.public.clone(), node.shards.clone());
+            tokio::spawn(transport::listen(listener, public, shards, node.leaving.clone()));
+        }
+        for (address, listener) in internal_listeners {
+            node.internal_addresses.push(address);
+            tokio::spawn(admin::serve(listener, internal.clone(), node.gone.clone()));
+        }
+        if let Some(metrics) = metrics {
+            tokio::spawn(keep_metrics(metrics, node.gone.clone()));
+        }
+        Ok(node)
+    }
+
+    /// Where clients connect.
+    pub fn public_addresses(&self) -> &[SocketAddr] {
+        &self.public_addresses
+    }
+
+    /// Where back ends and operators connect.
+    pub fn internal_addresses(&self) -> &[SocketAddr] {
+        &self.internal_addresses
+    }
+
+    /// Leaves: refuses upgrades at once, closes the listeners after `drain.grace`, asks every connection to go
+    /// elsewhere, waits for them until `drain.deadline` and cuts the rest.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts everybody at once.
+    pub async fn drain(self) {
+        let settings = &self.public.ground.settings;
+        let (grace, window) = if settings.development() {
+            (Duration::ZERO, LEAVE_WINDOW_DEVELOPMENT)
+        } else {
+            (settings.drain.grace, LEAVE_WINDOW)
+        };
+        let deadline = tokio::time::Instant::now() + settings.drain.deadline;
+        tracing::info!(connections = self.public.websockets(), "draining");
+        self.public.drain();
+        tokio::time::sleep(grace).await;
+        self.leaving.cancel();
+        for shard in &self.shards {
+            shard.run(move |shard| shard.drain(window, goodbye));
+        }
+        while self.public.websockets() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        tracing::info!(cut = self.public.websockets(), "stopped");
+        self.stop();
+    }
+
+    fn stop(self) {
+        self.leaving.cancel();
+        self.gone.cancel();
+        self.shards.iter().for_each(ShardHandle::stop);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a shard's thread has panicked");
+            }
+        }
+    }
+}
+
+fn goodbye() -> Goodbye {
+    let after_ms = rand::rng().random_range(0..=COME_BACK_WITHIN_MS);
+    Goodbye { after_ms, ..CloseCode::Draining.into() }
+}
+
+fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, tokio::net::TcpListener)>, ListenError> {
+    let bind = |address: &SocketAddr| {
+        let listener = transport::bind(*address)?;
+        Ok((listener.local_addr().unwrap_or(*address), listener))
+    };
+    addresses.iter().map(bind).collect()
+}
+
+fn open_backplane(settings: &Settings, sink: Arc<dyn Sink>) -> Result<(Any, Option<Redis>), RedisOptionsError> {
+    let backplane = &settings.backplane;
+    let Some(url) = backplane.url.redis() else {
+        metrics::backplane_state(skywave_backplane::BackplaneState::Live);
+        return Ok((Any::Memory(Memory::new(sink)), None));
+    };
+    let password = backplane.password.as_ref().map(crate::config::Secret::reveal);
+    let options = skywave_backplane::RedisOptions::parse(
+        url.reveal(),
+        &backplane.prefix,
+        backplane.username.as_deref(),
+        password,
+        &settings.node.name,
+    )?;
+    let redis = Redis::new(options, sink);
+    Ok((Any::Redis(redis.clone()), Some(redis)))
+}
+
+/// Finds the secret that sessions are sealed with: the configured one, the one that the cluster shares through its
+/// backplane, or, for a node alone, a fresh one. Clients are let in once it is known.
+fn find_secret(ground: Arc<Ground>, redis: Option<Redis>) {
+    let found = |secret: &[u8]| drop(ground.seal.set(Seal::new(secret)));
+    match (&ground.settings.node.secret, redis) {
+        (Some(secret), None) => found(secret.reveal().as_bytes()),
+        (None, None) => found(&rand::random::<[u8; 32]>()),
+        (_, Some(redis)) => {
+            tokio::spawn(async move {
+                // Asked for in any case: whoever has the answer has reached the backplane.
+                let shared = redis.shared_secret().await;
+                let secret = ground.settings.node.secret.as_ref();
+                match (secret, shared) {
+                    (Some(secret), _) => drop(ground.seal.set(Seal::new(secret.reveal().as_bytes()))),
+                    (None, Ok(shared)) => drop(ground.seal.set(Seal::new(&shared))),
+                    (None, Err(error)) => tracing::error!(%error, "the cluster's secret cannot be read"),
+                }
+            });
+        }
+    }
+}
+
+async fn keep_metrics(metrics: PrometheusHandle, gone: CancellationToken) {
+    let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => metrics.run_upkeep(),
+            () = gone.cancelled() => return,
+        }
+    }
+}

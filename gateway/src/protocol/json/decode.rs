@@ -1,0 +1,345 @@
+//! Text -> commands. A message holds one JSON object a line; each is one command.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use skywave_proto::{ChannelName, ErrorCode, Payload, StreamPosition};
+
+use crate::session::{Command, Connect, Envelope, Refusal, Since, Subscribe};
+
+/// A longer idempotency key is refused: it is kept for minutes.
+const KEY_BYTES: usize = 128;
+/// A longer `info` is refused: it is kept and sent to every member.
+const INFO_BYTES: usize = 4096;
+
+/// Hands over the commands of one message in order.
+pub(super) fn commands(text: &Bytes, each: &mut dyn FnMut(Envelope)) {
+    let lines: Vec<_> = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
+    // Most messages are one line. A single command written over several lines is as good.
+    if lines.len() > 1
+        && let Err(_) = line(lines[0])
+        && let Ok(command) = line(text)
+    {
+        return each(command);
+    }
+    if lines.is_empty() {
+        each(Envelope { id: None, command: Err(bad_request("an empty message holds no command")) });
+    }
+    for text in lines {
+        each(line(text).unwrap_or_else(|refused| refused));
+    }
+}
+
+/// One command. What is none comes back under its id, if that much can be read.
+fn line(text: &[u8]) -> Result<Envelope, Envelope> {
+    #[derive(Deserialize)]
+    struct Id {
+        id: Option<u64>,
+    }
+    // A derived struct would take an array for an object.
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Err(Envelope { id: None, command: Err(bad_request("not a command: a command is a JSON object")) });
+    }
+    serde_json::from_slice::<Line<'_>>(text).map(Line::parse).map_err(|error| {
+        let id = serde_json::from_slice::<Id>(text).ok().and_then(|line| line.id);
+        Envelope { id, command: Err(bad_request(format!("not a command: {error}"))) }
+    })
+}
+
+fn bad_request(message: impl Into<String>) -> Refusal {
+    Refusal::new(ErrorCode::BadRequest, message)
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    id: Option<u64>,
+    #[serde(borrow)]
+    connect: Option<ConnectWords<'a>>,
+    #[serde(borrow)]
+    subscribe: Option<SubscribeWords<'a>>,
+    #[serde(borrow)]
+    unsubscribe: Option<ChannelWords<'a>>,
+    #[serde(borrow)]
+    publish: Option<PublishWords<'a>>,
+    #[serde(borrow)]
+    presence: Option<PresenceWords<'a>>,
+    #[serde(borrow)]
+    history: Option<HistoryWords<'a>>,
+    refresh: Option<RefreshWords>,
+    rpc: Option<RpcWords>,
+    ping: Option<PingWords>,
+}
+
+#[derive(Deserialize)]
+struct ConnectWords<'a> {
+    token: Option<String>,
+    session: Option<String>,
+    #[serde(borrow)]
+    info: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    subscribe: Vec<SubscribeWords<'a>>,
+}
+
+#[derive(Deserialize)]
+struct SubscribeWords<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+    since: Option<SinceWords>,
+    #[serde(default)]
+    presence: bool,
+    #[serde(default = "yes")]
+    echo: bool,
+    token: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A value that is there, `null` too: that is JSON as well.
+///
+/// # Errors
+/// As the deserializer's.
+pub fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+#[derive(Deserialize)]
+struct SinceWords {
+    epoch: String,
+    offset: u64,
+}
+
+#[derive(Deserialize)]
+struct ChannelWords<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct PublishWords<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    data_base64: Option<String>,
+    key: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct PresenceWords<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+    after: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HistoryWords<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+    since: Option<SinceWords>,
+    limit: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct RefreshWords {
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct RpcWords {
+    method: String,
+}
+
+#[derive(Deserialize)]
+struct PingWords {}
+
+const COMMANDS: &str = "connect, subscribe, unsubscribe, publish, presence, history, refresh, rpc, ping";
+
+impl Line<'_> {
+    fn parse(self) -> Envelope {
+        let id = self.id;
+        Envelope { id, command: self.command() }
+    }
+
+    fn command(self) -> Result<Command, Refusal> {
+        let mut found = [
+            self.connect.map(ConnectWords::parse),
+            self.subscribe.map(|words| words.parse().map(Command::Subscribe).map_err(|(_, refusal)| refusal)),
+            self.unsubscribe.map(|words| Ok(Command::Unsubscribe(channel(&words.channel)?))),
+            self.publish.map(PublishWords::parse),
+            self.presence.map(|words| Ok(Command::Presence { channel: channel(&words.channel)?, after: words.after })),
+            self.history.map(HistoryWords::parse),
+            self.refresh.map(|words| Ok(Command::Refresh(words.token))),
+            self.rpc.map(|words| Ok(Command::Rpc(words.method))),
+            self.ping.map(|PingWords {}| Ok(Command::Ping)),
+        ]
+        .into_iter()
+        .flatten();
+        match (found.next(), found.next()) {
+            (Some(command), None) => command,
+            (Some(_), Some(_)) => Err(bad_request("one object holds one command; send two, a line each")),
+            (None, _) => Err(bad_request(format!("unknown command; expected one of {COMMANDS}"))),
+        }
+    }
+}
+
+impl ConnectWords<'_> {
+    fn parse(self) -> Result<Command, Refusal> {
+        if let Some(info) = self.info {
+            if !info.get().starts_with('{') {
+                return Err(bad_request("info is a JSON object"));
+            }
+            if info.get().len() > INFO_BYTES {
+                return Err(Refusal::new(ErrorCode::TooLarge, format!("info has at most {INFO_BYTES} bytes")));
+            }
+        }
+        Ok(Command::Connect(Connect {
+            token: self.token,
+            session: self.session,
+            info: self.info.map(|info| Payload::json(Bytes::copy_from_slice(info.get().as_bytes())).data().clone()),
+            subscribe: self.subscribe.into_iter().map(SubscribeWords::parse).collect(),
+        }))
+    }
+}
+
+impl SubscribeWords<'_> {
+    fn parse(self) -> Result<Subscribe, (String, Refusal)> {
+        let named = |refusal| (self.channel.clone().into_owned(), refusal);
+        if self.token.is_some() {
+            let message = "this node has no token keys, so it cannot accept a channel token";
+            return Err(named(Refusal::new(ErrorCode::Unauthenticated, message)));
+        }
+        let channel = channel(&self.channel).map_err(named)?;
+        let since = self.since.map(SinceWords::parse);
+        Ok(Subscribe { channel, since, presence: self.presence, echo: self.echo })
+    }
+}
+
+impl SinceWords {
+    fn parse(self) -> Since {
+        self.epoch
+            .parse()
+            .map_or(Since::Foreign, |epoch| Since::Position(StreamPosition { epoch, offset: self.offset }))
+    }
+}
+
+impl PublishWords<'_> {
+    fn parse(self) -> Result<Command, Refusal> {
+        let channel = channel(&self.channel)?;
+        let payload = payload(self.data, self.data_base64.as_deref()).map_err(bad_request)?;
+        let key = match self.key {
+            Some(key) if key.is_empty() || key.len() > KEY_BYTES => {
+                return Err(bad_request(format!("a key has 1 to {KEY_BYTES} bytes")));
+            }
+            key => key.map(Arc::from),
+        };
+        Ok(Command::Publish { channel, payload, key })
+    }
+}
+
+impl HistoryWords<'_> {
+    fn parse(self) -> Result<Command, Refusal> {
+        let since = self.since.map(SinceWords::parse);
+        Ok(Command::History { channel: channel(&self.channel)?, since, limit: self.limit })
+    }
+}
+
+/// A payload from `data`, any JSON value, or `data_base64`, any bytes.
+///
+/// # Errors
+/// Says which of the two is missing, doubled or no base64.
+pub fn payload(data: Option<&RawValue>, base64: Option<&str>) -> Result<Payload, &'static str> {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    match (data, base64) {
+        (Some(data), None) => Ok(Payload::json(Bytes::copy_from_slice(data.get().as_bytes()))),
+        (None, Some(base64)) => {
+            let bytes = STANDARD.decode(base64).map_err(|_| "data_base64 is not base64")?;
+            Ok(Payload::binary(bytes.into()))
+        }
+        (None, None) => Err("a publication has data, any JSON value, or data_base64"),
+        (Some(_), Some(_)) => Err("a publication has data or data_base64, not both"),
+    }
+}
+
+fn channel(name: &str) -> Result<ChannelName, Refusal> {
+    ChannelName::parse(name).map_err(|error| bad_request(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decode(text: &str) -> Vec<Envelope> {
+        let mut all = Vec::new();
+        commands(&Bytes::copy_from_slice(text.as_bytes()), &mut |envelope| all.push(envelope));
+        all
+    }
+
+    fn refusal(text: &str) -> (Option<u64>, Refusal) {
+        let mut all = decode(text);
+        assert_eq!(all.len(), 1, "{text}");
+        let envelope = all.remove(0);
+        (envelope.id, envelope.command.expect_err(text))
+    }
+
+    #[test]
+    fn several_commands_stand_in_one_message_a_line_each() {
+        let all = decode("{\"id\":1,\"ping\":{}}\n\n{\"unsubscribe\":{\"channel\":\"a\"}}\n");
+        assert!(matches!(all[0], Envelope { id: Some(1), command: Ok(Command::Ping) }));
+        assert!(matches!(&all[1], Envelope { id: None, command: Ok(Command::Unsubscribe(c)) } if c.as_str() == "a"));
+        assert_eq!(all.len(), 2);
+    }
+
+    #[test]
+    fn one_command_may_be_written_over_several_lines() {
+        let all = decode("{\n  \"id\": 4,\n  \"publish\": {\"channel\": \"a\", \"data\": {\n\"x\": 1}}\n}");
+        let [Envelope { id: Some(4), command: Ok(Command::Publish { payload, .. }) }] = &all[..] else {
+            panic!("{all:?}")
+        };
+        assert!(!payload.data().contains(&b'\n'), "a newline would end the frame's line on the way out");
+    }
+
+    #[test]
+    fn a_refusal_stands_under_its_id_where_that_can_be_read() {
+        for (text, id, word) in [
+            ("{\"id\":3,\"dance\":{}}", Some(3), "unknown command"),
+            ("{\"id\":3,\"subscribe\":{\"channel\":7}}", Some(3), "invalid type"),
+            ("{\"id\":3,\"subscribe\":{}}", Some(3), "channel"),
+            ("{\"id\":3,\"subscribe\":{\"channel\":\"\"}}", Some(3), "empty"),
+            ("{\"id\":3,\"ping\":{},\"unsubscribe\":{\"channel\":\"a\"}}", Some(3), "one command"),
+            ("{\"id\":3,\"publish\":{\"channel\":\"a\"}}", Some(3), "data"),
+            ("{\"id\":\"3\",\"ping\":{}}", None, "invalid type"),
+            ("nonsense", None, "not a command"),
+            ("[1]", None, "not a command"),
+            ("  ", None, "empty"),
+        ] {
+            let (found, refusal) = refusal(text);
+            assert_eq!((found, refusal.code), (id, ErrorCode::BadRequest), "{text}");
+            assert!(refusal.message.contains(word), "{text}: {}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn a_null_payload_is_a_payload() {
+        let all = decode("{\"publish\":{\"channel\":\"a\",\"data\":null}}");
+        assert!(matches!(&all[0].command, Ok(Command::Publish { payload, .. }) if payload.data() == "null"), "{all:?}");
+    }
+
+    #[test]
+    fn a_position_that_cannot_be_ours_is_foreign() {
+        let all = decode("{\"subscribe\":{\"channel\":\"a\",\"since\":{\"epoch\":\"?\",\"offset\":1}}}");
+        assert!(matches!(&all[0].command, Ok(Command::Subscribe(Subscribe { since: Some(Since::Foreign), .. }))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_decoder_panic(text in "\\PC*|[\\{\\}\\[\\]\":,a-z0-9\n ]*") {
+            decode(&text);
+        }
+    }
+}

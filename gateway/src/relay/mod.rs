@@ -1,0 +1,263 @@
+//! The node's one way to its backplane: the first subscriber on the node joins a channel there, the last one leaves it.
+//!
+//! Shards put orders into bounded queues and never wait; the answer comes back as an item in the shard's mailbox. The
+//! queues are emptied by tasks on the small runtime: publications and presence in the order of their channel, reads
+//! side by side.
+
+mod answer;
+mod routes;
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use skywave_backplane::{
+    Any, Backplane as _, BackplaneState, HistoryQuery, Interest, NewPublication, Presence as _, PublishError, Published,
+};
+use skywave_proto::{ChannelName, Member};
+use tokio::sync::mpsc;
+
+pub use self::{
+    answer::{Answer, Answers, MembersAnswer, Receipt, ReplyTo},
+    routes::{Lost, Mailbox, Routes},
+};
+
+/// Publications of one channel go through one stripe, so that they keep their order.
+const STRIPES: usize = 4;
+/// Bound of each stripe, in publications. Full: [`Overloaded`], and nothing was done.
+const STRIPE_ORDERS: usize = 8 * 1024;
+/// Bound of the other queues, in orders. Full: [`Overloaded`].
+const ORDERS: usize = 64 * 1024;
+/// How many orders are taken at once.
+const BATCH: usize = 512;
+/// Histories being read at the same time.
+const READS: usize = 128;
+
+/// The queue towards the backplane is full; nothing was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too much is waiting for the backplane")]
+pub struct Overloaded;
+
+/// Orders a shard's channels, publications and reads from the backplane. Cloning shares it.
+#[derive(Clone)]
+pub struct Relay {
+    backplane: Arc<Any>,
+    stripes: [mpsc::Sender<(NewPublication, ReplyTo)>; STRIPES],
+    memberships: mpsc::Sender<Membership>,
+    presence: mpsc::Sender<PresenceOrder>,
+    reads: mpsc::Sender<(ChannelName, HistoryQuery, Receipt)>,
+    hasher: ahash::RandomState,
+}
+
+enum Membership {
+    Join { shard: usize, interest: Interest, join: u64 },
+    Leave { shard: usize, channel: ChannelName },
+}
+
+enum PresenceOrder {
+    Enter { channel: ChannelName, member: Member, connection: u64, receipt: Receipt, list: bool },
+    Exit { channel: ChannelName, client: Arc<str>, connection: u64, grace: std::time::Duration },
+    List { channel: ChannelName, after: Option<String>, receipt: Receipt },
+}
+
+/// The largest number of members in one answer.
+pub const MEMBERS_PAGE: usize = 1000;
+
+impl Relay {
+    /// Starts the tasks on the current runtime; they end when the last clone is gone.
+    pub fn start(backplane: Any, routes: Arc<Routes>, answers: Answers) -> Self {
+        let backplane = Arc::new(backplane);
+        let stripes = std::array::from_fn(|_| {
+            let (orders, queue) = mpsc::channel(STRIPE_ORDERS);
+            tokio::spawn(publish(backplane.clone(), queue, answers.clone()));
+            orders
+        });
+        let (memberships, queue) = mpsc::channel(ORDERS);
+        tokio::spawn(keep_memberships(backplane.clone(), routes, queue, answers.clone()));
+        let (presence, queue) = mpsc::channel(ORDERS);
+        tokio::spawn(keep_presence(backplane.clone(), queue, answers.clone()));
+        let (reads, queue) = mpsc::channel(ORDERS);
+        tokio::spawn(read(backplane.clone(), queue, answers));
+        Self { backplane, stripes, memberships, presence, reads, hasher: ahash::RandomState::new() }
+    }
+
+    /// Whether the node reaches its backplane.
+    pub fn state(&self) -> BackplaneState {
+        self.backplane.state()
+    }
+
+    /// Publishes; the outcome goes to `reply_to`. Publications of a channel keep the order of these calls.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if too many are waiting.
+    pub fn publish(&self, publication: NewPublication, reply_to: ReplyTo) -> Result<(), Overloaded> {
+        let stripe = self.hasher.hash_one(&publication.channel) % STRIPES as u64;
+        let stripe = &self.stripes[usize::try_from(stripe).expect("less than STRIPES")];
+        stripe.try_send((publication, reply_to)).map_err(|_| Overloaded)
+    }
+
+    /// Publishes and waits for the outcome; for callers outside the shards.
+    ///
+    /// # Errors
+    /// As [`skywave_backplane::Backplane::publish`].
+    pub async fn publish_and_wait(&self, publication: NewPublication) -> Result<Published, PublishError> {
+        let channel = publication.channel.clone();
+        let (reply, outcome) = tokio::sync::oneshot::channel();
+        self.publish(publication, ReplyTo::Waiter(reply)).map_err(|Overloaded| PublishError::Overloaded)?;
+        outcome.await.unwrap_or(Err(PublishError::UnknownOutcome { channel }))
+    }
+
+    /// Delivers a channel to a shard from now on. The position from which everything comes is answered under `join`.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if too many are waiting.
+    pub fn join(&self, shard: usize, interest: Interest, join: u64) -> Result<(), Overloaded> {
+        self.memberships.try_send(Membership::Join { shard, interest, join }).map_err(|_| Overloaded)
+    }
+
+    /// No longer delivers a channel to a shard. Should the queue be full, the shard goes on receiving what it drops.
+    pub fn leave(&self, shard: usize, channel: ChannelName) {
+        if self.memberships.try_send(Membership::Leave { shard, channel }).is_err() {
+            tracing::warn!("queue of memberships is full, a channel stays subscribed");
+        }
+    }
+
+    /// Reads a history.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if too many are waiting.
+    pub fn history(&self, channel: ChannelName, query: HistoryQuery, receipt: Receipt) -> Result<(), Overloaded> {
+        self.reads.try_send((channel, query, receipt)).map_err(|_| Overloaded)
+    }
+
+    /// Makes a client a member of a channel, and with `list` answers who else is there.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if too many are waiting.
+    pub fn enter(
+        &self,
+        channel: ChannelName,
+        member: Member,
+        connection: u64,
+        list: bool,
+        receipt: Receipt,
+    ) -> Result<(), Overloaded> {
+        let order = PresenceOrder::Enter { channel, member, connection, receipt, list };
+        self.presence.try_send(order).map_err(|_| Overloaded)
+    }
+
+    /// Takes a member away, after `grace` unless it comes back.
+    pub fn exit(&self, channel: ChannelName, client: Arc<str>, connection: u64, grace: std::time::Duration) {
+        let order = PresenceOrder::Exit { channel, client, connection, grace };
+        if let Err(full) = self.presence.try_send(order) {
+            // A leave must not be lost: wait for room in a task of its own. Bounded by the connections that close.
+            let (presence, order) = (self.presence.clone(), full.into_inner());
+            tokio::spawn(async move { presence.send(order).await });
+        }
+    }
+
+    /// Answers who is on a channel.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if too many are waiting.
+    pub fn members(&self, channel: ChannelName, after: Option<String>, receipt: Receipt) -> Result<(), Overloaded> {
+        self.presence.try_send(PresenceOrder::List { channel, after, receipt }).map_err(|_| Overloaded)
+    }
+}
+
+async fn publish(backplane: Arc<Any>, mut orders: mpsc::Receiver<(NewPublication, ReplyTo)>, answers: Answers) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut waiting = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            taken = orders.recv_many(&mut batch, BATCH) => {
+                if taken == 0 {
+                    return;
+                }
+                for (publication, reply_to) in batch.drain(..) {
+                    let outcome = backplane.publish(publication);
+                    waiting.push(async move { (reply_to, outcome.await) });
+                }
+            }
+            Some((reply_to, outcome)) = waiting.next() => answers.published(reply_to, outcome),
+        }
+    }
+}
+
+async fn keep_memberships(
+    backplane: Arc<Any>,
+    routes: Arc<Routes>,
+    mut orders: mpsc::Receiver<Membership>,
+    answers: Answers,
+) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while orders.recv_many(&mut batch, BATCH).await > 0 {
+        let (mut joins, mut interests, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        for order in batch.drain(..) {
+            match order {
+                Membership::Join { shard, interest, join } => {
+                    // First the route, then the subscription: nothing after the answered position can pass by.
+                    routes.add(&interest.channel, shard);
+                    joins.push((shard, interest.channel.clone(), join));
+                    interests.push(interest);
+                }
+                Membership::Leave { shard, channel } => {
+                    routes.remove(&channel, shard);
+                    left.push(channel);
+                }
+            }
+        }
+        if !interests.is_empty() {
+            let outcomes = backplane.subscribe(&interests).await;
+            for ((shard, channel, join), outcome) in joins.into_iter().zip(outcomes) {
+                if outcome.is_err() {
+                    routes.remove(&channel, shard);
+                    left.push(channel.clone());
+                }
+                answers.joined(shard, channel, join, outcome);
+            }
+        }
+        left.retain(|channel| !routes.is_wanted(channel));
+        if !left.is_empty() {
+            backplane.unsubscribe(&left);
+        }
+    }
+}
+
+async fn keep_presence(backplane: Arc<Any>, mut orders: mpsc::Receiver<PresenceOrder>, answers: Answers) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            PresenceOrder::Enter { channel, member, connection, receipt, list } => {
+                let mut outcome = backplane.join(&channel, member, connection).await.map(|()| None);
+                if list && outcome.is_ok() {
+                    outcome = backplane.members(&channel, None, MEMBERS_PAGE).await.map(Some);
+                }
+                answers.send(receipt, Answer::Members(channel, MembersAnswer::Entered(outcome)));
+            }
+            PresenceOrder::Exit { channel, client, connection, grace } => {
+                // An error means that the backplane keeps no presence, so there is nothing to leave.
+                let _ = backplane.leave(&channel, &client, connection, grace).await;
+            }
+            PresenceOrder::List { channel, after, receipt } => {
+                let page = backplane.members(&channel, after.as_deref(), MEMBERS_PAGE).await;
+                answers.send(receipt, Answer::Members(channel, MembersAnswer::Listed(page)));
+            }
+        }
+    }
+}
+
+async fn read(backplane: Arc<Any>, mut orders: mpsc::Receiver<(ChannelName, HistoryQuery, Receipt)>, answers: Answers) {
+    let mut reading = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            order = orders.recv(), if reading.len() < READS => {
+                let Some((channel, query, receipt)) = order else { return };
+                let backplane = &backplane;
+                reading.push(async move {
+                    let page = backplane.history(&channel, query).await;
+                    (receipt, channel, page)
+                });
+            }
+            Some((receipt, channel, page)) = reading.next() => answers.send(receipt, Answer::History(channel, page)),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Which shards want which channel, and the way of a publication up to them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::RwLock;
+use skywave_backplane::{BackplaneState, Gap, PresenceEvent, Sink, SubscribeError};
+use skywave_proto::{ChannelName, Publication, StreamPosition};
+
+use super::{Answer, Receipt};
+use crate::push::{Prepared, Push};
+
+const STRIPES: usize = 64;
+
+/// A shard's mailbox, as seen from below. Nothing here waits.
+pub trait Mailbox: Send + Sync + 'static {
+    /// Hands over a push for everybody on its channel. Full: the shard is told what it [`Lost`] when it comes round.
+    fn push(&self, channel: &ChannelName, push: Arc<Prepared>);
+
+    /// Hands over the answer to a join. Never lost.
+    fn joined(&self, channel: ChannelName, join: u64, outcome: Result<Option<StreamPosition>, SubscribeError>);
+
+    /// Hands over the answer to an order. Never lost.
+    fn answer(&self, receipt: Receipt, answer: Answer);
+
+    /// The backplane came or went.
+    fn backplane(&self, state: BackplaneState);
+}
+
+/// What of a channel did not fit into a mailbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Publications: history has them, or the channel is live only.
+    pub publications: bool,
+    /// Joins or leaves.
+    pub presence: bool,
+}
+
+/// Channel -> shards that want it; the [`Sink`] of the node's backplane. A lock is held for one look-up.
+pub struct Routes {
+    stripes: [RwLock<HashMap<ChannelName, Shards, ahash::RandomState>>; STRIPES],
+    hasher: ahash::RandomState,
+    mailboxes: Arc<[Arc<dyn Mailbox>]>,
+}
+
+/// The most shards that a node can have: a set of them is one word.
+pub(super) const MAX_SHARDS: usize = 128;
+type Shards = u128;
+
+impl Routes {
+    /// No channel goes anywhere yet.
+    pub fn new(mailboxes: Arc<[Arc<dyn Mailbox>]>) -> Self {
+        assert!(mailboxes.len() <= MAX_SHARDS, "the configuration bounds node.shards");
+        Self { stripes: std::array::from_fn(|_| RwLock::default()), hasher: ahash::RandomState::new(), mailboxes }
+    }
+
+    /// The shard wants the channel.
+    pub(super) fn add(&self, channel: &ChannelName, shard: usize) {
+        *self.stripe(channel).write().entry(channel.clone()).or_default() |= 1 << shard;
+    }
+
+    /// The shard no longer wants the channel.
+    pub(super) fn remove(&self, channel: &ChannelName, shard: usize) {
+        let mut stripe = self.stripe(channel).write();
+        if let Some(shards) = stripe.get_mut(channel) {
+            *shards &= !(1 << shard);
+            if *shards == 0 {
+                stripe.remove(channel);
+            }
+        }
+    }
+
+    /// Whether any shard wants the channel.
+    pub(super) fn is_wanted(&self, channel: &ChannelName) -> bool {
+        self.stripe(channel).read().contains_key(channel)
+    }
+
+    fn stripe(&self, channel: &ChannelName) -> &RwLock<HashMap<ChannelName, Shards, ahash::RandomState>> {
+        let stripe = self.hasher.hash_one(channel) % STRIPES as u64;
+        &self.stripes[usize::try_from(stripe).expect("less than STRIPES")]
+    }
+
+    fn deliver(&self, channel: &ChannelName, push: Push) {
+        let mut shards = self.stripe(channel).read().get(channel).copied().unwrap_or_default();
+        if shards == 0 {
+            return;
+        }
+        let prepared = Prepared::new(push);
+        while shards != 0 {
+            let shard = shards.trailing_zeros() as usize;
+            shards &= shards - 1;
+            self.mailboxes[shard].push(channel, prepared.clone());
+        }
+    }
+}
+
+impl Sink for Routes {
+    fn publication(&self, channel: &ChannelName, publication: Publication) {
+        self.deliver(channel, Push::Publication(channel.clone(), publication));
+    }
+
+    fn gap(&self, channel: &ChannelName, gap: Gap) {
+        self.deliver(channel, Push::gap(channel.clone(), gap));
+    }
+
+    fn presence(&self, channel: &ChannelName, event: PresenceEvent) {
+        self.deliver(channel, Push::Presence(channel.clone(), event));
+    }
+
+    fn state(&self, state: BackplaneState) {
+        crate::metrics::backplane_state(state);
+        self.mailboxes.iter().for_each(|mailbox| mailbox.backplane(state));
+    }
+}

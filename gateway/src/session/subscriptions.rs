@@ -1,0 +1,358 @@
+//! How a subscription is opened, catches up and is ended.
+
+use skywave_backplane::{HistoryError, HistoryPage, HistoryQuery, Interest, MemberPage, PresenceError, SubscribeError};
+use skywave_proto::{ChannelName, ErrorCode, Publication, StreamPosition};
+
+use super::{
+    Asked, PAGE_PUBLICATIONS, REPLY_BYTES, Refusal, Reply, Session, Subscribe,
+    opening::{self, Asker, Opening, Part, Recovery},
+    rights::{may_subscribe, namespace},
+};
+use crate::{
+    config::Namespace,
+    push::{GapDetail, GapReason, Push},
+    shard::{Activation, Attach, Attached},
+};
+
+/// One client's place on one channel.
+pub(super) struct Subscription {
+    request: Subscribe,
+    /// Whether the client is a member, and so leaves when the subscription ends.
+    pub(super) is_member: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Not answered yet.
+    Opening(Opening),
+    /// Answered; what was missed after this position still goes out, a piece whenever the socket has drained.
+    Replaying { after: Option<StreamPosition>, reading: bool },
+    /// Everything comes as it is published.
+    Live,
+}
+
+/// Whether a namespace knows who is on its channels.
+pub(super) fn require_presence(namespace: &Namespace, channel: &ChannelName) -> Result<(), Refusal> {
+    if namespace.presence {
+        return Ok(());
+    }
+    let message = format!("presence is off: namespaces.{}.presence is false", channel.namespace());
+    Err(Refusal::new(ErrorCode::BadRequest, message))
+}
+
+impl Session {
+    pub(super) fn subscribe(&self, asker: Asker, request: Subscribe) -> Result<(), Refusal> {
+        let settings = &self.ground.settings;
+        let channel = request.channel.clone();
+        let namespace = namespace(settings, &channel)?;
+        may_subscribe(namespace, &channel, self.client().user.as_deref())?;
+        if request.presence {
+            require_presence(namespace, &channel)?;
+        }
+        let limit = settings.limits.channels_per_connection;
+        let mut state = self.state.borrow_mut();
+        if state.subscriptions.contains_key(&channel) {
+            return Err(Refusal::new(ErrorCode::AlreadySubscribed, format!("already subscribed to {channel}")));
+        }
+        if let Some(limit) = limit
+            && state.subscriptions.len() >= limit.get() as usize
+        {
+            let message = format!("limits.channels_per_connection is {limit}: unsubscribe from a channel first");
+            return Err(Refusal::new(ErrorCode::Limit, message));
+        }
+        let attach = Attach {
+            interest: Interest { channel: channel.clone(), history: namespace.history },
+            echo: request.echo,
+            presence: request.presence,
+        };
+        let attached = self.shard.hub().attach(&self.link, attach)?;
+        let stage = Stage::Opening(Opening::new(asker));
+        state.subscriptions.insert(channel.clone(), Subscription { request, is_member: namespace.presence, stage });
+        drop(state);
+        if let Attached::At(position) = attached {
+            self.attached(&channel, Ok(position));
+        }
+        Ok(())
+    }
+
+    /// The channel is live on this shard, or could not be joined.
+    pub fn attached(&self, channel: &ChannelName, outcome: Result<Option<StreamPosition>, SubscribeError>) {
+        let position = match outcome {
+            Ok(position) => position,
+            Err(error) => return self.give_up(channel, error.into()),
+        };
+        let Some((since, presence, is_member)) = self.opening(channel, |opening, request, is_member| {
+            opening.live_from = Part::Here(position);
+            (request.since, request.presence, is_member)
+        }) else {
+            return;
+        };
+        if is_member {
+            self.enter(channel, presence);
+        }
+        match opening::recovery(since, position) {
+            Recovery::Known(None) => {}
+            Recovery::Known(Some(missed)) => {
+                self.opening(channel, |opening, _, _| opening.missed = Part::Here(missed));
+            }
+            Recovery::Read(since) => {
+                self.opening(channel, |opening, _, _| opening.missed = Part::Awaited);
+                self.read_missed(channel, since);
+            }
+        }
+        self.settle(channel);
+    }
+
+    /// Changes a subscription that is not answered yet.
+    fn opening<T>(&self, channel: &ChannelName, change: impl FnOnce(&mut Opening, &Subscribe, bool) -> T) -> Option<T> {
+        let mut state = self.state.borrow_mut();
+        let Subscription { request, is_member, stage } = state.subscriptions.get_mut(channel)?;
+        let Stage::Opening(opening) = stage else { return None };
+        Some(change(opening, request, *is_member))
+    }
+
+    fn enter(&self, channel: &ChannelName, list: bool) {
+        let member = self.client().member();
+        if list {
+            self.opening(channel, |opening, _, _| opening.members = Part::Awaited);
+        }
+        let receipt = self.ask(Asked::Roll);
+        let ordered = self.shard.relay().enter(channel.clone(), member, self.link.key(), list, receipt);
+        if let Err(overloaded) = ordered {
+            self.forget(receipt);
+            self.give_up(channel, overloaded.into());
+        }
+    }
+
+    /// Presence has answered.
+    pub(super) fn entered(&self, channel: &ChannelName, outcome: Result<Option<MemberPage>, PresenceError>) {
+        let asked_for_list =
+            self.opening(channel, |opening, request, _| request.presence && matches!(opening.members, Part::Awaited));
+        if asked_for_list != Some(true) {
+            return;
+        }
+        let members = match outcome {
+            Ok(Some(page)) => match self.shard.hub().follow_roll(channel, self.link.key()) {
+                Some(changes) => Some(opening::roll(page, changes)),
+                None => return self.ask_for_roll(channel),
+            },
+            // A backplane without presence: subscribed all the same, without members.
+            Ok(None) | Err(PresenceError::Unavailable(_)) => None,
+        };
+        self.opening(channel, |opening, _, _| opening.members = Part::Here(members));
+        self.settle(channel);
+    }
+
+    fn ask_for_roll(&self, channel: &ChannelName) {
+        let receipt = self.ask(Asked::Roll);
+        if let Err(overloaded) = self.shard.relay().members(channel.clone(), None, receipt) {
+            self.forget(receipt);
+            self.give_up(channel, overloaded.into());
+        }
+    }
+
+    fn read_missed(&self, channel: &ChannelName, since: StreamPosition) {
+        // What several subscriptions of one `connect` missed shares the reply.
+        let shared = self.state.borrow().connecting.as_ref().map_or(1, |connecting| connecting.outcomes.len().max(1));
+        let query = HistoryQuery { since: Some(since), limit: PAGE_PUBLICATIONS, bytes: REPLY_BYTES / shared };
+        let receipt = self.ask(Asked::Missed);
+        if let Err(overloaded) = self.shard.relay().history(channel.clone(), query, receipt) {
+            self.forget(receipt);
+            self.give_up(channel, overloaded.into());
+        }
+    }
+
+    /// A page of what this client missed has come.
+    pub(super) fn missed(&self, channel: &ChannelName, page: Result<HistoryPage, HistoryError>) {
+        let replaying = match self.state.borrow().subscriptions.get(channel).map(|subscription| &subscription.stage) {
+            Some(Stage::Opening(_)) => false,
+            Some(Stage::Replaying { .. }) => true,
+            Some(Stage::Live) | None => return,
+        };
+        match page {
+            Ok(page) if replaying => self.replay(channel, page),
+            Ok(page) => {
+                self.opening(channel, |opening, _, _| opening.missed = Part::Here(opening::missed(page)));
+                self.settle(channel);
+            }
+            // Tried again when the shard comes round to this connection.
+            Err(_) if replaying => {
+                self.set_reading(channel, false);
+            }
+            Err(error) => self.give_up(channel, error.into()),
+        }
+    }
+
+    /// Answers the subscription if all of the answer is there.
+    fn settle(&self, channel: &ChannelName) {
+        let mut state = self.state.borrow_mut();
+        let Some(subscription) = state.subscriptions.get_mut(channel) else { return };
+        let Stage::Opening(opening) = &subscription.stage else { return };
+        if !opening.is_settled() {
+            return;
+        }
+        let asker = opening.asker;
+        let Stage::Opening(opening) = std::mem::replace(&mut subscription.stage, Stage::Live) else { return };
+        let request = subscription.request.clone();
+        let (mut answer, more) = opening.answer(&request);
+        if let Some(recovered) = answer.recovered {
+            self.shard.figures().recovery(recovered);
+        }
+        subscription.stage = Stage::Replaying { after: answer.position, reading: false };
+        drop(state);
+
+        let mut follow = Vec::new();
+        if self.voice.carries_publications() {
+            let own = self.client().id;
+            answer.publications.retain(|publication| opening::wants(&request, &own, publication));
+        } else {
+            follow = std::mem::take(&mut answer.publications);
+        }
+        self.link.set_position(answer.position);
+        match asker {
+            Asker::Command(id) => {
+                self.reply(id, &Reply::Subscribed(answer));
+                self.push_all(channel, follow);
+                self.go_live(channel, more);
+            }
+            Asker::Connect(place) => {
+                if let Some(connecting) = &mut self.state.borrow_mut().connecting {
+                    connecting.opened.push((channel.clone(), more));
+                }
+                self.settle_connect(place, Ok(answer));
+                self.finish_connect();
+            }
+        }
+    }
+
+    /// The answer is out. Behind it comes the rest of what was missed, if there is more, and then live.
+    pub(super) fn go_live(&self, channel: &ChannelName, more: bool) {
+        self.replaying.set(self.replaying.get() + 1);
+        if !more {
+            self.activate(channel);
+        }
+        self.link.wake();
+    }
+
+    /// Joins what the client has got to what comes live, or reads what still lies between.
+    fn activate(&self, channel: &ChannelName) {
+        let mut state = self.state.borrow_mut();
+        let Some(Subscription { stage, .. }) = state.subscriptions.get_mut(channel) else { return };
+        let Stage::Replaying { after, .. } = *stage else { return };
+        match self.shard.hub().activate(channel, self.link.key(), after) {
+            Activation::Live => {
+                *stage = Stage::Live;
+                self.replaying.set(self.replaying.get() - 1);
+            }
+            Activation::Fetch => {
+                drop(state);
+                self.read_on(channel);
+            }
+        }
+    }
+
+    /// The socket has taken everything: the next piece of what was missed can follow.
+    pub fn drained(&self) {
+        let waiting: Vec<_> = {
+            let state = self.state.borrow();
+            let waiting = state
+                .subscriptions
+                .iter()
+                .filter(|(_, subscription)| matches!(subscription.stage, Stage::Replaying { reading: false, .. }));
+            waiting.map(|(channel, _)| channel.clone()).collect()
+        };
+        if self.state.borrow().connecting.is_none() {
+            waiting.iter().for_each(|channel| self.read_on(channel));
+        }
+    }
+
+    fn read_on(&self, channel: &ChannelName) {
+        let Some(after) = self.set_reading(channel, true) else { return };
+        let query = HistoryQuery { since: Some(after), limit: PAGE_PUBLICATIONS, bytes: REPLY_BYTES };
+        let receipt = self.ask(Asked::Missed);
+        if self.shard.relay().history(channel.clone(), query, receipt).is_err() {
+            self.forget(receipt);
+            self.set_reading(channel, false);
+        }
+    }
+
+    fn set_reading(&self, channel: &ChannelName, now: bool) -> Option<StreamPosition> {
+        match &mut self.state.borrow_mut().subscriptions.get_mut(channel)?.stage {
+            Stage::Replaying { after, reading } => {
+                *reading = now;
+                *after
+            }
+            Stage::Opening(_) | Stage::Live => None,
+        }
+    }
+
+    /// Sends a further piece of what was missed.
+    fn replay(&self, channel: &ChannelName, page: HistoryPage) {
+        let more = page.more && page.complete;
+        let missed = opening::missed(page);
+        if !missed.recovered {
+            let detail = GapDetail { missed: None, position: missed.position };
+            self.link.tell(&Push::Gap(channel.clone(), GapReason::Reset, detail));
+        }
+        if let Some(Subscription { stage: Stage::Replaying { after, reading }, .. }) =
+            self.state.borrow_mut().subscriptions.get_mut(channel)
+        {
+            *after = missed.position;
+            *reading = false;
+        }
+        self.push_all(channel, missed.publications);
+        if !more {
+            self.activate(channel);
+        }
+    }
+
+    fn push_all(&self, channel: &ChannelName, publications: Vec<Publication>) {
+        let Some(request) = self.state.borrow().subscriptions.get(channel).map(|known| known.request.clone()) else {
+            return;
+        };
+        let own = self.client().id;
+        for publication in publications {
+            if opening::wants(&request, &own, &publication) {
+                self.link.tell(&Push::Publication(channel.clone(), publication));
+            }
+        }
+    }
+
+    /// The subscription cannot be opened.
+    fn give_up(&self, channel: &ChannelName, refusal: Refusal) {
+        let Some(subscription) = self.drop_subscription(channel) else { return };
+        let Stage::Opening(opening) = subscription.stage else { return };
+        match opening.asker {
+            Asker::Command(id) => self.refuse(id, refusal),
+            Asker::Connect(place) => {
+                self.settle_connect(place, Err((channel.as_str().to_owned(), refusal)));
+                self.finish_connect();
+            }
+        }
+    }
+
+    pub(super) fn unsubscribe(&self, id: Option<u64>, channel: &ChannelName) -> Result<(), Refusal> {
+        let Some(subscription) = self.drop_subscription(channel) else {
+            return Err(Refusal::new(ErrorCode::NotSubscribed, format!("not subscribed to {channel}")));
+        };
+        if let Stage::Opening(Opening { asker: Asker::Command(opening), .. }) = subscription.stage {
+            let message = format!("unsubscribed from {channel} before the subscription was there");
+            self.refuse(opening, Refusal::new(ErrorCode::NotSubscribed, message));
+        }
+        self.reply(id, &Reply::Unsubscribed(channel.clone()));
+        Ok(())
+    }
+
+    fn drop_subscription(&self, channel: &ChannelName) -> Option<Subscription> {
+        let subscription = self.state.borrow_mut().subscriptions.remove(channel)?;
+        self.shard.hub().detach(channel, self.link.key());
+        if matches!(subscription.stage, Stage::Replaying { .. }) {
+            self.replaying.set(self.replaying.get().saturating_sub(1));
+        }
+        if subscription.is_member {
+            let (client, grace) = (self.client().id, std::time::Duration::ZERO);
+            self.shard.relay().exit(channel.clone(), client, self.link.key(), grace);
+        }
+        Some(subscription)
+    }
+}

@@ -1,0 +1,410 @@
+//! Channel -> this shard's members, each at its own place in the channel's line of offsets.
+//!
+//! A channel is delivered in order and without holes: where one shows (a mailbox was full), the channel waits, what
+//! comes meanwhile is held, and the hole is filled from history. A member that recovers is held back in the same way.
+
+use std::{collections::HashMap, rc::Rc, sync::Arc};
+
+use skywave_backplane::{
+    Gap, HistoryError, HistoryPage, HistoryPolicy, HistoryQuery, Interest, PresenceEvent, SubscribeError,
+};
+use skywave_proto::{ChannelName, CloseCode, Publication, StreamPosition};
+
+use super::{
+    held::{Held, Resume},
+    link::Link,
+};
+use crate::{
+    metrics::Figures,
+    push::{GapDetail, GapReason, Prepared, Push},
+    relay::{Lost, Overloaded, Receipt, Relay},
+};
+
+/// What one fetch after a hole asks for.
+const CATCH_UP_PUBLICATIONS: u32 = 1000;
+const CATCH_UP_BYTES: usize = 1 << 20;
+/// Joins and leaves that may come while a list of members is on its way; more, and the list is asked for again.
+pub(super) const ROLL_CHANGES: usize = 4096;
+
+/// The channels of one shard.
+pub struct Hub {
+    shard: usize,
+    relay: Relay,
+    figures: Rc<Figures>,
+    topics: HashMap<ChannelName, Topic, ahash::RandomState>,
+    joins: u64,
+    /// Channels whose fetch could not be ordered or failed: tried again at the next tick.
+    stalled: Vec<ChannelName>,
+}
+
+/// What a shard knows of one channel.
+struct Topic {
+    join: u64,
+    history: Option<HistoryPolicy>,
+    live: bool,
+    /// The last publication that was delivered here; where live begins before the first.
+    last: Option<StreamPosition>,
+    /// While the channel is being joined, or a hole in it filled: what has come meanwhile.
+    waiting: Option<Held>,
+    members: Vec<Member>,
+    deliveries: metrics::Counter,
+}
+
+struct Member {
+    link: Rc<Link>,
+    echo: bool,
+    roll: Roll,
+    /// While what comes before is still on its way to this member: what has come meanwhile.
+    held: Option<Held>,
+    /// Publications up to this offset have reached the member already.
+    skip: u64,
+}
+
+/// How a member follows joins and leaves.
+enum Roll {
+    /// It did not ask.
+    Off,
+    /// The list is on its way: the last change of each client meanwhile.
+    Collecting(HashMap<Arc<str>, PresenceEvent>),
+    /// It has the list.
+    Following,
+}
+
+/// What a session asks of the hub.
+pub struct Attach {
+    /// Which channel, and what is kept of it.
+    pub interest: Interest,
+    /// `false` leaves out the client's own publications.
+    pub echo: bool,
+    /// Asks for joins and leaves.
+    pub presence: bool,
+}
+
+/// Where a member stands after [`Hub::attach`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attached {
+    /// The channel is live here: everything after this position comes.
+    At(Option<StreamPosition>),
+    /// The channel is being joined; the shard says when it is.
+    Joining,
+}
+
+/// What to do after [`Hub::activate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// The member is live.
+    Live,
+    /// Something still lies between: read the history after the same position and try again.
+    Fetch,
+}
+
+impl Hub {
+    pub(super) fn new(shard: usize, relay: Relay, figures: Rc<Figures>) -> Self {
+        Self { shard, relay, figures, topics: HashMap::default(), joins: 0, stalled: Vec::new() }
+    }
+
+    /// Adds a member. Whatever comes from now on is held for it until [`Hub::activate`].
+    ///
+    /// # Errors
+    /// [`Overloaded`] if the channel has to be joined and too much is waiting for the backplane.
+    pub fn attach(&mut self, link: &Rc<Link>, attach: Attach) -> Result<Attached, Overloaded> {
+        let channel = &attach.interest.channel;
+        if !self.topics.contains_key(channel) {
+            self.joins += 1;
+            self.relay.join(self.shard, attach.interest.clone(), self.joins)?;
+            self.figures.channels.increment(1.0);
+            let topic = Topic {
+                join: self.joins,
+                history: attach.interest.history,
+                live: false,
+                last: None,
+                waiting: Some(Held::default()),
+                members: Vec::new(),
+                deliveries: self.figures.deliveries(channel.namespace()),
+            };
+            self.topics.insert(channel.clone(), topic);
+        }
+        let topic = self.topics.get_mut(channel).expect("inserted above");
+        topic.members.push(Member {
+            link: link.clone(),
+            echo: attach.echo,
+            roll: if attach.presence { Roll::Collecting(HashMap::new()) } else { Roll::Off },
+            held: Some(Held::default()),
+            skip: 0,
+        });
+        self.figures.subscriptions.increment(1.0);
+        Ok(if topic.live { Attached::At(topic.last) } else { Attached::Joining })
+    }
+
+    /// Makes a member live, behind what it has got up to and including `position` (`None` on a live-only channel).
+    pub fn activate(&mut self, channel: &ChannelName, key: u64, position: Option<StreamPosition>) -> Activation {
+        let Some(topic) = self.topics.get_mut(channel) else { return Activation::Live };
+        let last = topic.last;
+        let Some(member) = topic.members.iter_mut().find(|member| member.link.key() == key) else {
+            return Activation::Live;
+        };
+        let Some(held) = member.held.take() else { return Activation::Live };
+        let overflowed = held.overflowed();
+        let Resume::With(pushes) = held.resume(position) else {
+            member.held = Some(Held::default());
+            return Activation::Fetch;
+        };
+        let end = pushes.iter().rev().find_map(|push| push.position()).or(position);
+        if let (Some(end), Some(last)) = (end, last)
+            && (end.epoch != last.epoch || end.offset < last.offset)
+        {
+            member.held = Some(Held::default());
+            return Activation::Fetch;
+        }
+        for push in &pushes {
+            member.deliver(push);
+        }
+        member.skip = end.map_or(0, |end| end.offset);
+        if overflowed {
+            let detail = GapDetail::default();
+            member.link.tell(&Push::Gap(channel.clone(), GapReason::Possible, detail));
+        }
+        Activation::Live
+    }
+
+    /// A member has its list of members: from now on it hears of changes. Returns those that came while the list was
+    /// on its way; `None` if there were too many to keep, and the list must be asked for again.
+    pub fn follow_roll(&mut self, channel: &ChannelName, key: u64) -> Option<Vec<PresenceEvent>> {
+        let topic = self.topics.get_mut(channel);
+        let member = topic.and_then(|topic| topic.members.iter_mut().find(|member| member.link.key() == key));
+        let Some(member) = member else { return Some(Vec::new()) };
+        match std::mem::replace(&mut member.roll, Roll::Following) {
+            Roll::Collecting(changes) if changes.len() >= ROLL_CHANGES => {
+                member.roll = Roll::Collecting(HashMap::new());
+                None
+            }
+            Roll::Collecting(changes) => Some(changes.into_values().collect()),
+            Roll::Off | Roll::Following => Some(Vec::new()),
+        }
+    }
+
+    /// Takes a member away; the last one takes the channel with it.
+    pub fn detach(&mut self, channel: &ChannelName, key: u64) {
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        let before = topic.members.len();
+        topic.members.retain(|member| member.link.key() != key);
+        self.figures.subscriptions.decrement((before - topic.members.len()) as f64);
+        if topic.members.is_empty() {
+            self.topics.remove(channel);
+            self.figures.channels.decrement(1.0);
+            self.relay.leave(self.shard, channel.clone());
+        }
+    }
+
+    /// The backplane has answered to a join. Returns the members that wait for it.
+    pub(super) fn joined(
+        &mut self,
+        channel: &ChannelName,
+        join: u64,
+        outcome: Result<Option<StreamPosition>, SubscribeError>,
+    ) -> Vec<(u64, Result<Option<StreamPosition>, SubscribeError>)> {
+        let Some(topic) = self.topics.get_mut(channel).filter(|topic| topic.join == join) else { return Vec::new() };
+        let keys = topic.members.iter().map(|member| member.link.key()).collect::<Vec<_>>();
+        match outcome {
+            Ok(position) => {
+                topic.live = true;
+                topic.last = position;
+                let held = topic.waiting.take().unwrap_or_default();
+                self.resume(channel, held);
+                keys.into_iter().map(|key| (key, Ok(position))).collect()
+            }
+            Err(SubscribeError::Unavailable) => {
+                self.figures.subscriptions.decrement(topic.members.len() as f64);
+                self.figures.channels.decrement(1.0);
+                self.topics.remove(channel);
+                keys.into_iter().map(|key| (key, Err(SubscribeError::Unavailable))).collect()
+            }
+        }
+    }
+
+    /// Delivers a push to its channel's members.
+    pub(super) fn push(&mut self, push: &Arc<Prepared>) {
+        match push.push() {
+            Push::Publication(channel, publication) => self.publication(channel, publication, push),
+            Push::Gap(channel, _, detail) => {
+                if let Some(topic) = self.topics.get_mut(channel) {
+                    topic.gap(push, detail.position);
+                }
+            }
+            Push::Presence(channel, event) => {
+                if let Some(topic) = self.topics.get_mut(channel) {
+                    topic.members.iter_mut().for_each(|member| member.roll_call(push, event));
+                }
+            }
+            Push::Unsubscribed(..) | Push::Backplane(_) | Push::Disconnect(_) => {}
+        }
+    }
+
+    fn publication(&mut self, channel: &ChannelName, publication: &Publication, push: &Arc<Prepared>) {
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        if let Some(waiting) = &mut topic.waiting {
+            waiting.hold(push);
+            return;
+        }
+        match (topic.last, publication.position) {
+            (Some(last), Some(next)) if next.epoch == last.epoch && next.offset <= last.offset => return,
+            (Some(last), Some(next)) if next != last.next() => {
+                let mut held = Held::default();
+                held.hold(push);
+                topic.waiting = Some(held);
+                self.fetch(channel);
+                return;
+            }
+            (Some(_), Some(next)) => topic.last = Some(next),
+            (None, _) | (_, None) => {}
+        }
+        self.figures.delivered(publication);
+        topic.deliver(push);
+    }
+
+    /// Something for a channel did not fit into the mailbox.
+    pub(super) fn lost(&mut self, channel: &ChannelName, lost: Lost) {
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        if lost.presence {
+            // A list of members with a hole in it cannot be mended from here: those who follow it come back for a
+            // new one.
+            let following = topic.members.iter().filter(|member| !matches!(member.roll, Roll::Off));
+            following.for_each(|member| member.link.close(CloseCode::Overloaded.into()));
+        }
+        if !lost.publications || !topic.live || topic.waiting.is_some() {
+            return;
+        }
+        if topic.last.is_some() {
+            topic.waiting = Some(Held::default());
+            self.fetch(channel);
+        } else {
+            topic.gap(&Prepared::new(Push::gap(channel.clone(), Gap::Possible)), None);
+        }
+    }
+
+    /// Reads what is missing after the last publication that was delivered.
+    fn fetch(&mut self, channel: &ChannelName) {
+        let Some(topic) = self.topics.get(channel) else { return };
+        let query = HistoryQuery { since: topic.last, limit: CATCH_UP_PUBLICATIONS, bytes: CATCH_UP_BYTES };
+        let receipt = Receipt { shard: self.shard, connection: None, ticket: topic.join };
+        if self.relay.history(channel.clone(), query, receipt).is_err() {
+            self.stalled.push(channel.clone());
+        }
+    }
+
+    /// The history has answered to [`Hub::fetch`].
+    pub(super) fn caught_up(&mut self, channel: &ChannelName, join: u64, page: Result<HistoryPage, HistoryError>) {
+        let Some(topic) = self.topics.get_mut(channel).filter(|topic| topic.join == join) else { return };
+        let Ok(page) = page else {
+            self.stalled.push(channel.clone());
+            return;
+        };
+        let held = topic.waiting.take().unwrap_or_default();
+        if !page.complete {
+            let push = Prepared::new(Push::gap(channel.clone(), Gap::Reset { now: page.top }));
+            topic.gap(&push, page.top);
+            self.resume(channel, held);
+            return;
+        }
+        for publication in page.publications {
+            if publication.position.is_some() && publication.position == topic.last.map(StreamPosition::next) {
+                topic.last = publication.position;
+                self.figures.delivered(&publication);
+                topic.deliver(&Prepared::new(Push::Publication(channel.clone(), publication)));
+            }
+        }
+        if page.more {
+            topic.waiting = Some(held);
+            self.fetch(channel);
+        } else {
+            self.resume(channel, held);
+        }
+    }
+
+    /// Delivers what was held, or fetches again what still lies between.
+    fn resume(&mut self, channel: &ChannelName, held: Held) {
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        match held.resume(topic.last) {
+            Resume::With(pushes) => {
+                for push in pushes {
+                    match push.push() {
+                        Push::Gap(_, _, detail) => topic.gap(&push, detail.position),
+                        _ => {
+                            topic.last = push.position().or(topic.last);
+                            topic.deliver(&push);
+                        }
+                    }
+                }
+            }
+            Resume::Fetch => {
+                topic.waiting = Some(Held::default());
+                self.fetch(channel);
+            }
+        }
+    }
+
+    /// Tries again what could not be fetched.
+    pub(super) fn tick(&mut self) {
+        for channel in std::mem::take(&mut self.stalled) {
+            self.fetch(&channel);
+        }
+    }
+
+    /// What is kept of a channel that somebody here is on.
+    pub fn history_of(&self, channel: &ChannelName) -> Option<HistoryPolicy> {
+        self.topics.get(channel).and_then(|topic| topic.history)
+    }
+}
+
+impl Topic {
+    fn deliver(&mut self, push: &Arc<Prepared>) {
+        self.deliveries.increment(self.members.len() as u64);
+        for member in &mut self.members {
+            match &mut member.held {
+                Some(held) => held.hold(push),
+                None => member.deliver(push),
+            }
+        }
+    }
+
+    /// Something is missing and live goes on at `now`.
+    fn gap(&mut self, push: &Arc<Prepared>, now: Option<StreamPosition>) {
+        if now.is_some() {
+            self.last = now;
+        }
+        for member in &mut self.members {
+            member.skip = 0;
+            match &mut member.held {
+                Some(held) => held.hold(push),
+                None => member.link.deliver(push),
+            }
+        }
+    }
+}
+
+impl Member {
+    fn deliver(&mut self, push: &Prepared) {
+        if let Push::Publication(_, publication) = push.push() {
+            if publication.position.is_some_and(|position| position.offset <= self.skip) {
+                return;
+            }
+            if !self.echo && self.link.is_own(publication.client.as_ref()) {
+                return;
+            }
+        }
+        self.link.deliver(push);
+    }
+
+    fn roll_call(&mut self, push: &Arc<Prepared>, event: &PresenceEvent) {
+        match &mut self.roll {
+            Roll::Off => {}
+            Roll::Collecting(changes) => {
+                let (PresenceEvent::Join(member) | PresenceEvent::Leave(member)) = event;
+                if changes.len() < ROLL_CHANGES {
+                    changes.insert(member.client.clone(), event.clone());
+                }
+            }
+            Roll::Following => self.link.deliver(push),
+        }
+    }
+}

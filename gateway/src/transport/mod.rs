@@ -1,0 +1,89 @@
+//! The public listeners: sockets in, WebSockets on a shard out.
+
+pub mod handshake;
+mod heartbeat;
+mod http;
+mod listener;
+pub mod origin;
+mod page;
+mod websocket;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use self::origin::OriginRules;
+pub use self::{
+    listener::{ListenError, bind, listen},
+    websocket::WebSocketLimits,
+};
+use crate::session::Ground;
+
+/// What all public connections of a node share.
+pub struct Public {
+    /// What their sessions share.
+    pub ground: Arc<Ground>,
+    /// Whose pages may connect.
+    pub origins: OriginRules,
+    /// Set when the node leaves: upgrades are refused from then on.
+    draining: AtomicBool,
+    websockets: AtomicUsize,
+}
+
+impl Public {
+    /// Open for everyone whom the settings let in.
+    pub fn new(ground: Arc<Ground>, origins: OriginRules) -> Self {
+        Self { ground, origins, draining: AtomicBool::new(false), websockets: AtomicUsize::new(0) }
+    }
+
+    /// Refuses upgrades from now on, so that a balancer takes them elsewhere.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the node leaves.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether the node has what it needs to let clients in: a backplane that it has reached, and the secret that is
+    /// kept there.
+    pub fn is_ready(&self) -> bool {
+        self.ground.seal.get().is_some()
+    }
+
+    /// WebSockets that are open now.
+    pub fn websockets(&self) -> usize {
+        self.websockets.load(Ordering::Relaxed)
+    }
+
+    /// Counts a WebSocket until the seat is dropped; `None` if `limits.connections` are taken.
+    fn seat(self: &Arc<Self>) -> Option<WebSocketSeat> {
+        let limit = self.ground.settings.limits.connections;
+        let taken = self.websockets.fetch_add(1, Ordering::Relaxed);
+        let seat = WebSocketSeat(self.clone());
+        limit.is_none_or(|limit| taken < limit.get() as usize).then_some(seat)
+    }
+}
+
+/// One of `limits.connections`.
+struct WebSocketSeat(Arc<Public>);
+
+impl Drop for WebSocketSeat {
+    fn drop(&mut self) {
+        self.0.websockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How a socket came in.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// The listener's own address.
+    pub local: SocketAddr,
+    /// The other end's.
+    pub peer: SocketAddr,
+}

@@ -1,0 +1,156 @@
+//! Which web pages may open a connection; pure.
+//!
+//! A browser lets any page open a WebSocket to any host and sends the page's origin along: the node decides. Programs
+//! that are no browsers send no `Origin` and are not meant here.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::config::Origin;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whose pages are let in.
+#[derive(Debug, Clone)]
+pub struct OriginRules {
+    /// `public.origins`.
+    pub allowed: Vec<Origin>,
+    /// Development mode: pages of this machine may, pages of others must not, whatever the names resolve to.
+    pub development: bool,
+}
+
+/// Why a page is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ForeignPage {
+    /// The origin is not among those allowed.
+    #[error("pages of this origin may not connect: add it to public.origins")]
+    Origin,
+    /// In development mode: the name of the host is not one of this machine's.
+    #[error("in development mode this node answers to localhost and IP addresses only, not to other host names")]
+    Host,
+    /// In development mode: the browser says that another site asks.
+    #[error("in development mode pages of other sites may not connect")]
+    CrossSite,
+}
+
+impl OriginRules {
+    /// Decides about a handshake with these headers, on a listener that is bound to loopback or not.
+    ///
+    /// # Errors
+    /// [`ForeignPage`] says which rule is broken.
+    pub fn check(&self, headers: &HeaderMap, loopback: bool) -> Result<(), ForeignPage> {
+        let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+        let (origin, host) = (text(&header::ORIGIN), text(&header::HOST).unwrap_or_default());
+        if origin.is_some_and(|origin| self.allowed.iter().any(|allowed| allowed.matches(origin))) {
+            return Ok(());
+        }
+        if self.development {
+            return check_development(origin, host, text(&SEC_FETCH_SITE), loopback);
+        }
+        match origin {
+            None => Ok(()),
+            Some(origin) if self.allowed.is_empty() && authority(origin) == Some(host) => Ok(()),
+            Some(_) => Err(ForeignPage::Origin),
+        }
+    }
+}
+
+fn check_development(origin: Option<&str>, host: &str, site: Option<&str>, loopback: bool) -> Result<(), ForeignPage> {
+    // A name that an attacker's DNS points at this machine is in `Host`, and in `Origin` too.
+    if loopback && !is_local_name(host) {
+        return Err(ForeignPage::Host);
+    }
+    match origin {
+        None if site == Some("cross-site") => Err(ForeignPage::CrossSite),
+        None => Ok(()),
+        Some(origin) => match authority(origin) {
+            Some(page) if is_loopback_name(page) => Ok(()),
+            Some(page) if page == host && ip(host).is_some() => Ok(()),
+            _ => Err(ForeignPage::Origin),
+        },
+    }
+}
+
+/// `host[:port]` of an origin; `None` for `null` and what is no origin.
+pub fn authority(origin: &str) -> Option<&str> {
+    let (scheme, rest) = origin.split_once("://")?;
+    (matches!(scheme, "http" | "https") && !rest.is_empty() && !rest.contains('/')).then_some(rest)
+}
+
+/// The host without its port.
+fn name(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or(host, |(name, _)| name),
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+fn ip(host: &str) -> Option<IpAddr> {
+    name(host).parse().ok()
+}
+
+/// localhost or a loopback address, with or without a port.
+pub fn is_loopback_name(host: &str) -> bool {
+    name(host).eq_ignore_ascii_case("localhost") || ip(host).is_some_and(|ip| ip.is_loopback())
+}
+
+/// localhost or any address: a name that no foreign DNS can give to a page.
+fn is_local_name(host: &str) -> bool {
+    is_loopback_name(host) || ip(host).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(rules: &OriginRules, origin: Option<&str>, host: &str, site: Option<&str>, loopback: bool) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        if let Some(site) = site {
+            headers.insert(SEC_FETCH_SITE, site.parse().unwrap());
+        }
+        rules.check(&headers, loopback).is_ok()
+    }
+
+    #[test]
+    fn by_default_a_page_of_the_same_host_may() {
+        let rules = OriginRules { allowed: vec![], development: false };
+        assert!(check(&rules, None, "rt.example.com", None, false));
+        assert!(check(&rules, Some("https://rt.example.com"), "rt.example.com", None, false));
+        assert!(!check(&rules, Some("https://rt.example.com:8443"), "rt.example.com", None, false));
+        assert!(!check(&rules, Some("https://evil.example"), "rt.example.com", None, false));
+        assert!(!check(&rules, Some("null"), "rt.example.com", None, false));
+    }
+
+    #[test]
+    fn named_origins_may_and_no_others() {
+        let allowed = vec![Origin::parse("https://app.example.com").unwrap()];
+        let rules = OriginRules { allowed, development: false };
+        let may = |origin| check(&rules, Some(origin), "rt.example.com", None, false);
+        assert!(may("https://app.example.com"));
+        assert!(!may("https://rt.example.com"), "a list leaves nobody in by default");
+        assert!(!may("null"));
+        assert!(check(&rules, None, "rt.example.com", None, false), "no browser");
+    }
+
+    #[test]
+    fn in_development_only_pages_of_this_machine_may() {
+        let rules = OriginRules { allowed: vec![], development: true };
+        let may = |origin, host| check(&rules, origin, host, None, true);
+        assert!(may(None, "localhost:8000"));
+        assert!(may(Some("http://localhost:5173"), "127.0.0.1:8000"));
+        assert!(may(Some("http://[::1]:5173"), "[::1]:8000"));
+        assert!(may(Some("http://192.168.1.5:8000"), "192.168.1.5:8000"));
+        assert!(!may(Some("http://192.168.1.6:8000"), "192.168.1.5:8000"));
+        assert!(!may(Some("http://evil.example"), "localhost:8000"));
+        assert!(!may(Some("http://localhost.evil.example"), "localhost:8000"));
+        assert!(!may(Some("null"), "localhost:8000"));
+        assert!(!may(Some("http://evil.example:8000"), "evil.example:8000"), "DNS rebinding");
+        assert!(!may(None, "evil.example:8000"), "DNS rebinding without Origin");
+        assert!(!check(&rules, None, "localhost:8000", Some("cross-site"), true));
+    }
+}

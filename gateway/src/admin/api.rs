@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::{Path, State, rejection::BytesRejection},
 };
 use futures_util::future::join_all;
 use http::HeaderMap;
@@ -62,8 +62,13 @@ pub(super) async fn call(
     Extension(arrival): Extension<Arrival>,
     Path(method): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
+    let body = body.map_err(|rejection| {
+        let too_large = rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
+        let code = if too_large { ErrorCode::TooLarge } else { ErrorCode::BadRequest };
+        Problem::new(code, format!("the body was not read: {}", rejection.body_text()))
+    })?;
     let settings = &internal.ground.settings;
     match method.as_str() {
         "publish" => {

@@ -1,0 +1,71 @@
+//! `/raw/{channel}`: payloads and nothing else.
+#![allow(missing_docs)]
+
+mod support;
+
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+#[tokio::test]
+async fn text_stays_text_and_binary_stays_binary_byte_for_byte() {
+    let node = support::node(&[]).await;
+    let mut ada = node.socket("/raw/chat%3Aa%20b").await;
+    let mut bob = node.socket("/raw/chat:a%20b").await;
+    let mut native = node.client(&["chat:a b"]).await;
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    let messages = [
+        Message::text("héllo 🛰\n\"quoted\""),
+        Message::text("{\"json\":\n 1}"),
+        Message::text(""),
+        Message::Binary(all_bytes.into()),
+        Message::Binary(vec![7; 60_000].into()),
+    ];
+    for message in &messages {
+        ada.send(message.clone()).await;
+        assert_eq!((ada.message().await, bob.message().await), (message.clone(), message.clone()));
+    }
+    assert_eq!(native.data(3).await, [json!("héllo 🛰\n\"quoted\""), json!({"json": 1}), json!("")]);
+    native.ask(json!({"publish": {"channel": "chat:a b", "data": "a string"}})).await;
+    assert_eq!(ada.message().await, Message::text("\"a string\""), "a JSON string leaves as JSON text");
+}
+
+#[tokio::test]
+async fn since_recovers_and_a_gap_closes_with_the_position() {
+    let node = support::node(&[]).await;
+    let first = node.publish("a", json!(1)).await;
+    let epoch = first["position"]["epoch"].as_str().unwrap();
+    for n in 2..=4 {
+        node.publish("a", json!(n)).await;
+    }
+    let mut client = node.socket(&format!("/raw/a?since={epoch}:1")).await;
+    for n in 2..=4 {
+        assert_eq!(client.message().await, Message::text(n.to_string()));
+    }
+    node.publish("a", json!(5)).await;
+    assert_eq!(client.message().await, Message::text("5"));
+    let mut stranger = node.socket("/raw/a?since=nonsense").await;
+    assert_eq!(stranger.closed().await, (4002, format!("{epoch}:5")));
+}
+
+#[tokio::test]
+async fn bad_addresses_and_missing_rights_are_refused_before_the_upgrade() {
+    let node = support::node(&[("SKYWAVE__NAMESPACES__CLOSED", "{ publish = \"anyone\" }")]).await;
+    for (path, status) in
+        [("/raw/", 400), ("/raw/%ff", 400), ("/raw/%0a", 400), ("/raw/closed:a", 403), ("/raw/%23x", 403)]
+    {
+        let (found, why) = node.refused(path, &[]).await;
+        assert_eq!(found, status, "{path}: {why}");
+    }
+}
+
+#[tokio::test]
+async fn what_may_not_be_published_closes_with_the_reason() {
+    let node =
+        support::node(&[("SKYWAVE__NAMESPACES__READ", "{ subscribe = \"anyone\", publish = \"nobody\" }")]).await;
+    let mut client = node.socket("/raw/read:a").await;
+    client.send("x").await;
+    assert_eq!(client.closed().await, (4502, "permission_denied".into()));
+    let mut client = node.socket("/raw/a").await;
+    client.send("x".repeat(65 * 1024)).await;
+    assert_eq!(client.closed().await, (1009, "too_large".into()));
+}

@@ -1,0 +1,235 @@
+//! Nodes on port 0, a client that speaks the protocol, and HTTP.
+#![allow(dead_code, missing_docs)] // each test file uses its part
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use http_body_util::{BodyExt as _, Full};
+use serde_json::{Value, json};
+use skywave_gateway::{
+    config::{Flags, Settings},
+    node::Node,
+};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Message, client::IntoClientRequest as _, protocol::CloseFrame},
+};
+
+/// Whatever is waited for has come by then, or never does.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A node in development mode with these variables on top, two shards, free ports.
+pub async fn node(variables: &[(&str, &str)]) -> Running {
+    start(true, variables).await
+}
+
+/// A node that lets in only what these variables say.
+pub async fn closed_node(variables: &[(&str, &str)]) -> Running {
+    start(false, variables).await
+}
+
+async fn start(dev: bool, variables: &[(&str, &str)]) -> Running {
+    let flags = Flags {
+        listen: vec!["127.0.0.1:0".into()],
+        internal_listen: vec!["127.0.0.1:0".into()],
+        dev,
+        ..Flags::default()
+    };
+    let mut variables = variables.to_vec();
+    variables.push(("SKYWAVE__NODE__SHARDS", "2"));
+    let settings = Settings::load(&flags, variables).unwrap();
+    Running { node: Node::start(settings, None).await.unwrap() }
+}
+
+pub struct Running {
+    pub node: Node,
+}
+
+impl Running {
+    pub fn public(&self) -> String {
+        self.node.public_addresses()[0].to_string()
+    }
+
+    pub fn internal(&self) -> String {
+        self.node.internal_addresses()[0].to_string()
+    }
+
+    /// A connection that has not said anything.
+    pub async fn socket(&self, path: &str) -> Client {
+        self.try_socket(path, &[]).await.expect("the handshake is good")
+    }
+
+    /// The status of a handshake that is refused, and its body.
+    pub async fn refused(&self, path: &str, headers: &[(&'static str, &str)]) -> (u16, String) {
+        self.try_socket(path, headers).await.err().expect("the handshake is refused")
+    }
+
+    pub async fn try_socket(&self, path: &str, headers: &[(&'static str, &str)]) -> Result<Client, (u16, String)> {
+        let mut request = format!("ws://{}{path}", self.public()).into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        match connect_async(request).await {
+            Ok((stream, _)) => Ok(Client { stream, waiting: VecDeque::new(), ids: 0 }),
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
+                let body = response.body().clone().unwrap_or_default();
+                Err((response.status().as_u16(), String::from_utf8(body).unwrap()))
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A client that is connected and has these subscriptions.
+    pub async fn client(&self, channels: &[&str]) -> Client {
+        let mut client = self.socket("/ws").await;
+        client.ask(json!({"connect": {}})).await;
+        for channel in channels {
+            let reply = client.ask(json!({"subscribe": {"channel": channel}})).await;
+            assert!(reply["subscribed"].is_object(), "{reply}");
+        }
+        client
+    }
+
+    /// `POST /api/v1/{method}`.
+    pub async fn call(&self, method: &str, body: Value) -> (u16, Value) {
+        let (status, body) = self
+            .http("POST", &format!("/api/v1/{method}"), &[("content-type", "application/json")], &body.to_string())
+            .await;
+        (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+    }
+
+    /// Publishes through the server API.
+    pub async fn publish(&self, channel: &str, data: Value) -> Value {
+        let (status, answer) = self.call("publish", json!({"channel": channel, "data": data})).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    /// Any request to the internal listener.
+    pub async fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        request(&self.internal(), method, path, headers, body).await
+    }
+}
+
+pub async fn request(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(socket)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = http::Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        request = request.header("host", address);
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(bytes::Bytes::from(body.to_owned()))).unwrap();
+    let answer = timeout(DEADLINE, sender.send_request(request)).await.unwrap().unwrap();
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+pub struct Client {
+    pub stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    waiting: VecDeque<Value>,
+    ids: u64,
+}
+
+impl Client {
+    pub async fn send(&mut self, message: impl Into<Message>) {
+        self.stream.send(message.into()).await.unwrap();
+    }
+
+    /// The next message, whatever it is.
+    pub async fn message(&mut self) -> Message {
+        loop {
+            match timeout(DEADLINE, self.stream.next()).await.expect("a message comes in time") {
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(message)) => return message,
+                other => panic!("the connection ended with {other:?}"),
+            }
+        }
+    }
+
+    /// The next object that the node sent, in the order in which it came.
+    pub async fn next(&mut self) -> Value {
+        if let Some(value) = self.waiting.pop_front() {
+            return value;
+        }
+        self.receive().await
+    }
+
+    async fn receive(&mut self) -> Value {
+        match self.message().await {
+            Message::Text(text) => serde_json::from_str(&text).unwrap(),
+            other => panic!("not an object: {other:?}"),
+        }
+    }
+
+    /// Sends a command under a fresh id and returns its reply; what comes before stays for [`Client::next`].
+    pub async fn ask(&mut self, command: Value) -> Value {
+        let id = self.tell(command).await;
+        self.reply(id).await
+    }
+
+    /// Sends a command under a fresh id.
+    pub async fn tell(&mut self, mut command: Value) -> u64 {
+        self.ids += 1;
+        command["id"] = self.ids.into();
+        self.send(command.to_string()).await;
+        self.ids
+    }
+
+    /// The reply to the command with this id.
+    pub async fn reply(&mut self, id: u64) -> Value {
+        loop {
+            let value = self.receive().await;
+            if value["id"] == id {
+                return value;
+            }
+            self.waiting.push_back(value);
+        }
+    }
+
+    /// The next push of this kind; others are passed over.
+    pub async fn push(&mut self, kind: &str) -> Value {
+        loop {
+            let mut value = self.next().await;
+            if value.get("id").is_none() && value.get(kind).is_some() {
+                return value[kind].take();
+            }
+        }
+    }
+
+    /// The data of the next publications.
+    pub async fn data(&mut self, count: usize) -> Vec<Value> {
+        let mut data = Vec::new();
+        while data.len() < count {
+            data.push(self.push("publication").await["data"].take());
+        }
+        data
+    }
+
+    /// Reads to the close frame.
+    pub async fn closed(&mut self) -> (u16, String) {
+        loop {
+            match timeout(DEADLINE, self.stream.next()).await.expect("the close comes in time") {
+                Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
+                    return (code.into(), reason.to_string());
+                }
+                Some(Ok(Message::Text(text))) => {
+                    self.waiting.extend(serde_json::from_str::<Value>(&text).ok());
+                }
+                Some(Ok(_)) => {}
+                other => panic!("the connection ended without a close frame: {other:?}"),
+            }
+        }
+    }
+
+    /// What came before the close frame that [`Client::closed`] has read.
+    pub fn before_close(&mut self) -> Vec<Value> {
+        self.waiting.drain(..).collect()
+    }
+}

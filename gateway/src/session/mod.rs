@@ -159,6 +159,11 @@ impl Session {
         self.state.borrow().client.is_none() && self.opened.elapsed() > self.ground.settings.timeouts.connect
     }
 
+    /// Whether the client has said who it is, or was let in without.
+    pub fn is_connected(&self) -> bool {
+        self.state.borrow().client.is_some()
+    }
+
     /// Whether the socket's draining is waited for.
     pub fn wants_drained(&self) -> bool {
         self.replaying.get() > 0

@@ -290,8 +290,8 @@ impl Owner for Connection {
                 self.link.ping();
                 TICK
             }
-            // The pong may be overdue by a tick; deadlines of the session are looked at meanwhile.
-            Beat::Wait(at) => at.saturating_duration_since(now).clamp(TICK, Duration::from_secs(10)),
+            Beat::Wait(_) if !self.session.is_connected() => TICK,
+            Beat::Wait(at) => at.saturating_duration_since(now),
             Beat::Dead => {
                 self.link.close(CloseCode::PingTimeout.into());
                 TICK

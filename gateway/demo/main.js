@@ -189,7 +189,9 @@ function rename(editing) {
 }
 
 $("rename").onclick = () => rename(true);
-$("name").onkeydown = ({ key }) => key === "Escape" && rename(false);
+$("name").onkeydown = ({ key }) => {
+  if (key === "Escape") rename(false);
+};
 $("name-form").onsubmit = (event) => {
   event.preventDefault();
   me.name = cleanName($("name").value) ?? me.name;
@@ -219,7 +221,9 @@ addEventListener("pagehide", () => {
   pointer.bye();
   connection.stop();
 });
-addEventListener("pageshow", ({ persisted }) => persisted && start());
+addEventListener("pageshow", ({ persisted }) => {
+  if (persisted) start();
+});
 
 showMe();
 start();

@@ -3,6 +3,7 @@
 
 const TRAIL_MS = 550;
 const BEHIND_MS = 70; // a cursor glides to its new place (demo.css), and its trail must not run ahead
+const APART_MS = 150; // a pointer that was still, or a finger that was lifted: no line from there to here
 const RIPPLE_MS = 750;
 const MOST_POINTS = 40; // for each visitor
 const MOST_RIPPLES = 40;
@@ -64,6 +65,7 @@ export class Trails {
     for (let i = 1; i < points.length; i++) {
       const [from, to] = [points[i - 1], points[i]];
       if (now - to.at < BEHIND_MS) return;
+      if (to.at - from.at > APART_MS) continue;
       const life = 1 - (now - to.at) / TRAIL_MS;
       this.#pen.globalAlpha = 0.6 * life;
       this.#pen.lineWidth = 1 + 5 * life;

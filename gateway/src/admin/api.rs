@@ -15,8 +15,7 @@ use skywave_backplane::{IdempotencyKey, NewPublication, Published};
 use skywave_proto::{ChannelName, ErrorCode, Payload};
 
 use super::{
-    guard,
-    http::Internal,
+    Internal, guard,
     problem::{Problem, error_object},
 };
 use crate::{

@@ -20,12 +20,8 @@ use skywave_proto::ErrorCode;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{api, problem::Problem};
-use crate::{
-    relay::Relay,
-    session::Ground,
-    transport::{Arrival, Public},
-};
+use super::{Internal, api, problem::Problem};
+use crate::transport::Arrival;
 
 /// A shard that has not come round for so long has stopped turning; it turns once a second at least.
 const STOPPED_AFTER_MS: u64 = 10_000;
@@ -33,18 +29,6 @@ const STOPPED_AFTER_MS: u64 = 10_000;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an accept that failed for want of something.
 const BACK_OFF: Duration = Duration::from_millis(100);
-
-/// What the internal listener needs of the node.
-pub struct Internal {
-    /// What sessions share: settings and shards.
-    pub ground: Arc<Ground>,
-    /// The way to the backplane.
-    pub relay: Relay,
-    /// Tells whether the node leaves.
-    pub public: Arc<Public>,
-    /// Renders the metrics; `None` where another node of this process records them.
-    pub metrics: Option<PrometheusHandle>,
-}
 
 /// Serves until `closed`.
 pub async fn serve(listener: TcpListener, internal: Arc<Internal>, closed: CancellationToken) {

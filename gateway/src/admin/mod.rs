@@ -5,4 +5,21 @@ mod guard;
 mod http;
 mod problem;
 
-pub use self::http::{Internal, serve};
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+
+pub use self::http::serve;
+use crate::{relay::Relay, session::Ground, transport::Public};
+
+/// What the internal listener needs of the node.
+pub struct Internal {
+    /// What sessions share: settings and shards.
+    pub ground: Arc<Ground>,
+    /// The way to the backplane.
+    pub relay: Relay,
+    /// Tells whether the node leaves.
+    pub public: Arc<Public>,
+    /// Renders the metrics; `None` where another node of this process records them.
+    pub metrics: Option<PrometheusHandle>,
+}

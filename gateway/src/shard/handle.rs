@@ -26,7 +26,7 @@ use crate::{
 const MAILBOX: usize = 16 * 1024;
 
 /// Something to be done on a shard's thread.
-pub type Job = Box<dyn FnOnce(&Rc<Shard>) + Send>;
+pub(super) type Job = Box<dyn FnOnce(&Rc<Shard>) + Send>;
 
 /// What a shard finds in its mailbox.
 pub enum Item {

@@ -48,6 +48,11 @@ impl Link {
         *self.client.borrow_mut() = Some(client);
     }
 
+    /// Whether the client is known.
+    pub(super) fn has_client(&self) -> bool {
+        self.client.borrow().is_some()
+    }
+
     /// Whether that client published this.
     pub(super) fn is_own(&self, publisher: Option<&Arc<str>>) -> bool {
         publisher.is_some() && self.client.borrow().as_ref() == publisher

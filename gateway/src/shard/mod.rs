@@ -187,7 +187,7 @@ impl Shard {
 
     fn backplane(&self, state: BackplaneState) {
         let push = Push::Backplane(state == BackplaneState::Live);
-        for owner in self.owners.borrow().values() {
+        for owner in self.owners.borrow().values().filter(|owner| owner.link().has_client()) {
             owner.link().tell(&push);
         }
     }

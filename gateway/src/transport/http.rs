@@ -11,9 +11,8 @@ use skywave_proto::{ChannelName, StreamPosition};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    Arrival, Public, WebSocketLimits, WebSocketSeat,
+    Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
     handshake::{self, HandshakeError},
-    listener::Load,
     page,
     websocket::Connection,
 };

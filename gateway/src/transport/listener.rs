@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrival, Public, http};
+use super::{Arrival, Load, Public, http};
 use crate::shard::ShardHandle;
 
 /// Sockets that the kernel holds until they are accepted; it takes less if `net.core.somaxconn` is smaller.
@@ -24,9 +24,7 @@ const NOTSENT_LOWAT: u32 = 16 * 1024;
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot listen on {address}: {source}; is another process there? choose another with --listen or --internal-listen"
-)]
+#[error("cannot listen on {address} (choose another with --listen or --internal-listen)")]
 pub struct ListenError {
     /// Which.
     pub address: SocketAddr,
@@ -98,20 +96,4 @@ fn hand_over(socket: std::net::TcpStream, arrival: Arrival, public: &Arc<Public>
     let load = Load::on(shard.clone());
     let public = public.clone();
     shard.run(move |shard| http::serve(shard, socket, arrival, public, load));
-}
-
-/// One connection's weight on its shard, until it is dropped.
-pub(super) struct Load(ShardHandle);
-
-impl Load {
-    fn on(shard: ShardHandle) -> Self {
-        shard.connections().fetch_add(1, Ordering::Relaxed);
-        Self(shard)
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.connections().fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -21,7 +21,7 @@ pub use self::{
     listener::{ListenError, bind, listen},
     websocket::WebSocketLimits,
 };
-use crate::session::Ground;
+use crate::{session::Ground, shard::ShardHandle};
 
 /// What all public connections of a node share.
 pub struct Public {
@@ -86,4 +86,20 @@ pub struct Arrival {
     pub local: SocketAddr,
     /// The other end's.
     pub peer: SocketAddr,
+}
+
+/// One connection's weight on its shard, until it is dropped.
+pub(super) struct Load(ShardHandle);
+
+impl Load {
+    fn on(shard: ShardHandle) -> Self {
+        shard.connections().fetch_add(1, Ordering::Relaxed);
+        Self(shard)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.connections().fetch_sub(1, Ordering::Relaxed);
+    }
 }

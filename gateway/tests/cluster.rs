@@ -1,0 +1,140 @@
+//! Several nodes over one Redis.
+#![allow(missing_docs)]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Running, redis::RedisServer};
+
+async fn node(redis: &RedisServer) -> Running {
+    support::node(&[("SKYWAVE__BACKPLANE__URL", &redis.url()), ("SKYWAVE__NAMESPACES__LIVE", LIVE)]).await
+}
+
+const LIVE: &str = "{ subscribe = \"anyone\", publish = \"anyone\" }";
+
+async fn ready(node: &Running) {
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    while node.http("GET", "/readyz", &[], "").await.0 != 200 || !node.try_socket("/ws", &[]).await.is_ok() {
+        assert!(tokio::time::Instant::now() < deadline, "the node becomes ready");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
+    }
+}
+
+async fn cluster(redis: &RedisServer) -> [Running; 2] {
+    let (paris, oslo) = (node(redis).await, node(redis).await);
+    ready(&paris).await;
+    ready(&oslo).await;
+    [paris, oslo]
+}
+
+#[tokio::test]
+async fn a_publication_reaches_subscribers_on_every_node() {
+    let redis = RedisServer::start().await;
+    let [paris, oslo] = cluster(&redis).await;
+    let mut ada = paris.client(&["news", "live:x"]).await;
+    let mut bob = oslo.client(&["news", "live:x"]).await;
+    let reply = ada.ask(json!({"publish": {"channel": "news", "data": "hello"}})).await;
+    bob.ask(json!({"publish": {"channel": "live:x", "data": "live"}})).await;
+    for client in [&mut ada, &mut bob] {
+        let publication = client.push("publication").await;
+        assert_eq!(
+            (&publication["data"], &publication["epoch"]),
+            (&json!("hello"), &reply["published"]["position"]["epoch"])
+        );
+        assert_eq!(client.data(1).await, ["live"]);
+    }
+}
+
+#[tokio::test]
+async fn one_order_on_all_nodes_and_killed_connections_change_nothing() {
+    const EACH: u64 = 500;
+    let redis = RedisServer::start().await;
+    let [paris, oslo] = cluster(&redis).await;
+    let mut clients = Vec::new();
+    for node in [&paris, &oslo] {
+        for _ in 0..3 {
+            clients.push(node.client(&["order"]).await);
+        }
+    }
+    for round in 0..EACH {
+        for (place, node) in [&paris, &oslo].into_iter().enumerate() {
+            node.publish("order", json!([place, round])).await;
+        }
+        if round % 100 == 50 {
+            let killed = redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap();
+            assert_ne!(killed, ":0", "there was something to kill");
+        }
+    }
+    let mut orders: Vec<Vec<Value>> = Vec::new();
+    for client in &mut clients {
+        orders.push(client.data(2 * usize::try_from(EACH).unwrap()).await);
+    }
+    assert!(orders.windows(2).all(|pair| pair[0] == pair[1]), "one order for all");
+    for place in 0..2 {
+        let own = orders[0].iter().filter(|data| data[0] == place).map(|data| data[1].as_u64().unwrap());
+        assert!(own.eq(0..EACH), "none lost, none doubled, the order of each publisher kept");
+    }
+}
+
+#[tokio::test]
+async fn a_client_recovers_on_another_node_and_keeps_its_id() {
+    let redis = RedisServer::start().await;
+    let [paris, oslo] = cluster(&redis).await;
+    let mut ada = paris.socket("/ws").await;
+    let subscribe = json!({"connect": {"subscribe": [{"channel": "a"}]}});
+    let connected = ada.ask(subscribe).await["connected"].clone();
+    let since = connected["subscribed"][0]["position"].clone();
+    drop(ada);
+    for n in 1..=3 {
+        paris.publish("a", json!(n)).await;
+    }
+    let mut ada = oslo.socket("/ws").await;
+    let again = json!({"connect": {"session": connected["session"], "subscribe": [{"channel": "a", "since": since}]}});
+    let back = ada.ask(again).await["connected"].clone();
+    assert_eq!(back["client"], connected["client"]);
+    let recovered = &back["subscribed"][0];
+    assert_eq!(recovered["recovered"], true);
+    let data: Vec<_> = recovered["publications"].as_array().unwrap().iter().map(|p| p["data"].clone()).collect();
+    assert_eq!(data, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn without_redis_a_node_is_not_ready_delivers_nothing_and_joins_when_it_comes() {
+    let mut redis = RedisServer::absent();
+    let node = node(&redis).await;
+    assert_eq!(node.http("GET", "/readyz", &[], "").await.0, 503);
+    assert_eq!(node.http("GET", "/livez", &[], "").await.0, 200);
+    assert_eq!(node.refused("/ws", &[]).await.0, 503);
+    let (status, problem) = node.call("publish", json!({"channel": "a", "data": 1})).await;
+    assert_eq!((status, &problem["code"], &problem["retry"]), (503, &json!("unavailable"), &json!(true)));
+    redis.launch().await;
+    ready(&node).await;
+    let mut client = node.client(&["a"]).await;
+    node.publish("a", json!(2)).await;
+    assert_eq!(client.data(1).await, [2]);
+}
+
+#[tokio::test]
+async fn while_redis_is_away_publications_are_refused_and_clients_stay() {
+    let mut redis = RedisServer::start().await;
+    let [paris, oslo] = cluster(&redis).await;
+    let mut ada = paris.client(&["a"]).await;
+    redis.kill();
+    assert_eq!(ada.push("backplane").await["state"], "degraded");
+    let reply = ada.ask(json!({"publish": {"channel": "a", "data": "lost?"}})).await;
+    assert_eq!((&reply["error"]["code"], &reply["error"]["retry"]), (&json!("unavailable"), &json!(true)));
+    assert_eq!(paris.http("GET", "/readyz", &[], "").await.0, 200, "an outage must not empty the service");
+    redis.launch().await;
+    assert_eq!(ada.push("backplane").await["state"], "ok");
+    ready(&oslo).await;
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    while oslo.call("publish", json!({"channel": "a", "data": "back"})).await.0 != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "the other node is back as well");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
+    }
+    let mut told = Vec::new();
+    while !told.iter().any(|value: &Value| value["publication"]["data"] == "back") {
+        told.push(ada.next().await);
+    }
+    assert!(told.iter().any(|value| value["gap"]["reason"] == "reset"), "an empty Redis is a new line: {told:?}");
+}

@@ -14,7 +14,7 @@ const LIVE: &str = "{ subscribe = \"anyone\", publish = \"anyone\" }";
 
 async fn ready(node: &Running) {
     let deadline = tokio::time::Instant::now() + support::DEADLINE;
-    while node.http("GET", "/readyz", &[], "").await.0 != 200 || !node.try_socket("/ws", &[]).await.is_ok() {
+    while node.http("GET", "/readyz", &[], "").await.0 != 200 || node.try_socket("/ws", &[]).await.is_err() {
         assert!(tokio::time::Instant::now() < deadline, "the node becomes ready");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
     }

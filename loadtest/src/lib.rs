@@ -1,0 +1,24 @@
+//! Loads a Skywave cluster as clients would, and counts what was lost, doubled or reordered.
+//!
+//! Read in this order:
+//!
+//! - [`client`]: one client of the JSON protocol; [`stamp`]: what its publications carry
+//! - [`pace`], [`tally`]: when a publication is due, and what became of it; both pure
+//! - [`scenario`]: the loads; [`scenario::fanout`] is many subscribers on one channel
+//! - [`spread`]: how a time was spread over many samples
+//! - [`process`]: what /proc says about the node and about ourselves
+//! - [`report`]: the figures, the verdict, the table and the JSON object
+//! - [`standin`]: a node that can do just enough, and misbehave on request; [`selftest`] holds the generator against it
+//!
+//! It never reconnects, never repeats a publication and never slows down for the node: what goes wrong is a result.
+
+pub mod client;
+pub mod pace;
+pub mod process;
+pub mod report;
+pub mod scenario;
+pub mod selftest;
+pub mod spread;
+pub mod stamp;
+pub mod standin;
+pub mod tally;

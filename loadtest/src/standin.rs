@@ -1,0 +1,278 @@
+//! A stand-in for a node, in this process: connect, subscribe, publish, and one fault on request.
+//!
+//! The generator is held against it: to see how much it can take, and that it notices what goes wrong. It has one
+//! channel, no rights, no limits, and trusts its clients: never more than a measuring tool.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::pending,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    thread,
+};
+
+use futures_util::StreamExt as _;
+use http::{HeaderValue, header};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::{
+    io::{Empty, Join, empty, join},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    runtime, select,
+    sync::oneshot,
+    task::{LocalSet, spawn_local},
+};
+use tokio_tungstenite::{
+    WebSocketStream, accept_hdr_async_with_config,
+    tungstenite::{
+        Message,
+        handshake::server::{Request, Response},
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use crate::client::{SUBPROTOCOL, lines};
+
+/// The publication, counted from 0, that a [`Fault`] strikes; the others arrive as they should.
+const STRUCK: u64 = 2;
+/// Bound on the bytes that wait for one client, emptied by its own task. Full: it gets no more.
+const BACKLOG: usize = 16 << 20;
+
+/// What goes wrong, once, for the client that subscribed first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// A publication does not arrive.
+    Lose,
+    /// A publication arrives twice.
+    Double,
+    /// A publication arrives after the next one.
+    Reorder,
+    /// The connection is closed instead of a publication being delivered.
+    Close,
+    /// A publication is refused with `limit`.
+    RefusePublish,
+    /// All subscriptions are refused with `permission_denied`.
+    RefuseSubscribe,
+}
+
+/// A running stand-in; ends when dropped.
+#[derive(Debug)]
+pub struct StandIn {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl StandIn {
+    /// Starts it on a free port of 127.0.0.1, on a thread of its own.
+    ///
+    /// # Errors
+    /// No port, or no thread.
+    pub fn start(fault: Fault) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let serve = move || {
+            runtime.block_on(LocalSet::new().run_until(async {
+                select! {
+                    () = accept(listener, Rc::new(Room::new(fault))) => {}
+                    _ = stopped => {}
+                }
+            }));
+        };
+        let thread = thread::Builder::new().name("standin".to_owned()).spawn(serve)?;
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where clients connect to.
+    pub fn url(&self) -> String {
+        format!("ws://{}/ws", self.address)
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, room: Rc<Room>) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(spawn_local(serve(stream, room.clone()))),
+            // Out of files: nothing that a stand-in could do about it.
+            Err(_) => pending().await,
+        }
+    }
+}
+
+/// Commands, as far as a stand-in understands them.
+#[derive(Deserialize)]
+struct Command<'a> {
+    id: u64,
+    connect: Option<serde::de::IgnoredAny>,
+    subscribe: Option<serde::de::IgnoredAny>,
+    #[serde(borrow)]
+    publish: Option<Publish<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Publish<'a> {
+    #[serde(borrow)]
+    channel: &'a RawValue,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+async fn serve(stream: TcpStream, room: Rc<Room>) {
+    let _ = stream.set_nodelay(true);
+    let settings = WebSocketConfig::default().read_buffer_size(4096);
+    #[expect(clippy::result_large_err, reason = "tungstenite's signature")]
+    let choose = |_: &Request, mut response: Response| {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        Ok(response)
+    };
+    let Ok(socket) = accept_hdr_async_with_config(stream, choose, Some(settings)).await else { return };
+    // A client says nothing before it sees the upgrade, so nothing is lost with the socket's buffer. Writing goes past
+    // tungstenite: one frame is encoded once and its bytes are written to everybody.
+    let (reader, writer) = socket.into_inner().into_split();
+    let mut commands: WebSocketStream<Join<OwnedReadHalf, Empty>> =
+        WebSocketStream::from_raw_socket(join(reader, empty()), Role::Server, Some(settings)).await;
+    let member = Rc::new(Member { writer, backlog: RefCell::default(), held: RefCell::default() });
+    while let Some(Ok(message)) = commands.next().await {
+        let Message::Text(text) = message else { continue };
+        for command in lines(&text).filter_map(|line| serde_json::from_str::<Command<'_>>(line).ok()) {
+            room.obey(&command, &member);
+        }
+    }
+    room.members.borrow_mut().retain(|other| !Rc::ptr_eq(other, &member));
+}
+
+/// The one channel.
+struct Room {
+    fault: Fault,
+    /// Publications asked for.
+    asked: Cell<u64>,
+    /// The last one given.
+    offset: Cell<u64>,
+    members: RefCell<Vec<Rc<Member>>>,
+}
+
+impl Room {
+    fn new(fault: Fault) -> Self {
+        Self { fault, asked: Cell::new(0), offset: Cell::new(0), members: RefCell::default() }
+    }
+
+    fn obey(&self, command: &Command<'_>, member: &Rc<Member>) {
+        let id = command.id;
+        if command.connect.is_some() {
+            member.write(&frame(&format!(r#"{{"id":{id},"connected":{{"client":"{id}"}}}}"#)));
+        } else if command.subscribe.is_some() && self.fault == Fault::RefuseSubscribe {
+            member.write(&frame(&refusal(id, "permission_denied", "not for you")));
+        } else if command.subscribe.is_some() {
+            self.members.borrow_mut().push(member.clone());
+            let offset = self.offset.get();
+            let position = format!(r#"{{"epoch":"stand-in","offset":{offset}}}"#);
+            member.write(&frame(&format!(r#"{{"id":{id},"subscribed":{{"position":{position}}}}}"#)));
+        } else if let Some(publish) = &command.publish {
+            self.publish(id, publish, member);
+        }
+    }
+
+    fn publish(&self, id: u64, publish: &Publish<'_>, publisher: &Rc<Member>) {
+        let strikes = self.asked.replace(self.asked.get() + 1) == STRUCK;
+        if strikes && self.fault == Fault::RefusePublish {
+            return publisher.write(&frame(&refusal(id, "limit", "too often")));
+        }
+        let (channel, data, offset) = (publish.channel, publish.data, self.offset.get() + 1);
+        self.offset.set(offset);
+        let push = frame(&format!(
+            r#"{{"publication":{{"channel":{channel},"offset":{offset},"epoch":"stand-in","data":{data}}}}}"#
+        ));
+        for (place, member) in self.members.borrow().iter().enumerate() {
+            match self.fault {
+                Fault::Lose if strikes && place == 0 => {}
+                Fault::Close if strikes && place == 0 => member.write(&[0x88, 2, 0x03, 0xE9]),
+                Fault::Reorder if strikes && place == 0 => drop(member.held.replace(Some(push.clone()))),
+                Fault::Double if strikes && place == 0 => {
+                    member.write(&push);
+                    member.write(&push);
+                }
+                _ => member.write(&push),
+            }
+            if let Some(held) = (!strikes).then(|| member.held.take()).flatten() {
+                member.write(&held);
+            }
+        }
+        publisher.write(&frame(&format!(r#"{{"id":{id},"published":{{}}}}"#)));
+    }
+}
+
+fn refusal(id: u64, code: &str, message: &str) -> String {
+    format!(r#"{{"id":{id},"error":{{"code":"{code}","message":"{message}","retry":false,"after_ms":0}}}}"#)
+}
+
+/// A text as one unmasked WebSocket frame.
+fn frame(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len() + 10);
+    bytes.push(0x81);
+    match (u8::try_from(text.len()), u16::try_from(text.len())) {
+        (Ok(length @ ..126), _) => bytes.push(length),
+        (_, Ok(length)) => {
+            bytes.push(126);
+            bytes.extend(length.to_be_bytes());
+        }
+        _ => {
+            bytes.push(127);
+            bytes.extend((text.len() as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+struct Member {
+    writer: OwnedWriteHalf,
+    backlog: RefCell<Vec<u8>>,
+    held: RefCell<Option<Vec<u8>>>,
+}
+
+impl Member {
+    /// Writes to the socket at once, and what it does not take as soon as it does.
+    fn write(self: &Rc<Self>, bytes: &[u8]) {
+        let waiting = self.backlog.borrow().len();
+        if waiting == 0 {
+            let written = self.writer.try_write(bytes).unwrap_or(0);
+            if written < bytes.len() {
+                self.backlog.borrow_mut().extend(&bytes[written..]);
+                spawn_local(self.clone().drain());
+            }
+        } else if waiting + bytes.len() <= BACKLOG {
+            self.backlog.borrow_mut().extend(bytes);
+        }
+    }
+
+    async fn drain(self: Rc<Self>) {
+        while !self.backlog.borrow().is_empty() && self.writer.writable().await.is_ok() {
+            let written = self.writer.try_write(&self.backlog.borrow());
+            match written {
+                Ok(written) => drop(self.backlog.borrow_mut().drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -183,7 +183,8 @@ pub struct Server {
     pub cpu_seconds: f64,
     /// For each delivery.
     pub cpu_us_per_delivery: f64,
-    /// Resident memory before the first client.
+    /// Resident memory before the first client. On a node that had clients before, the difference to the next says
+    /// little: what they left behind is used again.
     pub resident_bytes_before: u64,
     /// With all clients subscribed.
     pub resident_bytes_connected: u64,
@@ -412,7 +413,7 @@ impl Report {
                     (
                         "memory",
                         format!(
-                            "{} MiB before, {} connected, {} after; {:.1} KiB per client",
+                            "{} MiB before, {} connected, {} after; {:.1} KiB more per client",
                             mib(server.resident_bytes_before),
                             mib(server.resident_bytes_connected),
                             mib(server.resident_bytes_after),

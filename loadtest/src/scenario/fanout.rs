@@ -293,7 +293,8 @@ impl Run<'_> {
                 (pulse, changed) = (self.progress.pulse(), now);
             }
             let scheduled = pacing.is_finished();
-            if scheduled && self.progress.is_complete(self.settings.receivers()) {
+            let receivers = self.settings.receivers();
+            if scheduled && (self.progress.is_complete(receivers) || self.progress.is_deserted(receivers)) {
                 return changed - began;
             }
             // Silence counts from the end of the schedule: a slow one is silent for long.

@@ -1,7 +1,7 @@
 //! The loads. Each is a file with the noun it is about; what several need stands beside it.
 //!
 //! Threads: each receiving thread owns its share of the connections, one thread owns the publishers, and one more keeps
-//! the schedule, so that nothing that is received can make a publication late. They meet in the counters of [`Progress`].
+//! the schedule, so that nothing that is received can make a publication late. They meet in the counters of `Progress`.
 
 pub mod fanout;
 mod publisher;
@@ -72,6 +72,11 @@ impl Progress {
         self.sent.load(Relaxed) + self.unsent.load(Relaxed) == self.queued.load(Relaxed)
             && self.answered.load(Relaxed) >= self.sent.load(Relaxed)
             && self.delivered.load(Relaxed) >= accepted * receivers
+    }
+
+    /// Nobody is left who could receive anything.
+    fn is_deserted(&self, receivers: u64) -> bool {
+        self.ended.load(Relaxed) >= receivers
     }
 
     /// Changes whenever anything happens.

@@ -186,7 +186,10 @@ pub(super) async fn receive(members: Vec<usize>, desk: Desk) -> Result<Received,
             });
         }
         drop(entering);
-        Ok::<_, ScenarioError>(listening.join_all().await)
+        let books = listening.join_all().await;
+        // A thread that ended takes its CPU time along, and that is read when the run is over.
+        let _ = over.wait_for(|over| *over).await;
+        Ok::<_, ScenarioError>(books)
     });
     let books = books.await?;
     let samples = desk.samples.take();

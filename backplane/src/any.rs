@@ -1,0 +1,105 @@
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::Either;
+use skywave_proto::{ChannelName, Member, StreamPosition};
+
+use crate::{
+    Backplane, BackplaneState, HistoryError, HistoryPage, HistoryQuery, Interest, MemberPage, Memory, NewPublication,
+    Presence, PresenceError, PublishError, Published, Redis, SubscribeError,
+};
+
+/// The backplane that the configuration chose.
+pub enum Any {
+    /// In this process, for one node.
+    Memory(Memory),
+    /// Through Redis, for many.
+    Redis(Redis),
+}
+
+impl Backplane for Any {
+    fn publish(
+        &self,
+        publication: NewPublication,
+    ) -> impl Future<Output = Result<Published, PublishError>> + Send + 'static {
+        match self {
+            Self::Memory(memory) => Either::Left(memory.publish(publication)),
+            Self::Redis(redis) => Either::Right(redis.publish(publication)),
+        }
+    }
+
+    async fn subscribe(&self, channels: &[Interest]) -> Vec<Result<Option<StreamPosition>, SubscribeError>> {
+        match self {
+            Self::Memory(memory) => memory.subscribe(channels).await,
+            Self::Redis(redis) => redis.subscribe(channels).await,
+        }
+    }
+
+    fn unsubscribe(&self, channels: &[ChannelName]) {
+        match self {
+            Self::Memory(memory) => memory.unsubscribe(channels),
+            Self::Redis(redis) => redis.unsubscribe(channels),
+        }
+    }
+
+    async fn history(&self, channel: &ChannelName, query: HistoryQuery) -> Result<HistoryPage, HistoryError> {
+        match self {
+            Self::Memory(memory) => memory.history(channel, query).await,
+            Self::Redis(redis) => redis.history(channel, query).await,
+        }
+    }
+
+    async fn positions(&self, channels: &[ChannelName]) -> Result<Vec<Option<StreamPosition>>, HistoryError> {
+        match self {
+            Self::Memory(memory) => memory.positions(channels).await,
+            Self::Redis(redis) => redis.positions(channels).await,
+        }
+    }
+
+    async fn forget(&self, channel: &ChannelName) -> Result<(), HistoryError> {
+        match self {
+            Self::Memory(memory) => memory.forget(channel).await,
+            Self::Redis(redis) => redis.forget(channel).await,
+        }
+    }
+
+    fn state(&self) -> BackplaneState {
+        match self {
+            Self::Memory(memory) => memory.state(),
+            Self::Redis(redis) => redis.state(),
+        }
+    }
+}
+
+impl Presence for Any {
+    async fn join(&self, channel: &ChannelName, member: Member, connection: u64) -> Result<(), PresenceError> {
+        match self {
+            Self::Memory(memory) => memory.join(channel, member, connection).await,
+            Self::Redis(redis) => redis.join(channel, member, connection).await,
+        }
+    }
+
+    async fn leave(
+        &self,
+        channel: &ChannelName,
+        client: &Arc<str>,
+        connection: u64,
+        grace: Duration,
+    ) -> Result<(), PresenceError> {
+        match self {
+            Self::Memory(memory) => memory.leave(channel, client, connection, grace).await,
+            Self::Redis(redis) => redis.leave(channel, client, connection, grace).await,
+        }
+    }
+
+    async fn members(
+        &self,
+        channel: &ChannelName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<MemberPage, PresenceError> {
+        match self {
+            Self::Memory(memory) => memory.members(channel, after, limit).await,
+            Self::Redis(redis) => redis.members(channel, after, limit).await,
+        }
+    }
+}

@@ -5,10 +5,12 @@
 //! - [`Backplane`]: publish, subscribe, history; [`Presence`]: who is on a channel
 //! - [`Sink`]: what comes up, by call into queues that never wait
 //!
-//! [`Memory`] serves one node and is the reference; `Redis` joins many.
-//! `conformance` holds the promises as tests that every implementation runs.
+//! [`Memory`] serves one node and is the reference; [`Redis`] joins many; [`Any`] is the one that was configured.
+//! `conformance` (a feature, for tests) holds the promises as tests that every implementation runs.
 
 mod any;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod memory;
 mod redis;
 
@@ -18,7 +20,7 @@ use skywave_proto::{ChannelName, Member, Payload, Publication, StreamPosition};
 
 pub use any::Any;
 pub use memory::Memory;
-pub use redis::{Redis, RedisOptions, RedisOptionsError};
+pub use redis::{Redis, RedisOptions, RedisOptionsError, SharedSecretError};
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -40,7 +40,7 @@ function open({ client, node, members, total, recovered, missed }) {
   body.dataset.open = "1";
   body.dataset.node = $("node").textContent = node;
   status("open", node);
-  if (recovered) tell(missed ? `Back, with ${missed} missed moves recovered` : "Back, and nothing was missed");
+  if (recovered) tell(missed ? `Back, and given ${count(missed, "missed move")}` : "Back, and nothing was missed");
   else if (recovered === false) tell("Back, but too much was missed: starting over");
   showPeople();
   pointer.announce();
@@ -77,8 +77,8 @@ function publication({ client, data }, old) {
     if (!roster.exact) leave({ client });
     return;
   }
-  // What was published before we came may be of somebody who has left.
-  if (old && !roster.has(client)) return;
+  // What was published before we came may be of somebody who has left. (Without presence only recovery is old.)
+  if (old && roster.exact && !roster.has(client)) return;
   const isNew = !roster.exact && !roster.has(client);
   if (roster.heard(client, data)) showPeople();
   // Without presence the newcomer does not know us either.
@@ -110,7 +110,7 @@ function leave(member) {
 }
 
 function gap({ reason, missed }) {
-  tell(`${missed ?? "Some"} moves were skipped (${reason.replaceAll("_", " ")})`);
+  tell(`Skipped ${missed ? count(missed, "move") : "some moves"} (${reason.replaceAll("_", " ")})`);
 }
 
 function backplane(state) {
@@ -171,6 +171,10 @@ function showLateness() {
   $("others-note").textContent = lateness.clocksDiffer
     ? "Their clock and yours differ: do not believe this one."
     : "From their screen to yours. Two clocks: wrong by as much as they differ.";
+}
+
+function count(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
 function milliseconds(value) {

@@ -1,0 +1,131 @@
+//! One publication as bytes: the same in the history list and in pub/sub.
+//!
+//! ```text
+//! version (1) | flags | varint offset | 8 bytes of epoch | v1::Envelope
+//!                       `- both only with POSITIONED -'
+//! ```
+//! A frame with a position is put together by `scripts/publish.lua`, for only the script knows it; the version and flag
+//! bytes stand there too.
+
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use prost::Message as _;
+use skywave_proto::{
+    Epoch, Payload, PayloadKind, Publication, StreamPosition,
+    v1::{self, payload::Kind},
+};
+
+use crate::NewPublication;
+
+const VERSION: u8 = 1;
+const POSITIONED: u8 = 1;
+
+/// Why bytes are not a frame: somebody else wrote into our keys, or a newer version of us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a frame of a version that this node knows")]
+pub(super) struct FrameError;
+
+/// What stands behind the position.
+pub(super) fn envelope(new: &NewPublication, node: &str) -> Vec<u8> {
+    let data = new.payload.data().clone();
+    let kind = match new.payload.kind() {
+        PayloadKind::Json => Kind::Json(data),
+        PayloadKind::Text => Kind::Text(data),
+        PayloadKind::Binary => Kind::Binary(data),
+    };
+    let envelope = v1::Envelope {
+        data: Some(v1::Payload { kind: Some(kind) }),
+        published_at_ms: new.published_at_ms,
+        client: new.client.as_deref().map(str::to_owned),
+        user: new.user.as_deref().map(str::to_owned),
+        node: node.to_owned(),
+    };
+    envelope.encode_to_vec()
+}
+
+/// The whole frame of a publication without a position.
+pub(super) fn live(envelope: &[u8]) -> Vec<u8> {
+    [&[VERSION, 0], envelope].concat()
+}
+
+/// Reads a frame. The payload shares its bytes.
+pub(super) fn read(mut frame: Bytes) -> Result<Publication, FrameError> {
+    if frame.len() < 2 || frame.get_u8() != VERSION {
+        return Err(FrameError);
+    }
+    let position = match frame.get_u8() {
+        0 => None,
+        POSITIONED => Some(read_position(&mut frame)?),
+        _ => return Err(FrameError),
+    };
+    let envelope = v1::Envelope::decode(frame).map_err(|_| FrameError)?;
+    let payload = match envelope.data.and_then(|data| data.kind).ok_or(FrameError)? {
+        // Only its newlines were ever at stake, and the publishing node has replaced them.
+        Kind::Json(data) => Payload::json(data),
+        Kind::Text(data) => Payload::text(data),
+        Kind::Binary(data) => Payload::binary(data),
+    };
+    Ok(Publication {
+        position,
+        payload,
+        client: envelope.client.map(Arc::from),
+        user: envelope.user.map(Arc::from),
+        published_at_ms: envelope.published_at_ms,
+    })
+}
+
+fn read_position(frame: &mut Bytes) -> Result<StreamPosition, FrameError> {
+    let offset = prost::encoding::decode_varint(frame).map_err(|_| FrameError)?;
+    if frame.len() < 8 {
+        return Err(FrameError);
+    }
+    let epoch = Epoch::from_bytes(&frame.split_to(8)).map_err(|_| FrameError)?;
+    Ok(StreamPosition { epoch, offset })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skywave_proto::ChannelName;
+
+    fn new() -> NewPublication {
+        NewPublication {
+            channel: ChannelName::parse("chat").unwrap(),
+            payload: Payload::text(Bytes::from_static(b"hello")),
+            client: Some("c1".into()),
+            user: None,
+            published_at_ms: 1_700_000_000_000,
+            key: None,
+            history: None,
+        }
+    }
+
+    #[test]
+    fn reads_back_what_was_written() {
+        let new = new();
+        let publication = read(live(&envelope(&new, "n1")).into()).unwrap();
+        assert_eq!((publication.position, &publication.payload), (None, &new.payload));
+        assert_eq!((publication.client.as_deref(), publication.published_at_ms), (Some("c1"), new.published_at_ms));
+
+        for (offset, varint) in [(1u64, vec![1u8]), (300, vec![0xac, 2]), (1 << 40, vec![128, 128, 128, 128, 128, 32])]
+        {
+            let frame = [&[1, 1], &varint[..], b"abcdefgh", &envelope(&new, "n1")].concat();
+            let expected = StreamPosition { epoch: "abcdefgh".parse().unwrap(), offset };
+            assert_eq!(read(frame.into()).unwrap().position, Some(expected));
+        }
+    }
+
+    #[test]
+    fn refuses_anything_else() {
+        let good = [&[1, 1, 1], &b"abcdefgh"[..], &envelope(&new(), "n1")].concat();
+        for end in 0..good.len() {
+            let _ = read(Bytes::copy_from_slice(&good[..end])); // cut anywhere: an error or another frame, never a panic
+        }
+        for bad in
+            [&b""[..], b"\x01", b"\x02\x00", b"\x01\x02", b"\x01\x01\x01abc", b"\x01\x00", b"\x01\x01\x01abc efgh"]
+        {
+            assert_eq!(read(Bytes::copy_from_slice(bad)), Err(FrameError), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What everything is called in Redis.
+//!
+//! | key | type | content | lives |
+//! |---|---|---|---|
+//! | `{prefix}:{tag}:c:CHANNEL` | pub/sub channel | frames | - |
+//! | `{prefix}:{tag}:m:CHANNEL` | hash | `n` generation, `e` epoch, `o` offset, `b` boundaries | `meta_ttl` |
+//! | `{prefix}:{tag}:l:CHANNEL` | list | the same frames | `ttl` |
+//! | `{prefix}:{tag}:i:…` | string | the position that an idempotency key got | 300 s |
+//! | `{prefix}:{tag}:gen` | hash | `r` replication id, `n` generation | for ever |
+//! | `{prefix}:secret` | string | the secret that all nodes share | for ever |
+//!
+//! `{tag}` stands there with its braces: it is the hash tag of one of [`PARTITIONS`] partitions, so that all keys of a
+//! channel share a slot and a data set can move to a cluster as it is.
+
+use std::sync::{Arc, LazyLock};
+
+use skywave_proto::ChannelName;
+
+use crate::IdempotencyKey;
+
+/// How many partitions there are. Never changes: every key's name depends on it.
+pub(super) const PARTITIONS: usize = 1024;
+
+/// Partition `i` has a tag of slot `16 * i + 8`: the middle of its sixteenth of a 1,024th, so that any even division of
+/// the 16,384 slots divides the partitions evenly too.
+static TAGS: LazyLock<Vec<String>> = LazyLock::new(find_tags);
+
+/// Names keys under one prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Keys(Arc<str>);
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self(prefix.into())
+    }
+
+    /// The pub/sub channel.
+    pub(super) fn channel(&self, channel: &ChannelName) -> String {
+        self.of("c", channel)
+    }
+
+    /// The hash that says where the channel stands.
+    pub(super) fn meta(&self, channel: &ChannelName) -> String {
+        self.of("m", channel)
+    }
+
+    /// The list of its recent frames.
+    pub(super) fn list(&self, channel: &ChannelName) -> String {
+        self.of("l", channel)
+    }
+
+    /// Where an idempotency key is remembered. The lengths keep `a:b` of `c` apart from `a` of `b:c`.
+    pub(super) fn idempotency(&self, channel: &ChannelName, key: &IdempotencyKey) -> String {
+        let (prefix, tag) = (&self.0, &TAGS[partition(channel)]);
+        let (channel, publisher) = (channel.as_str(), &key.publisher);
+        format!("{prefix}:{{{tag}}}:i:{}.{}:{channel}:{publisher}:{}", channel.len(), publisher.len(), key.key)
+    }
+
+    /// Which generation of the master a partition has seen.
+    pub(super) fn generation(&self, partition: usize) -> String {
+        format!("{}:{{{}}}:gen", self.0, TAGS[partition])
+    }
+
+    /// The secret that all nodes share.
+    pub(super) fn secret(&self) -> String {
+        format!("{}:secret", self.0)
+    }
+
+    /// The channel's name out of [`Keys::channel`]; `None` for what is not ours.
+    pub(super) fn read_channel<'a>(&self, key: &'a [u8]) -> Option<&'a str> {
+        let rest = key.strip_prefix(self.0.as_bytes())?.strip_prefix(b":{")?;
+        let end = rest.iter().position(|byte| *byte == b'}')?;
+        std::str::from_utf8(rest[end..].strip_prefix(b"}:c:")?).ok()
+    }
+
+    fn of(&self, kind: &str, channel: &ChannelName) -> String {
+        format!("{}:{{{}}}:{kind}:{channel}", self.0, TAGS[partition(channel)])
+    }
+}
+
+/// The partition of a channel: the same on every node, in every version.
+pub(super) fn partition(channel: &ChannelName) -> usize {
+    jump(fnv1a(channel.as_str().as_bytes()), PARTITIONS)
+}
+
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm".
+fn jump(mut key: u64, buckets: usize) -> usize {
+    let (mut bucket, mut next) = (0u64, 0u64);
+    while next < buckets as u64 {
+        bucket = next;
+        key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+        // Exact: 2^31 / (1..=2^31) times a bucket below 1,024 stays far below 2^53.
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let jumped = ((bucket + 1) as f64 * (f64::from(1u32 << 31) / (((key >> 33) + 1) as f64))) as u64;
+        next = jumped;
+    }
+    usize::try_from(bucket).expect("below the number of buckets")
+}
+
+/// The first text of `[0-9a-z]{1,4}`, shortest first, for every partition's slot.
+fn find_tags() -> Vec<String> {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut tags = vec![String::new(); PARTITIONS];
+    let mut missing = PARTITIONS;
+    for length in 1..=4u32 {
+        for number in 0..36usize.pow(length) {
+            let tag: String =
+                (0..length).rev().map(|place| char::from(DIGITS[number / 36usize.pow(place) % 36])).collect();
+            let slot = usize::from(crc16(tag.as_bytes())) % 16384;
+            if slot % 16 == 8 && tags[slot / 16].is_empty() {
+                tags[slot / 16] = tag;
+                missing -= 1;
+                if missing == 0 {
+                    return tags;
+                }
+            }
+        }
+    }
+    unreachable!("the tags are constants; a test sees that all are found")
+}
+
+/// CRC-16/XMODEM, as Redis Cluster uses it.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(
+            crc ^ (u16::from(*byte) << 8),
+            |crc: u16, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+            },
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_partition_has_a_tag_in_the_middle_of_its_slots() {
+        assert_eq!(crc16(b"123456789"), 0x31c3, "the check value of the algorithm");
+        assert_eq!(TAGS.len(), PARTITIONS);
+        for (partition, tag) in TAGS.iter().enumerate() {
+            assert_eq!(usize::from(crc16(tag.as_bytes())) % 16384, 16 * partition + 8, "{tag}");
+        }
+    }
+
+    #[test]
+    fn names_never_change() {
+        // Frozen: another name means that nodes of two versions do not hear each other.
+        let keys = Keys::new("skywave");
+        let channel = ChannelName::parse("chat:lobby").unwrap();
+        let tag = &TAGS[partition(&channel)];
+        assert_eq!((partition(&channel), tag.as_str()), (994, "58g"));
+        assert_eq!(keys.channel(&channel), format!("skywave:{{{tag}}}:c:chat:lobby"));
+        assert_eq!(keys.meta(&channel), format!("skywave:{{{tag}}}:m:chat:lobby"));
+        let key = IdempotencyKey { publisher: "u:ada".into(), key: "7".into() };
+        assert_eq!(keys.idempotency(&channel, &key), format!("skywave:{{{tag}}}:i:10.5:chat:lobby:u:ada:7"));
+    }
+
+    #[test]
+    fn channels_spread_evenly() {
+        let mut load = vec![0u32; PARTITIONS];
+        for number in 0..100_000 {
+            load[partition(&ChannelName::parse(&format!("user:{number}")).unwrap())] += 1;
+        }
+        let (least, most) = (load.iter().min().unwrap(), load.iter().max().unwrap());
+        assert!(*least > 50 && *most < 160, "mean 98, least {least}, most {most}");
+    }
+
+    #[test]
+    fn a_channel_reads_back() {
+        let keys = Keys::new("a:b");
+        for name in ["chat:lobby", "}:c:{x}", "ü", "#user:7"] {
+            let channel = ChannelName::parse(name).unwrap();
+            assert_eq!(keys.read_channel(keys.channel(&channel).as_bytes()), Some(name));
+        }
+        for foreign in ["", "a:b", "a:b:{x}:l:chat", "z:{x}:c:chat", "a:b:{x"] {
+            assert_eq!(keys.read_channel(foreign.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn no_publisher_can_name_anothers_key() {
+        let keys = Keys::new("skywave");
+        let name = |channel: &str, publisher: &str, key: &str| {
+            let key = IdempotencyKey { publisher: publisher.into(), key: key.into() };
+            let name = keys.idempotency(&ChannelName::parse(channel).unwrap(), &key);
+            name.split_once("}:").unwrap().1.to_owned()
+        };
+        assert_ne!(name("a:b", "c", "d"), name("a", "b:c", "d"));
+        assert_ne!(name("a", "b:c", "d"), name("a", "b", "c:d"));
+    }
+}

@@ -1,0 +1,424 @@
+//! What comes in from Redis, on its way to the sink.
+//!
+//! A channel belongs to one of [`LANES`] lanes. Redis' connection hands a frame to the lane's queue and never waits; the
+//! lane's task empties it, and calls the [`Sink`] under the lane's lock, so that what the sink sees of a channel is in
+//! order whoever delivers it. Under a lock nothing waits, and the sink must not call back. Order of locks: `lingering`,
+//! then one lane's table, then `joining` or `behind`.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use skywave_proto::{ChannelName, StreamPosition};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
+use tracing::{error, warn};
+
+use super::{
+    cursor::{Cursor, Event, Next},
+    frame,
+    line::Line,
+};
+use crate::{Gap, HistoryPolicy, Interest, Sink};
+
+/// How many lanes there are.
+pub(super) const LANES: usize = 4;
+/// How many frames wait for one lane. Full: they are dropped, and the lane's channels are looked after as after an
+/// outage. So a sink that is slow for a while costs a catch-up, and Redis never has to wait for us (it would cut us off).
+const QUEUE: usize = 8192;
+/// How many frames a lane takes at a time.
+const BATCH: usize = 256;
+/// How long a channel is kept after its last subscriber, since the next one often comes soon.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What waits for a lane. The marks stand in the queue exactly where something is missing.
+enum Item {
+    Frame {
+        channel: Box<str>,
+        frame: Bytes,
+    },
+    /// The queue was full: frames are missing here.
+    Overflow,
+    /// The connection has ended: from here on frames are missing.
+    Lost,
+    /// Every channel is subscribed again: up to here frames were missing.
+    Restored,
+}
+
+/// One channel that somebody is subscribed to.
+struct Entry {
+    cursor: Cursor,
+    history: Option<HistoryPolicy>,
+    waiting: Vec<oneshot::Sender<Option<StreamPosition>>>,
+    lingers_until: Option<Instant>,
+}
+
+struct Lane {
+    queue: mpsc::Sender<Item>,
+    overflowed: AtomicBool,
+    table: Mutex<Table>,
+}
+
+/// Bound: the channels that the node's clients are subscribed to.
+struct Table {
+    channels: HashMap<ChannelName, Entry, ahash::RandomState>,
+    events: Vec<Event>,
+    sink: Arc<dyn Sink>,
+}
+
+/// What became of an interest.
+pub(super) enum Interested {
+    /// Delivered already, from here on.
+    Already(Option<StreamPosition>),
+    /// The answer comes when the subscription is confirmed.
+    Waiting(oneshot::Receiver<Option<StreamPosition>>),
+}
+
+/// All lanes.
+pub(super) struct Pump {
+    lanes: Vec<Lane>,
+    hasher: ahash::RandomState,
+    /// Channels that the supervisor has yet to subscribe. Bound: as [`Table`], for a channel is put here when it enters.
+    joining: Mutex<Vec<ChannelName>>,
+    pub(super) joined: Notify,
+    /// Channels whose history has to be asked. Bound: as [`Table`], for one that is catching up is not put here again
+    /// until it is done.
+    behind: Mutex<VecDeque<ChannelName>>,
+    pub(super) fell_behind: Notify,
+    /// Lanes have lost frames: sweep.
+    pub(super) overflow: Notify,
+    /// What to give up, in the order of its time.
+    lingering: Mutex<VecDeque<(Instant, ChannelName)>>,
+    tickets: std::sync::atomic::AtomicU64,
+}
+
+/// What a lane's task reads from.
+pub(super) struct LaneQueue {
+    number: usize,
+    items: mpsc::Receiver<Item>,
+}
+
+impl Pump {
+    pub(super) fn new(sink: &Arc<dyn Sink>) -> (Self, Vec<LaneQueue>) {
+        let (lanes, queues) = (0..LANES)
+            .map(|number| {
+                let (queue, items) = mpsc::channel(QUEUE);
+                let table = Table { channels: HashMap::default(), events: Vec::new(), sink: sink.clone() };
+                let lane = Lane { queue, overflowed: AtomicBool::new(false), table: Mutex::new(table) };
+                (lane, LaneQueue { number, items })
+            })
+            .unzip();
+        let pump = Self {
+            lanes,
+            hasher: ahash::RandomState::new(),
+            joining: Mutex::default(),
+            joined: Notify::new(),
+            behind: Mutex::default(),
+            fell_behind: Notify::new(),
+            overflow: Notify::new(),
+            lingering: Mutex::default(),
+            tickets: 1.into(),
+        };
+        (pump, queues)
+    }
+
+    fn lane(&self, channel: &str) -> &Lane {
+        let lane = self.hasher.hash_one(channel) % LANES as u64;
+        &self.lanes[usize::try_from(lane).expect("less than LANES")]
+    }
+
+    /// Hands a frame to its lane. Called by the connection itself: never waits.
+    pub(super) fn dispatch(&self, channel: &str, frame: Vec<u8>) {
+        let lane = self.lane(channel);
+        if lane.overflowed.load(Ordering::Acquire) {
+            // The mark goes first, or this frame would stand before the hole that it comes after.
+            if lane.queue.try_send(Item::Overflow).is_err() {
+                return;
+            }
+            lane.overflowed.store(false, Ordering::Release);
+        }
+        if lane.queue.try_send(Item::Frame { channel: channel.into(), frame: frame.into() }).is_err() {
+            lane.overflowed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Empties one lane's queue, for as long as it is polled.
+    pub(super) async fn run(self: Arc<Self>, mut queue: LaneQueue) {
+        let lane = &self.lanes[queue.number];
+        let mut batch = Vec::with_capacity(BATCH);
+        while queue.items.recv_many(&mut batch, BATCH).await > 0 {
+            for item in batch.drain(..) {
+                self.take(lane, item);
+            }
+            // Nothing may come in for long after an overflow, and so no mark either.
+            if queue.items.is_empty() && lane.overflowed.swap(false, Ordering::AcqRel) {
+                self.take(lane, Item::Overflow);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn take(&self, lane: &Lane, item: Item) {
+        match item {
+            Item::Frame { channel, frame } => {
+                let publication = match frame::read(frame) {
+                    Ok(publication) => publication,
+                    Err(error) => return error!(channel = &*channel, %error, "dropping what is not a frame"),
+                };
+                self.advance(&mut lane.table.lock(), &channel, |cursor, events| cursor.offer(publication, events));
+            }
+            Item::Overflow => {
+                warn!("publications come in faster than they are taken; catching up from history");
+                lane.table.lock().tell_missed(|_| true);
+                self.overflow.notify_one();
+            }
+            Item::Lost => {
+                for entry in lane.table.lock().channels.values_mut() {
+                    if let Cursor::Live { missed } = &mut entry.cursor {
+                        *missed = true;
+                    }
+                }
+            }
+            Item::Restored => lane.table.lock().tell_missed(|missed| missed),
+        }
+    }
+
+    /// Marks the place in every queue where the connection ended.
+    pub(super) async fn lost(&self) {
+        for lane in &self.lanes {
+            let _ = lane.queue.send(Item::Lost).await; // closed only when nobody is left to tell
+        }
+    }
+
+    /// Marks the place in every queue from which on every channel is delivered again.
+    pub(super) async fn restored(&self) {
+        for lane in &self.lanes {
+            let _ = lane.queue.send(Item::Restored).await;
+        }
+    }
+
+    /// One step of one channel's cursor; its history is asked if it wants that.
+    fn advance(&self, table: &mut Table, channel: &str, step: impl FnOnce(&mut Cursor, &mut Vec<Event>) -> Next) {
+        if let Some(channel) = table.step(channel, step) {
+            self.behind.lock().push_back(channel);
+            self.fell_behind.notify_one();
+        }
+    }
+
+    /// Takes an interest in a channel, or takes back that it was given up.
+    pub(super) fn subscribe(&self, interest: &Interest) -> Interested {
+        let channel = &interest.channel;
+        let mut table = self.lane(channel.as_str()).table.lock();
+        let entry = table.channels.entry(channel.clone()).or_insert_with(|| {
+            self.joining.lock().push(channel.clone());
+            Entry { cursor: Cursor::joining(), history: interest.history, waiting: Vec::new(), lingers_until: None }
+        });
+        entry.lingers_until = None;
+        match (entry.cursor.standing(), interest.history) {
+            (Some(Some(position)), Some(policy)) => {
+                entry.history = Some(policy);
+                return Interested::Already(Some(position));
+            }
+            (Some(_), None) => return Interested::Already(None),
+            (Some(None), Some(policy)) => {
+                // It kept nothing when it was subscribed, and does now: its line has to be found.
+                entry.history = Some(policy);
+                entry.cursor = Cursor::joining();
+                self.joining.lock().push(channel.clone());
+            }
+            (None, history) => entry.history = entry.history.or(history),
+        }
+        let (answer, receiver) = oneshot::channel();
+        entry.waiting.push(answer);
+        drop(table);
+        self.joined.notify_one();
+        Interested::Waiting(receiver)
+    }
+
+    /// Gives a channel up a little later.
+    pub(super) fn unsubscribe(&self, channel: &ChannelName) {
+        let until = Instant::now() + LINGER;
+        if let Some(entry) = self.lane(channel.as_str()).table.lock().channels.get_mut(channel) {
+            entry.lingers_until = Some(until);
+        } else {
+            return;
+        }
+        self.lingering.lock().push_back((until, channel.clone()));
+    }
+
+    /// The answer to an interest did not come in time: gives the channel up, unless somebody else waits for it or it is
+    /// delivered by now.
+    pub(super) fn abandon(&self, channel: &ChannelName) {
+        let nobody_waits = {
+            let mut table = self.lane(channel.as_str()).table.lock();
+            table.channels.get_mut(channel).is_some_and(|entry| {
+                entry.waiting.retain(|answer| !answer.is_closed());
+                entry.waiting.is_empty() && entry.cursor.standing().is_none()
+            })
+        };
+        if nobody_waits {
+            self.unsubscribe(channel);
+        }
+    }
+
+    /// Forgets the channels that have lingered long enough, and says which. Only the supervisor asks, and unsubscribes
+    /// them before it subscribes anything else: so nobody who comes back falls in between.
+    pub(super) fn expire(&self, now: Instant) -> Vec<ChannelName> {
+        let mut expired = Vec::new();
+        let mut lingering = self.lingering.lock();
+        while lingering.front().is_some_and(|(until, _)| *until <= now)
+            && let Some((_, channel)) = lingering.pop_front()
+        {
+            let mut table = self.lane(channel.as_str()).table.lock();
+            if table.channels.get(&channel).is_some_and(|entry| entry.lingers_until.is_some_and(|until| until <= now)) {
+                table.channels.remove(&channel);
+                expired.push(channel);
+            }
+        }
+        expired
+    }
+
+    /// The channels that have asked to be subscribed since the last time and still are.
+    pub(super) fn take_joining(&self) -> Vec<ChannelName> {
+        let mut joining = std::mem::take(&mut *self.joining.lock());
+        joining.retain(|channel| self.is_joining(channel));
+        joining
+    }
+
+    fn is_joining(&self, channel: &ChannelName) -> bool {
+        let table = self.lane(channel.as_str()).table.lock();
+        table.channels.get(channel).is_some_and(|entry| entry.cursor.standing().is_none())
+    }
+
+    /// Every channel.
+    pub(super) fn channels(&self) -> Vec<ChannelName> {
+        self.lanes.iter().flat_map(|lane| lane.table.lock().channels.keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Where a channel with history has been delivered up to; `None` without one.
+    pub(super) fn last(&self, channel: &ChannelName) -> Option<StreamPosition> {
+        self.lane(channel.as_str()).table.lock().channels.get(channel)?.cursor.standing().flatten()
+    }
+
+    /// What is kept of a channel.
+    pub(super) fn policy(&self, channel: &ChannelName) -> Option<HistoryPolicy> {
+        self.lane(channel.as_str()).table.lock().channels.get(channel)?.history
+    }
+
+    /// The same, if the channel is one whose subscription is not confirmed yet.
+    pub(super) fn joining_policy(&self, channel: &ChannelName) -> Option<Option<HistoryPolicy>> {
+        let table = self.lane(channel.as_str()).table.lock();
+        table.channels.get(channel).filter(|entry| entry.cursor.standing().is_none()).map(|entry| entry.history)
+    }
+
+    /// The subscription is confirmed, and the channel stood at `position` after that. Whoever waits hears this position
+    /// and no later one: all that came meanwhile is delivered after it.
+    pub(super) fn settle(&self, channel: &ChannelName, position: Option<StreamPosition>) {
+        let mut table = self.lane(channel.as_str()).table.lock();
+        if let Some(entry) = table.channels.get_mut(channel)
+            && entry.cursor.standing().is_none()
+        {
+            for answer in entry.waiting.drain(..) {
+                let _ = answer.send(position); // whoever asked may have given up
+            }
+        }
+        self.advance(&mut table, channel.as_str(), |cursor, events| cursor.settle(position, events));
+    }
+
+    /// Redis says that the channel stands at `position`. True if it has not been delivered up to there: then its history
+    /// has to be asked, by the caller, also where another request is on its way (it may be lost).
+    pub(super) fn start_catching(&self, channel: &ChannelName, position: Option<StreamPosition>) -> bool {
+        let mut table = self.lane(channel.as_str()).table.lock();
+        let Some(entry) = table.channels.get_mut(channel) else { return false };
+        match entry.cursor {
+            Cursor::Following { last } if Some(last) == position => false,
+            Cursor::Following { .. } => entry.cursor.start_catching() == Next::Fetch,
+            Cursor::Catching { .. } => true,
+            Cursor::Joining(_) | Cursor::Live { .. } => false,
+        }
+    }
+
+    /// The next channels whose history has to be asked.
+    pub(super) fn take_behind(&self, count: usize) -> Vec<ChannelName> {
+        let mut behind = self.behind.lock();
+        let count = count.min(behind.len());
+        behind.drain(..count).collect()
+    }
+
+    /// See [`Cursor::ask`]; also gives the ticket.
+    pub(super) fn ask(&self, channel: &ChannelName) -> Option<(u64, StreamPosition)> {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let mut table = self.lane(channel.as_str()).table.lock();
+        let position = table.channels.get_mut(channel)?.cursor.ask(ticket)?;
+        Some((ticket, position))
+    }
+
+    /// See [`Cursor::absorb`]. True if the history has to be asked once more; then that is up to the caller.
+    pub(super) fn absorb(
+        &self,
+        channel: &ChannelName,
+        ticket: u64,
+        line: &Line,
+        publications: Vec<skywave_proto::Publication>,
+    ) -> bool {
+        let mut table = self.lane(channel.as_str()).table.lock();
+        table.step(channel.as_str(), |cursor, events| cursor.absorb(ticket, line, publications, events)).is_some()
+    }
+
+    /// What was taken out is not done yet.
+    pub(super) fn put_behind(&self, channels: Vec<ChannelName>) {
+        self.behind.lock().extend(channels);
+        self.fell_behind.notify_one();
+    }
+
+    /// The channel could not be joined: whoever waits for it hears so.
+    pub(super) fn refuse(&self, channel: &ChannelName) {
+        if let Some(entry) = self.lane(channel.as_str()).table.lock().channels.get_mut(channel) {
+            entry.waiting.clear();
+        }
+    }
+
+    /// See [`Cursor::give_up`].
+    pub(super) fn give_up(&self, channel: &ChannelName, ticket: u64) {
+        if let Some(entry) = self.lane(channel.as_str()).table.lock().channels.get_mut(channel) {
+            entry.cursor.give_up(ticket);
+        }
+    }
+}
+
+impl Table {
+    /// One step of a channel's cursor, and what it wants told. Gives the channel if its history has to be asked.
+    fn step(&mut self, channel: &str, step: impl FnOnce(&mut Cursor, &mut Vec<Event>) -> Next) -> Option<ChannelName> {
+        // Unsubscribed meanwhile: nobody wants it.
+        let name = self.channels.get_key_value(channel).map(|(name, _)| name.clone())?;
+        let entry = self.channels.get_mut(channel)?;
+        let next = step(&mut entry.cursor, &mut self.events);
+        for event in self.events.drain(..) {
+            match event {
+                Event::Publication(publication) => self.sink.publication(&name, publication),
+                Event::Gap(gap) => self.sink.gap(&name, gap),
+            }
+        }
+        (next == Next::Fetch).then_some(name)
+    }
+
+    /// Tells the channels without history that something may have passed by.
+    fn tell_missed(&mut self, tell: impl Fn(bool) -> bool) {
+        for (channel, entry) in &mut self.channels {
+            if let Cursor::Live { missed } = &mut entry.cursor
+                && tell(std::mem::take(missed))
+            {
+                self.sink.gap(channel, Gap::Possible);
+            }
+        }
+    }
+}

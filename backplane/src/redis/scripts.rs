@@ -1,0 +1,52 @@
+//! The atomic steps. Each is loaded when a connection is made and called by its digest, which a pipeline can.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Script};
+
+/// The scripts, ready to be loaded and called.
+pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+    publish: Step::new(include_str!("scripts/publish.lua")),
+    publish_live: Step::new(include_str!("scripts/publish_live.lua")),
+    line: Step::new(include_str!("scripts/line.lua")),
+    page: Step::new(include_str!("scripts/page.lua")),
+    generation: Step::new(include_str!("scripts/generation.lua")),
+});
+
+pub(super) struct Scripts {
+    pub(super) publish: Step,
+    pub(super) publish_live: Step,
+    pub(super) line: Step,
+    pub(super) page: Step,
+    pub(super) generation: Step,
+}
+
+impl Scripts {
+    /// `SCRIPT LOAD` for each. LOAD and not EVAL: from Redis 7.4 on, what EVAL brought in can be evicted.
+    pub(super) fn load(&self) -> redis::Pipeline {
+        let mut pipeline = redis::pipe();
+        for step in [&self.publish, &self.publish_live, &self.line, &self.page, &self.generation] {
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(step.code);
+        }
+        pipeline
+    }
+}
+
+/// One script and its digest.
+pub(super) struct Step {
+    code: &'static str,
+    digest: Script,
+}
+
+impl Step {
+    fn new(code: &'static str) -> Self {
+        Self { code, digest: Script::new(code) }
+    }
+
+    /// An `EVALSHA` with its keys; the arguments follow.
+    pub(super) fn call(&self, keys: &[&str]) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(self.digest.get_hash()).arg(keys.len()).arg(keys);
+        command
+    }
+}

@@ -1,0 +1,12 @@
+#!lua
+-- Publishes on a channel that keeps nothing. A script without flags, so that it is refused where it would be lost:
+-- see publish.lua.
+--
+-- KEYS  channel, [idempotency key]
+-- ARGV  frame, window of the idempotency key ms
+-- Gives { duplicate 0|1, "epoch:offset" or "" }
+if KEYS[2] and not redis.call('SET', KEYS[2], '', 'NX', 'PX', ARGV[2]) then
+  return { 1, redis.call('GET', KEYS[2]) }
+end
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return { 0, '' }

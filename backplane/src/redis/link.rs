@@ -83,7 +83,7 @@ impl Link {
 
     /// Sends publications; one answer for each, errors of Redis among them. An error of the whole: perhaps done.
     pub(super) async fn publish(&self, pipeline: &redis::Pipeline) -> RedisResult<Vec<Value>> {
-        let answers = self.publish.clone().send_packed_commands(pipeline, 0, pipeline.len()).await;
+        let answers = send(&mut self.publish.clone(), pipeline).await;
         self.watch(&answers);
         answers
     }
@@ -92,10 +92,10 @@ impl Link {
     /// concern Redis as a whole are the error.
     pub(super) async fn ask(&self, pipeline: &redis::Pipeline) -> RedisResult<Vec<Value>> {
         let mut query = self.query.clone();
-        let mut answers = query.send_packed_commands(pipeline, 0, pipeline.len()).await;
+        let mut answers = send(&mut query, pipeline).await;
         if answers.as_ref().is_ok_and(|answers| answers.iter().any(|answer| code(answer) == Some("NOSCRIPT"))) {
             run(&mut query, &SCRIPTS.load()).await?;
-            answers = query.send_packed_commands(pipeline, 0, pipeline.len()).await;
+            answers = send(&mut query, pipeline).await;
         }
         self.watch(&answers);
         let mut answers = answers?;
@@ -158,9 +158,17 @@ async fn connect(
     Ok(connection)
 }
 
+/// Sends a pipeline. Not an empty one: its answer would be the next one's.
+async fn send(connection: &mut MultiplexedConnection, pipeline: &redis::Pipeline) -> RedisResult<Vec<Value>> {
+    match pipeline.len() {
+        0 => Ok(Vec::new()),
+        count => connection.send_packed_commands(pipeline, 0, count).await,
+    }
+}
+
 /// Runs a pipeline in which nothing may fail.
 async fn run(connection: &mut MultiplexedConnection, pipeline: &redis::Pipeline) -> RedisResult<Vec<Value>> {
-    let answers = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
+    let answers = send(connection, pipeline).await?;
     answers.into_iter().map(Value::extract_error).collect()
 }
 

@@ -129,7 +129,7 @@ pub(super) struct Writer {
 enum Verdict {
     Done(Published),
     /// Certainly not done.
-    Refused(Cause),
+    Refused(redis::RedisError),
     /// Certainly not done, and may be as soon as the scripts are loaded or the generation is known.
     Repairable {
         least_generation: Option<u64>,
@@ -260,11 +260,11 @@ fn settle(link: &Link, batch: Vec<Job>, answers: Vec<Value>) -> (Vec<Job>, Vec<(
                 warn!(error, "redis failed in the middle of a publication");
                 job.unknown();
             }
-            Verdict::Refused(cause) => {
-                if cause.to_string().contains("READONLY") {
+            Verdict::Refused(error) => {
+                if error.code() == Some("READONLY") {
                     link.give_up("the master has become a replica");
                 }
-                job.refuse(Some(cause));
+                job.refuse(Some(Box::new(error)));
             }
             Verdict::Repairable { .. } if overtaken.contains(&job.channel) => job.refuse(None),
             Verdict::Repairable { least_generation } => {
@@ -284,9 +284,7 @@ fn verdict(answer: Value) -> Verdict {
             "STALE" => Verdict::Repairable { least_generation: error.details().and_then(|least| least.parse().ok()) },
             // Redis says these before a script without flags begins.
             "READONLY" | "LOADING" | "OOM" | "NOREPLICAS" | "MISCONF" | "MASTERDOWN" | "CLUSTERDOWN" | "MOVED"
-            | "ASK" | "TRYAGAIN" | "CROSSSLOT" | "BUSY" | "NOAUTH" => {
-                Verdict::Refused(Box::new(redis::RedisError::from(error)))
-            }
+            | "ASK" | "TRYAGAIN" | "CROSSSLOT" | "BUSY" | "NOAUTH" => Verdict::Refused(error.into()),
             _ => Verdict::Unknown(error.to_string()),
         },
         answer => match redis::from_redis_value::<(bool, String)>(answer) {

@@ -238,6 +238,7 @@ impl Pump {
             (None, history) => entry.history = entry.history.or(history),
         }
         let (answer, receiver) = oneshot::channel();
+        entry.waiting.retain(|answer| !answer.is_closed());
         entry.waiting.push(answer);
         drop(table);
         self.joined.notify_one();

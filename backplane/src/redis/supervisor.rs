@@ -77,6 +77,10 @@ impl Supervisor {
             // The subscriber is gone with its session and says nothing any more: mark the place.
             let was_live = self.degrade(&ended, live_since, &mut warned_at);
             self.pump.lost().await;
+            // Without a connection nothing has to be unsubscribed, and the next session subscribes whatever is there then:
+            // so that who comes and goes during a long outage leaves nothing behind.
+            self.pump.expire(Instant::now());
+            self.pump.take_joining();
             if !ended.keeps_link {
                 self.drop_link();
             }
@@ -154,14 +158,12 @@ impl Supervisor {
         let mut subscriber =
             Subscriber::open(&self.options, &self.keys, &self.pump, &self.heard).await.map_err(Ended::anew)?;
         self.pump.expire(Instant::now()); // this connection has not subscribed them
-        let joining = self.pump.take_joining();
+        self.pump.take_joining(); // they are among all others
         let channels = self.pump.channels();
         subscriber.subscribe(std::slice::from_ref(&self.probe)).await.map_err(Ended::anew)?;
         subscriber.subscribe(&channels).await.map_err(Ended::anew)?;
         self.pump.restored().await;
-        // Others may have been asked for in an earlier session, which did not live to see them confirmed.
-        let confirmed = channels.iter().chain(&joining).cloned().collect();
-        self.settle(&link, confirmed).await?;
+        self.settle(&link, channels.clone()).await?;
         self.catch_up.sweep(&link, channels).await.map_err(Ended::anew)?;
         Ok((link, subscriber))
     }

@@ -2,6 +2,8 @@
 // Each test file uses its part; and what clippy.toml allows in tests it does not see here.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod traffic;
+
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
@@ -20,13 +22,19 @@ pub(crate) struct Server {
     port: u16,
     child: Option<Child>,
     directory: TempDir,
+    persistence: &'static [&'static str],
 }
 
 impl Server {
     /// A port on which nobody listens yet: [`Server::start`] comes later.
     pub(crate) fn not_started() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { port, child: None, directory: TempDir::new().unwrap() }
+        Self {
+            port,
+            child: None,
+            directory: TempDir::new().unwrap(),
+            persistence: &["--save", "", "--appendonly", "no"],
+        }
     }
 
     /// Started, and answering.
@@ -36,10 +44,19 @@ impl Server {
         server
     }
 
-    /// Starts it, empty.
+    /// Started, and keeping what these settings keep.
+    pub(crate) async fn persistent(persistence: &'static [&'static str]) -> Self {
+        let mut server = Self::not_started();
+        server.persistence = persistence;
+        server.start().await;
+        server
+    }
+
+    /// Starts it, empty but for what it has kept.
     pub(crate) async fn start(&mut self) {
         let child = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(self.persistence)
             .args(["--logfile", "redis.log", "--dir", self.directory.path().to_str().unwrap()])
             .current_dir(self.directory.path())
             .stdout(Stdio::null())

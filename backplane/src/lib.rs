@@ -130,7 +130,8 @@ pub trait Backplane: Send + Sync + 'static {
     /// channel, in their order; `None` on a live-only channel.
     ///
     /// # Errors
-    /// [`SubscribeError::Unavailable`] when the backplane is away: the interest is dropped, ask again.
+    /// [`SubscribeError::Unavailable`] when the backplane is away and did not say in time. The interest stands: whoever
+    /// does not ask again gives it up with [`Backplane::unsubscribe`].
     fn subscribe(
         &self,
         channels: &[Interest],
@@ -160,7 +161,8 @@ pub trait Backplane: Send + Sync + 'static {
         channels: &[ChannelName],
     ) -> impl Future<Output = Result<Vec<Option<StreamPosition>>, HistoryError>> + Send;
 
-    /// Drops a channel's history; its next publication begins a new epoch.
+    /// Drops a channel's history and begins a new epoch, at once or with the next publication. Subscribers are told
+    /// [`Gap::Reset`].
     ///
     /// # Errors
     /// [`HistoryError::Unavailable`] when the backplane is away.
@@ -175,7 +177,7 @@ pub trait Backplane: Send + Sync + 'static {
 pub trait Presence: Send + Sync + 'static {
     /// Adds a member, or renews what is known of it. A client that is marked as leaving stays, and nothing is told.
     ///
-    /// `connection` tells two connections of one client apart.
+    /// `connection` tells two connections of one client apart; the newer one has the larger number.
     ///
     /// # Errors
     /// [`PresenceError::Unavailable`], also where this backplane keeps no presence.
@@ -271,7 +273,7 @@ pub enum BackplaneState {
     Never,
     /// Connected, subscribed and caught up.
     Live,
-    /// It was live; publications are refused until it is again.
+    /// It was live; until it is again publications may be refused and deliveries late.
     Degraded,
 }
 
@@ -304,7 +306,7 @@ pub enum PublishError {
 /// Why a channel is not delivered.
 #[derive(Debug, thiserror::Error)]
 pub enum SubscribeError {
-    /// The backplane is away: ask again.
+    /// The backplane is away: ask again, or unsubscribe.
     #[error("the backplane is away")]
     Unavailable,
 }

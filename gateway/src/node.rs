@@ -32,6 +32,8 @@ const LEAVE_WINDOW_DEVELOPMENT: Duration = Duration::from_millis(500);
 const COME_BACK_WITHIN_MS: u64 = 1000;
 /// How often a drain looks whether everybody has left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the cluster's secret is asked for while it cannot be read.
+const SECRET_INTERVAL: Duration = Duration::from_secs(1);
 /// How often histograms are emptied into their buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -210,13 +212,16 @@ fn find_secret(ground: Arc<Ground>, redis: Option<Redis>) {
         (_, Some(redis)) => {
             tokio::spawn(async move {
                 // Asked for in any case: whoever has the answer has reached the backplane.
-                let shared = redis.shared_secret().await;
+                let shared = loop {
+                    match redis.shared_secret().await {
+                        Ok(shared) => break shared,
+                        Err(error) => tracing::error!(%error, "the cluster's secret cannot be read, trying again"),
+                    }
+                    tokio::time::sleep(SECRET_INTERVAL).await;
+                };
                 let secret = ground.settings.node.secret.as_ref();
-                match (secret, shared) {
-                    (Some(secret), _) => drop(ground.seal.set(Seal::new(secret.reveal().as_bytes()))),
-                    (None, Ok(shared)) => drop(ground.seal.set(Seal::new(&shared))),
-                    (None, Err(error)) => tracing::error!(%error, "the cluster's secret cannot be read"),
-                }
+                let seal = secret.map_or_else(|| Seal::new(&shared), |secret| Seal::new(secret.reveal().as_bytes()));
+                let _ = ground.seal.set(seal); // nobody else sets it
             });
         }
     }

@@ -150,6 +150,14 @@ impl Prepared {
         self.encodings[format.slot()].get_or_init(|| format.encode(&self.push))
     }
 
+    /// Bytes of payload that it carries.
+    pub fn payload_bytes(&self) -> usize {
+        match &self.push {
+            Push::Publication(_, publication) => publication.payload.data().len(),
+            _ => 0,
+        }
+    }
+
     /// The publication's position, if it is a publication that has one.
     pub fn position(&self) -> Option<StreamPosition> {
         match &self.push {

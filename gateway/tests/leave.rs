@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 #[tokio::test]
 async fn a_client_that_does_not_read_is_closed_and_its_neighbour_misses_nothing() {
     const PUBLICATIONS: usize = 400;
-    let node = support::node(&[("SKYWAVE__LIMITS__OUTBOX_BYTES", "256KiB")]).await;
+    let node = support::node(&[("SKYWAVE__LIMITS__OUTBOX_BYTES", "256KiB"), ("SKYWAVE__TIMEOUTS__CLOSE", "1m")]).await;
     let mut slow = node.client(&["a"]).await;
     let mut neighbour = node.client(&["a"]).await;
     let filler = "x".repeat(60_000);

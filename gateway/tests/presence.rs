@@ -29,7 +29,7 @@ async fn members_joins_and_leaves_are_seen_by_those_who_ask() {
 
 #[tokio::test]
 async fn a_close_by_the_client_is_a_leave_at_once_and_a_cut_waits_for_the_client_to_come_back() {
-    let node = support::node(&[("SKYWAVE__TIMEOUTS__SESSION_GRACE", "1500ms")]).await;
+    let node = support::node(&[("SKYWAVE__TIMEOUTS__SESSION_GRACE", "3s")]).await;
     let mut watcher = node.client(&[]).await;
     watcher.ask(json!({"subscribe": {"channel": "a", "presence": true}})).await;
 

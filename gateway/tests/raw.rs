@@ -69,3 +69,39 @@ async fn what_may_not_be_published_closes_with_the_reason() {
     client.send("x".repeat(65 * 1024)).await;
     assert_eq!(client.closed().await, (1009, "too_large".into()));
 }
+
+#[tokio::test]
+async fn a_slow_reader_is_told_where_it_stands_and_not_further() {
+    const PUBLICATIONS: u64 = 400;
+    let variables = [
+        ("SKYWAVE__LIMITS__OUTBOX_BYTES", "256KiB"),
+        ("SKYWAVE__TIMEOUTS__CLOSE", "1m"),
+        ("SKYWAVE__NAMESPACES__BIG", "{ history = { size = 1000, ttl = \"1m\" }, subscribe = \"anyone\" }"),
+    ];
+    let node = support::node(&variables).await;
+    let mut client = node.socket("/raw/big:a").await;
+    let filler = "x".repeat(60_000);
+    for n in 1..=PUBLICATIONS {
+        node.publish("big:a", json!([n, filler])).await;
+    }
+    let mut received = 0; // the first is the first after the subscription began
+    let (code, place) = loop {
+        match futures_util::StreamExt::next(&mut client.stream).await.unwrap().unwrap() {
+            Message::Text(text) => {
+                let n: u64 = text[1..text.find(',').unwrap()].parse().unwrap();
+                assert!(received == 0 || n == received + 1, "{n} after {received}: in order, none missing");
+                received = n;
+            }
+            Message::Close(Some(frame)) => break (u16::from(frame.code), frame.reason.to_string()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(code, 4002);
+    assert!(place.ends_with(&format!(":{received}")), "{place} after {received}");
+    // With that position the rest comes.
+    let mut back = node.socket(&format!("/raw/big:a?since={place}")).await;
+    for n in received + 1..=PUBLICATIONS {
+        let Message::Text(text) = back.message().await else { panic!("text") };
+        assert!(text.starts_with(&format!("[{n},")));
+    }
+}

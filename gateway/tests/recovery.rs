@@ -171,3 +171,86 @@ async fn history_is_paged_and_says_whether_it_is_complete() {
     let foreign = history(json!({"channel": "a", "since": {"epoch": "AAAAAAAA", "offset": 1}})).await;
     assert_eq!(foreign["complete"], false);
 }
+
+#[tokio::test]
+async fn without_an_id_what_was_missed_follows_as_pushes() {
+    let node = support::node(&[]).await;
+    let since = position(&node, "a").await;
+    for n in 1..=3 {
+        node.publish("a", json!(n)).await;
+    }
+    let mut client = node.client(&[]).await;
+    client.send(json!({"subscribe": {"channel": "a", "since": since}}).to_string()).await;
+    assert_eq!(client.data(3).await, [1, 2, 3]);
+    client.ask(json!({"unsubscribe": {"channel": "a"}})).await;
+    let foreign = json!({"epoch": "AAAAAAAA", "offset": 1});
+    client.send(json!({"subscribe": {"channel": "a", "since": foreign}}).to_string()).await;
+    let gap = client.push("gap").await;
+    assert_eq!((&gap["reason"], &gap["position"]["offset"]), (&json!("reset"), &json!(3)));
+}
+
+#[tokio::test]
+async fn many_channels_with_large_publications_come_back_within_the_bounds() {
+    const CHANNELS: usize = 30;
+    let node = support::node(&[]).await;
+    let filler = "x".repeat(60_000);
+    let mut subscribe = Vec::new();
+    for n in 0..CHANNELS {
+        let channel = format!("c{n}");
+        subscribe.push(json!({"channel": channel, "since": position(&node, &channel).await}));
+        for offset in 1..=2 {
+            node.publish(&channel, json!([offset, filler])).await;
+        }
+    }
+    let mut client = node.socket("/ws").await;
+    let reply = client.ask(json!({"connect": {"subscribe": subscribe}})).await;
+    assert!(reply.to_string().len() < 100_000, "{} bytes in one reply", reply.to_string().len());
+    let mut at: std::collections::HashMap<String, u64> = std::collections::HashMap::new();
+    for outcome in reply["connected"]["subscribed"].as_array().unwrap() {
+        assert_eq!(outcome["recovered"], true);
+        let channel = outcome["channel"].as_str().unwrap().to_owned();
+        at.insert(channel, outcome["position"]["offset"].as_u64().unwrap());
+    }
+    while at.values().any(|offset| *offset < 2) {
+        let publication = client.push("publication").await;
+        let offset = at.get_mut(publication["channel"].as_str().unwrap()).unwrap();
+        *offset += 1;
+        assert_eq!(publication["offset"], *offset);
+    }
+}
+
+#[tokio::test]
+async fn commands_behind_connect_wait_for_it_and_one_may_end_what_it_began() {
+    let node = support::node(&[]).await;
+    let mut client = node.socket("/ws").await;
+    client
+        .send(
+            "{\"id\":1,\"connect\":{\"subscribe\":[{\"channel\":\"a\",\"presence\":true}]}}\n\
+             {\"id\":2,\"unsubscribe\":{\"channel\":\"a\"}}\n{\"id\":3,\"ping\":{}}",
+        )
+        .await;
+    for (id, kind) in [(1, "connected"), (2, "unsubscribed"), (3, "pong")] {
+        let reply = client.next().await;
+        assert!(reply["id"] == id && reply[kind].is_object(), "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_quiet_channel_keeps_its_line_while_somebody_is_subscribed() {
+    let brief = "{ history = { size = 10, ttl = \"1s\", meta_ttl = \"1s\" }, subscribe = \"anyone\" }";
+    let node = support::node(&[("SKYWAVE__NAMESPACES__BRIEF", brief)]).await;
+    let mut client = node.client(&["brief:a"]).await;
+    let first = node.publish("brief:a", json!(1)).await;
+    // Until the history is seen to have expired.
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    let mut reader = node.client(&[]).await;
+    while reader.ask(json!({"history": {"channel": "brief:a"}})).await["history"]["publications"] != json!([]) {
+        assert!(tokio::time::Instant::now() < deadline, "the history expires");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await; // between two looks at the condition
+    }
+    let second = node.publish("brief:a", json!(2)).await;
+    assert_eq!(second["position"]["epoch"], first["position"]["epoch"]);
+    assert_eq!(second["position"]["offset"], 2);
+    assert_eq!(client.next().await["publication"]["data"], 1);
+    assert_eq!(client.next().await["publication"]["data"], 2, "and no gap between");
+}

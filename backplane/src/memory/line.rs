@@ -7,6 +7,7 @@ use crate::{HistoryPage, HistoryPolicy, HistoryQuery, NewPublication};
 
 /// One channel's line of offsets and its recent publications.
 pub(super) struct Line {
+    policy: HistoryPolicy,
     top: StreamPosition,
     recent: VecDeque<Publication>,
     recent_until: Instant,
@@ -16,11 +17,23 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn begin(policy: HistoryPolicy, now: Instant) -> Self {
         Self {
+            policy,
             top: StreamPosition::start(Epoch::random()),
             recent: VecDeque::new(),
             recent_until: now + policy.ttl,
-            line_until: now + policy.meta_ttl,
+            line_until: now + policy.ttl, // nothing stands on it yet, so it costs more than it is worth
         }
+    }
+
+    /// Begins again, under a new epoch.
+    pub(super) fn restart(&mut self, now: Instant) {
+        *self = Self::begin(self.policy, now);
+    }
+
+    /// Nobody is subscribed any more: from now on the line may grow old.
+    pub(super) fn rest(&mut self, now: Instant) {
+        let lifetime = if self.top.offset == 0 { self.policy.ttl } else { self.policy.meta_ttl };
+        self.line_until = self.line_until.max(now + lifetime);
     }
 
     pub(super) fn top(&self) -> StreamPosition {
@@ -37,6 +50,7 @@ impl Line {
 
     pub(super) fn append(&mut self, new: &NewPublication, policy: HistoryPolicy, now: Instant) -> Publication {
         self.expire(now);
+        self.policy = policy;
         self.top = self.top.next();
         let publication = Publication { position: Some(self.top), ..live(new) };
         while self.recent.len() >= policy.size.max(1) as usize {

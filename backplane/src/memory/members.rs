@@ -19,7 +19,7 @@ struct Seat {
 }
 
 impl Members {
-    /// True if the client was not here.
+    /// True if the client was not here. An older connection of the client does not take a newer one's seat.
     pub(super) fn add(&mut self, member: Member, connection: u64) -> bool {
         let seat = Seat { member, connection, leaving: false };
         match self.0.entry(seat.member.client.clone()) {
@@ -28,7 +28,9 @@ impl Members {
                 true
             }
             Entry::Occupied(mut taken) => {
-                taken.insert(seat);
+                if taken.get().connection <= seat.connection {
+                    taken.insert(seat);
+                }
                 false
             }
         }

@@ -14,11 +14,14 @@ use tokio::time::Instant;
 
 use self::{line::Line, members::Members};
 use crate::{
-    Backplane, BackplaneState, HistoryError, HistoryPage, HistoryQuery, IDEMPOTENCY_WINDOW, IdempotencyKey, Interest,
-    MemberPage, NewPublication, Presence, PresenceError, PresenceEvent, PublishError, Published, Sink, SubscribeError,
+    Backplane, BackplaneState, Gap, HistoryError, HistoryPage, HistoryQuery, IDEMPOTENCY_WINDOW, IdempotencyKey,
+    Interest, MemberPage, NewPublication, Presence, PresenceError, PresenceEvent, PublishError, Published, Sink,
+    SubscribeError,
 };
 
 const STRIPES: usize = 64;
+/// Idempotency keys of one channel. Full: publications with a new key are refused as [`PublishError::Overloaded`].
+const KEYS: usize = 64 * 1024;
 /// How often what has expired is swept out. Nothing depends on it but memory: every reader looks at the clock itself.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -38,6 +41,7 @@ struct Inner {
 struct Channel {
     subscribed: bool,
     line: Option<Line>,
+    /// Bound: [`KEYS`].
     keys: HashMap<IdempotencyKey, (Instant, Option<StreamPosition>), ahash::RandomState>,
     members: Members,
 }
@@ -70,7 +74,7 @@ impl Inner {
         self.stripes[usize::try_from(hash % STRIPES as u64).expect("less than STRIPES")].lock()
     }
 
-    fn publish(&self, new: NewPublication) -> Published {
+    fn publish(&self, new: NewPublication) -> Result<Published, PublishError> {
         let now = Instant::now();
         let mut stripe = self.stripe(&new.channel);
         let channel = stripe.entry(new.channel.clone()).or_default();
@@ -78,7 +82,13 @@ impl Inner {
             && let Some((until, position)) = channel.keys.get(key)
             && *until > now
         {
-            return Published { position: *position, duplicate: true };
+            return Ok(Published { position: *position, duplicate: true });
+        }
+        if new.key.is_some() && channel.keys.len() >= KEYS {
+            channel.keys.retain(|_, (until, _)| *until > now);
+            if channel.keys.len() >= KEYS {
+                return Err(PublishError::Overloaded);
+            }
         }
         let publication = match new.history {
             Some(policy) => channel.line_at(now, policy).append(&new, policy, now),
@@ -91,7 +101,7 @@ impl Inner {
         if channel.subscribed {
             self.sink.publication(&new.channel, publication);
         }
-        Published { position, duplicate: false }
+        Ok(Published { position, duplicate: false })
     }
 
     fn subscribe(&self, interest: &Interest) -> Option<StreamPosition> {
@@ -117,9 +127,7 @@ impl Inner {
         for stripe in &self.stripes {
             stripe.lock().retain(|_, channel| {
                 channel.keys.retain(|_, (until, _)| *until > now);
-                if channel.line.as_mut().is_some_and(|line| line.expire(now)) {
-                    channel.line = None;
-                }
+                channel.expire(now);
                 channel.subscribed || channel.line.is_some() || !channel.keys.is_empty() || !channel.members.is_empty()
             });
         }
@@ -127,11 +135,22 @@ impl Inner {
 }
 
 impl Channel {
-    /// The line of offsets, begun or begun anew if there is none or it has expired.
-    fn line_at(&mut self, now: Instant, policy: crate::HistoryPolicy) -> &mut Line {
-        if self.line.as_mut().is_some_and(|line| line.expire(now)) {
+    /// Lets go of what is too old. The line of a channel with subscribers stays, however quiet it is: they hold
+    /// positions on it.
+    fn expire(&mut self, now: Instant) {
+        if self.line.as_mut().is_some_and(|line| line.expire(now)) && !self.subscribed {
             self.line = None;
         }
+    }
+
+    fn line(&mut self, now: Instant) -> Option<&Line> {
+        self.expire(now);
+        self.line.as_ref()
+    }
+
+    /// The line of offsets, begun or begun anew if there is none or it has expired.
+    fn line_at(&mut self, now: Instant, policy: crate::HistoryPolicy) -> &mut Line {
+        self.expire(now);
         self.line.get_or_insert_with(|| Line::begin(policy, now))
     }
 }
@@ -141,7 +160,7 @@ impl Backplane for Memory {
         &self,
         publication: NewPublication,
     ) -> impl Future<Output = Result<Published, PublishError>> + Send + 'static {
-        std::future::ready(Ok(self.0.publish(publication)))
+        std::future::ready(self.0.publish(publication))
     }
 
     async fn subscribe(&self, channels: &[Interest]) -> Vec<Result<Option<StreamPosition>, SubscribeError>> {
@@ -152,6 +171,9 @@ impl Backplane for Memory {
         for name in channels {
             if let Some(channel) = self.0.stripe(name).get_mut(name) {
                 channel.subscribed = false;
+                if let Some(line) = &mut channel.line {
+                    line.rest(Instant::now());
+                }
             }
         }
     }
@@ -159,8 +181,7 @@ impl Backplane for Memory {
     async fn history(&self, channel: &ChannelName, query: HistoryQuery) -> Result<HistoryPage, HistoryError> {
         let now = Instant::now();
         let mut stripe = self.0.stripe(channel);
-        let line = stripe.get_mut(channel).and_then(|channel| channel.line.as_mut());
-        Ok(match line.and_then(|line| (!line.expire(now)).then_some(line)) {
+        Ok(match stripe.get_mut(channel).and_then(|channel| channel.line(now)) {
             Some(line) => line.page(query),
             None => HistoryPage { top: None, publications: Vec::new(), complete: query.since.is_none(), more: false },
         })
@@ -170,15 +191,20 @@ impl Backplane for Memory {
         let now = Instant::now();
         let top = |name| {
             let mut stripe = self.0.stripe(name);
-            let line = stripe.get_mut(name)?.line.as_mut()?;
-            (!line.expire(now)).then(|| line.top())
+            stripe.get_mut(name)?.line(now).map(Line::top)
         };
         Ok(channels.iter().map(top).collect())
     }
 
-    async fn forget(&self, channel: &ChannelName) -> Result<(), HistoryError> {
-        if let Some(channel) = self.0.stripe(channel).get_mut(channel) {
-            channel.line = None;
+    async fn forget(&self, name: &ChannelName) -> Result<(), HistoryError> {
+        let mut stripe = self.0.stripe(name);
+        let Some(channel) = stripe.get_mut(name) else { return Ok(()) };
+        match &mut channel.line {
+            Some(line) if channel.subscribed => {
+                line.restart(Instant::now());
+                self.0.sink.gap(name, Gap::Reset { now: Some(line.top()) });
+            }
+            line => *line = None,
         }
         Ok(())
     }

@@ -203,7 +203,7 @@ impl Backplane for Redis {
                 },
             };
             if answer.is_none() {
-                self.0.pump.abandon(&interest.channel);
+                self.0.pump.forget_askers(&interest.channel);
             }
             answers.push(answer.ok_or(SubscribeError::Unavailable));
         }

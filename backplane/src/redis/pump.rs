@@ -256,18 +256,11 @@ impl Pump {
         self.lingering.lock().push_back((until, channel.clone()));
     }
 
-    /// The answer to an interest did not come in time: gives the channel up, unless somebody else waits for it or it is
-    /// delivered by now.
-    pub(super) fn abandon(&self, channel: &ChannelName) {
-        let nobody_waits = {
-            let mut table = self.lane(channel.as_str()).table.lock();
-            table.channels.get_mut(channel).is_some_and(|entry| {
-                entry.waiting.retain(|answer| !answer.is_closed());
-                entry.waiting.is_empty() && entry.cursor.standing().is_none()
-            })
-        };
-        if nobody_waits {
-            self.unsubscribe(channel);
+    /// The answer to an interest did not come in time and nobody waits for it any more. The interest stands until it is
+    /// given up: another shard of the node may have had it before.
+    pub(super) fn forget_askers(&self, channel: &ChannelName) {
+        if let Some(entry) = self.lane(channel.as_str()).table.lock().channels.get_mut(channel) {
+            entry.waiting.retain(|answer| !answer.is_closed());
         }
     }
 

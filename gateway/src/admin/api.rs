@@ -1,14 +1,17 @@
 //! `POST /api/v1/{method}`: the server API in JSON.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Extension, Json,
-    body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    body::{Bytes, to_bytes},
+    extract::{Path, Request, State},
 };
 use futures_util::future::join_all;
-use http::HeaderMap;
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use skywave_backplane::{IdempotencyKey, NewPublication, Published};
@@ -29,6 +32,10 @@ use crate::{
 
 /// Channels in one broadcast.
 const BROADCAST_CHANNELS: usize = 1000;
+/// What a body holds beside its payload: names of channels, above all.
+const BODY_BESIDE_PAYLOAD: usize = 1 << 20;
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const METHODS: &str = "publish, broadcast";
 
 #[derive(Deserialize)]
@@ -55,23 +62,22 @@ struct Broadcast<'a> {
     key: Option<String>,
 }
 
-/// Answers one call.
+/// Answers one call. The body is read once it is clear that the caller may ask.
 pub(super) async fn call(
     State(internal): State<Arc<Internal>>,
     Extension(arrival): Extension<Arrival>,
     Path(method): Path<String>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<Json<Value>, Problem> {
-    let body = body.map_err(|rejection| {
-        let too_large = rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
-        let code = if too_large { ErrorCode::TooLarge } else { ErrorCode::BadRequest };
-        Problem::new(code, format!("the body was not read: {}", rejection.body_text()))
-    })?;
     let settings = &internal.ground.settings;
+    let scope = match method.as_str() {
+        "publish" | "broadcast" => Scope::Publish,
+        _ => Scope::Read,
+    };
+    let publisher = guard::admit(settings, request.headers(), arrival, scope)?;
+    let body = read(request, settings.limits.publication_bytes * 2 + BODY_BESIDE_PAYLOAD).await?;
     match method.as_str() {
         "publish" => {
-            let publisher = guard::admit(settings, &headers, arrival, Scope::Publish)?;
             let Publish { channel, data, data_base64, key } = parse(&body)?;
             let payload = payload(data, data_base64.as_deref()).map_err(bad_request)?;
             let key = idempotency(publisher, key)?;
@@ -79,7 +85,6 @@ pub(super) async fn call(
             Ok(Json(answer(published)))
         }
         "broadcast" => {
-            let publisher = guard::admit(settings, &headers, arrival, Scope::Publish)?;
             let Broadcast { channels, data, data_base64, key } = parse(&body)?;
             if channels.len() > BROADCAST_CHANNELS {
                 let message = format!("a broadcast has at most {BROADCAST_CHANNELS} channels");
@@ -95,9 +100,22 @@ pub(super) async fn call(
             Ok(Json(json!({ "results": results.collect::<Vec<_>>() })))
         }
         _ => {
-            guard::admit(settings, &headers, arrival, Scope::Read)?;
             let message = format!("no method {method:?}; expected one of {METHODS}");
             Err(Problem::new(ErrorCode::NotFound, message))
+        }
+    }
+}
+
+async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), limit)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => {
+            let message = format!("the body was not read: it is over {limit} bytes, or ended early");
+            Err(Problem::new(ErrorCode::TooLarge, message))
+        }
+        Err(_) => {
+            let message = format!("the body did not come within {BODY_TIMEOUT:?}");
+            Err(bad_request(&message).with_status(StatusCode::REQUEST_TIMEOUT))
         }
     }
 }
@@ -111,16 +129,9 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
         .map_err(|error| bad_request(&format!("the body is not what this method takes: {error}")))
 }
 
-/// The longest key: it is kept for minutes.
-const KEY_BYTES: usize = 128;
-
 fn idempotency(publisher: String, key: Option<String>) -> Result<Option<IdempotencyKey>, Problem> {
-    match key {
-        Some(key) if key.is_empty() || key.len() > KEY_BYTES => {
-            Err(bad_request(&format!("a key has 1 to {KEY_BYTES} bytes")))
-        }
-        key => Ok(key.map(|key| IdempotencyKey { publisher: publisher.into(), key: key.into() })),
-    }
+    let key = key.map(|key| session::check_key(&key).map(|()| key)).transpose()?;
+    Ok(key.map(|key| IdempotencyKey { publisher: publisher.into(), key: key.into() }))
 }
 
 async fn publish(
@@ -132,10 +143,10 @@ async fn publish(
     let settings = &internal.ground.settings;
     let channel =
         ChannelName::parse(channel).map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
-    let namespace = session::namespace(settings, &channel)?;
+    let (name, namespace) = session::named_namespace(settings, &channel)?;
     session::check_size(settings, &payload)?;
     let publication = NewPublication {
-        channel: channel.clone(),
+        channel,
         payload,
         client: None,
         user: None,
@@ -145,7 +156,7 @@ async fn publish(
     };
     let at = Instant::now();
     let published = internal.relay.publish_and_wait(publication).await?;
-    metrics::published(channel.namespace(), Source::Api, at.elapsed());
+    metrics::published(name, Source::Api, at.elapsed());
     Ok(published)
 }
 

@@ -97,7 +97,7 @@ fn may_do_without_key(headers: &HeaderMap, arrival: Arrival) -> Result<(), Probl
         "without a key no web page of another site may use the server API"
     } else if FORWARDING.iter().any(|name| headers.contains_key(name)) {
         "without a key no proxy may use the server API"
-    } else if content_type.is_some_and(|kind| !matches!(kind, "application/json" | "application/grpc")) {
+    } else if !matches!(content_type, Some("application/json" | "application/grpc")) {
         "without a key a body must be application/json"
     } else {
         return Ok(());
@@ -122,24 +122,26 @@ mod tests {
     fn programs_on_this_machine_need_no_key_in_development() {
         let here = "127.0.0.1:5000";
         assert!(keyless(&[("host", "127.0.0.1:8001"), ("content-type", "application/json")], here));
-        assert!(keyless(&[("host", "localhost:8001")], here));
-        assert!(keyless(&[("host", "[::1]:8001"), ("sec-fetch-site", "none")], here));
-        assert!(keyless(&[("host", "localhost:8001"), ("origin", "http://localhost:8001")], here));
+        let json = ("content-type", "application/json; charset=utf-8");
+        assert!(keyless(&[json, ("host", "localhost:8001")], here));
+        assert!(keyless(&[json, ("host", "[::1]:8001"), ("sec-fetch-site", "none")], here));
+        assert!(keyless(&[json, ("host", "localhost:8001"), ("origin", "http://localhost:8001")], here));
     }
 
     #[test]
     fn web_pages_of_others_and_proxies_do() {
         let here = "127.0.0.1:5000";
-        let host = ("host", "localhost:8001");
-        assert!(!keyless(&[host], "192.168.1.5:5000"));
-        assert!(!keyless(&[("host", "evil.example:8001")], here), "DNS rebinding");
-        assert!(!keyless(&[], here));
-        assert!(!keyless(&[host, ("origin", "http://evil.example")], here));
-        assert!(!keyless(&[host, ("origin", "http://localhost:8000")], here), "the public listener's pages");
-        assert!(!keyless(&[host, ("origin", "null")], here));
-        assert!(!keyless(&[host, ("sec-fetch-site", "cross-site")], here));
-        assert!(!keyless(&[host, ("sec-fetch-site", "same-site")], here));
-        assert!(!keyless(&[host, ("x-forwarded-for", "10.0.0.1")], here));
+        let (host, json) = (("host", "localhost:8001"), ("content-type", "application/json"));
+        assert!(!keyless(&[host, json], "192.168.1.5:5000"));
+        assert!(!keyless(&[("host", "evil.example:8001"), json], here), "DNS rebinding");
+        assert!(!keyless(&[json], here));
+        assert!(!keyless(&[host], here), "a page can send a body without a type");
+        assert!(!keyless(&[host, json, ("origin", "http://evil.example")], here));
+        assert!(!keyless(&[host, json, ("origin", "http://localhost:8000")], here), "the public listener's pages");
+        assert!(!keyless(&[host, json, ("origin", "null")], here));
+        assert!(!keyless(&[host, json, ("sec-fetch-site", "cross-site")], here));
+        assert!(!keyless(&[host, json, ("sec-fetch-site", "same-site")], here));
+        assert!(!keyless(&[host, json, ("x-forwarded-for", "10.0.0.1")], here));
         assert!(!keyless(&[host, ("content-type", "text/plain")], here), "needs no CORS preflight");
         assert!(!keyless(&[host, ("content-type", "application/x-www-form-urlencoded")], here));
     }

@@ -4,14 +4,14 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
-    extract::{DefaultBodyLimit, State},
+    extract::State,
     response::IntoResponse,
     routing::{get, post},
 };
 use http::{StatusCode, header};
+use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -32,14 +32,12 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Serves until `closed`.
 pub async fn serve(listener: TcpListener, internal: Arc<Internal>, closed: CancellationToken) {
-    let body_limit = internal.ground.settings.limits.publication_bytes * 2 + (1 << 20);
     let app = Router::new()
         .route("/metrics", get(render))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/api/v1/{method}", post(api::call).fallback(wrong_method))
         .fallback(not_found)
-        .layer(DefaultBodyLimit::max(body_limit))
         .with_state(internal);
     loop {
         let accepted = tokio::select! {
@@ -61,10 +59,10 @@ pub async fn serve(listener: TcpListener, internal: Arc<Internal>, closed: Cance
         let service = TowerToHyperService::new(app.clone().layer(Extension(arrival)));
         let closed = closed.clone();
         tokio::spawn(async move {
-            let mut server = auto::Builder::new(TokioExecutor::new());
-            server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-            server.http2().timer(TokioTimer::new());
-            let connection = server.serve_connection(TokioIo::new(socket), service);
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(socket), service);
             tokio::select! {
                 served = connection => drop(served), // an error here is the other end's
                 () = closed.cancelled() => {}
@@ -89,7 +87,7 @@ async fn livez(State(internal): State<Arc<Internal>>) -> (StatusCode, String) {
 async fn readyz(State(internal): State<Arc<Internal>>) -> (StatusCode, &'static str) {
     if internal.public.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if internal.relay.state() == BackplaneState::Never {
+    } else if internal.relay.state() == BackplaneState::Never || !internal.public.is_ready() {
         (StatusCode::SERVICE_UNAVAILABLE, "the backplane has not been reached yet\n")
     } else {
         (StatusCode::OK, "ok\n")

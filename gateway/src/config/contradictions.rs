@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    address,
+    MAX_SHARDS, address,
     api::ApiKey,
     backplane::BackplaneUrl,
     namespaces,
@@ -59,12 +59,12 @@ impl Report<'_> {
 
 fn node(document: &Document, report: &mut Report<'_>) {
     let node = &document.node;
-    // Empty is the default: `load` makes a name.
-    if !node.name.is_empty() && !is_name(&node.name, "-_.") || node.name.is_empty() && report.is_set("node.name") {
+    // Empty and not written is the default: `load` makes a name.
+    if !is_name(&node.name, "-_.") && (!node.name.is_empty() || report.is_set("node.name")) {
         report.add("node.name", "has 1 to 64 letters (a to z), digits, `-`, `_` or `.`");
     }
-    if node.shards > 1024 {
-        report.add("node.shards", format!("{} is more than 1024; 0 is one for each core", node.shards));
+    if node.shards > MAX_SHARDS {
+        report.add("node.shards", format!("{} is more than {MAX_SHARDS}; 0 is one for each core", node.shards));
     }
     if let Some(bytes) = node.secret.as_ref().map(|secret| secret.reveal().len()).filter(|bytes| *bytes < SECRET_BYTES)
     {

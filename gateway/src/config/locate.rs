@@ -71,7 +71,7 @@ name = "a"
 listen = ["x", "y"]
 [namespaces]
 chat = { history = { size = 1 } }
-list = [{ a = 1 }, { ü = 2, b = 3 }]
+list = [{ a = 1 }, { "ü" = 2, b = 3 }]
 "#;
 
     fn at(path: &str) -> Option<((usize, usize), bool)> {

@@ -41,8 +41,8 @@ pub use self::{
     problem::{ConfigError, Place, Problem},
     secret::Secret,
     sections::{
-        AuthSettings, DemoSettings, DrainSettings, InternalSettings, Limits, LogFormat, NodeSettings, PublicSettings,
-        Timeouts,
+        AuthSettings, DemoSettings, DrainSettings, InternalSettings, Limits, LogFormat, MAX_SHARDS, NodeSettings,
+        PublicSettings, Timeouts,
     },
 };
 use self::{
@@ -94,7 +94,10 @@ impl Settings {
         let mut problems = Vec::new();
         let environment = Layer::environment(env, &mut problems);
         let development = development::is_on(flags, &environment);
-        let sources = Sources::read(flags.config.as_deref(), environment, flags.layer())?;
+        let sources = match Sources::read(flags.config.as_deref(), environment, flags.layer()) {
+            Ok(sources) => sources,
+            Err(problem) => return Err(ConfigError::new([problems, vec![problem]].concat())),
+        };
         let defaults = if development { development::defaults() } else { Layer::default() };
         let mut tree = sources.merge(&defaults)?;
         twins::read(&mut tree, &sources, &mut problems);
@@ -113,7 +116,7 @@ impl Settings {
         }
         if node.shards == 0 {
             let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            node.shards = u16::try_from(cores).unwrap_or(u16::MAX);
+            node.shards = u16::try_from(cores).unwrap_or(MAX_SHARDS).min(MAX_SHARDS);
         }
         Self { node, public, internal, backplane, auth, api, limits, timeouts, drain, demo, namespaces, development }
     }
@@ -128,8 +131,15 @@ impl Settings {
     /// In development mode one that nobody configured behaves as `default`, except those that begin with `#`: they are
     /// the system's.
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
-        let fallback = || self.namespaces.get(DEFAULT_NAMESPACE).filter(|_| self.development && !name.starts_with('#'));
-        self.namespaces.get(name).or_else(fallback)
+        self.named_namespace(name).map(|(_, namespace)| namespace)
+    }
+
+    /// The same with the name under which it is configured: of these there are few, whatever channels are called.
+    pub fn named_namespace(&self, name: &str) -> Option<(&str, &Namespace)> {
+        let falls_back = self.development && !name.starts_with('#');
+        let fallback = || self.namespaces.get_key_value(DEFAULT_NAMESPACE).filter(|_| falls_back);
+        let found = self.namespaces.get_key_value(name).or_else(fallback);
+        found.map(|(name, namespace)| (name.as_str(), namespace))
     }
 
     /// The namespaces by name: the configured ones, and in development mode `default`.

@@ -25,6 +25,9 @@ pub struct NodeSettings {
     pub log: LogFormat,
 }
 
+/// The most shards that a node can have.
+pub const MAX_SHARDS: u16 = 128;
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -23,7 +23,7 @@ pub use self::{
 
 /// Publications of one channel go through one stripe, so that they keep their order.
 const STRIPES: usize = 4;
-/// Bound of each stripe, in publications. Full: [`Overloaded`], and nothing was done.
+/// Bound of each stripe, in publications: so many wait, and so many are on their way. Full: [`Overloaded`], and nothing was done.
 const STRIPE_ORDERS: usize = 8 * 1024;
 /// Bound of the other queues, in orders. Full: [`Overloaded`].
 const ORDERS: usize = 64 * 1024;
@@ -169,7 +169,7 @@ async fn publish(backplane: Arc<Any>, mut orders: mpsc::Receiver<(NewPublication
     let mut waiting = FuturesUnordered::new();
     loop {
         tokio::select! {
-            taken = orders.recv_many(&mut batch, BATCH) => {
+            taken = orders.recv_many(&mut batch, BATCH), if waiting.len() < STRIPE_ORDERS => {
                 if taken == 0 {
                     return;
                 }
@@ -191,12 +191,20 @@ async fn keep_memberships(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while orders.recv_many(&mut batch, BATCH).await > 0 {
-        let (mut joins, mut interests, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut joins, mut interests) = (Vec::<(usize, ChannelName, u64)>::new(), Vec::<Interest>::new());
+        let mut left = Vec::new();
         for order in batch.drain(..) {
             match order {
                 Membership::Join { shard, interest, join } => {
                     // First the route, then the subscription: nothing after the answered position can pass by.
                     routes.add(&interest.channel, shard);
+                    // A join that was left and made again is answered once: only the last one is still waited for.
+                    if let Some(place) =
+                        joins.iter().position(|(of, name, _)| (*of, name) == (shard, &interest.channel))
+                    {
+                        joins.remove(place);
+                        interests.remove(place);
+                    }
                     joins.push((shard, interest.channel.clone(), join));
                     interests.push(interest);
                 }

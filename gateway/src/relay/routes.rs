@@ -7,7 +7,10 @@ use skywave_backplane::{BackplaneState, Gap, PresenceEvent, Sink, SubscribeError
 use skywave_proto::{ChannelName, Publication, StreamPosition};
 
 use super::{Answer, Receipt};
-use crate::push::{Prepared, Push};
+use crate::{
+    config::MAX_SHARDS,
+    push::{Prepared, Push},
+};
 
 const STRIPES: usize = 64;
 
@@ -42,14 +45,14 @@ pub struct Routes {
     mailboxes: Arc<[Arc<dyn Mailbox>]>,
 }
 
-/// The most shards that a node can have: a set of them is one word.
-pub(super) const MAX_SHARDS: usize = 128;
+/// A set of shards is one word.
 type Shards = u128;
+const _: () = assert!(Shards::BITS as usize >= MAX_SHARDS as usize);
 
 impl Routes {
     /// No channel goes anywhere yet.
     pub fn new(mailboxes: Arc<[Arc<dyn Mailbox>]>) -> Self {
-        assert!(mailboxes.len() <= MAX_SHARDS, "the configuration bounds node.shards");
+        assert!(mailboxes.len() <= usize::from(MAX_SHARDS), "the configuration bounds node.shards");
         Self { stripes: std::array::from_fn(|_| RwLock::default()), hasher: ahash::RandomState::new(), mailboxes }
     }
 

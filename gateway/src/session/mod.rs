@@ -21,13 +21,13 @@ use std::{
 
 use bytes::Bytes;
 use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication};
-use skywave_proto::{ChannelName, CloseCode, ErrorCode, Member, Payload};
+use skywave_proto::{ChannelName, CloseCode, ErrorCode, Member, Payload, StreamPosition};
 use tokio::time::Instant as TokioInstant;
 
 pub use self::{
     clients::{Clients, Seat},
     command::{Command, Connect, Connected, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
-    rights::{may_publish, may_subscribe, namespace},
+    rights::{may_publish, may_subscribe, named_namespace, namespace},
     seal::Seal,
 };
 use self::{opening::Asker, subscriptions::Subscription};
@@ -46,6 +46,8 @@ const REPLY_BYTES: usize = 64 * 1024;
 const PAGE_PUBLICATIONS: u32 = 1000;
 /// Commands of one connection that may wait for the backplane; then it is not read from until one is answered.
 const IN_FLIGHT: usize = 256;
+/// Subscriptions in one `connect` where `limits.channels_per_connection` sets no limit.
+const MAX_LIST: usize = 10_000;
 /// What `history` returns when the client does not say.
 const DEFAULT_HISTORY: u32 = 100;
 
@@ -111,15 +113,25 @@ struct Client {
 struct Connecting {
     id: Option<u64>,
     outcomes: Vec<Option<Result<Subscribed, (String, Refusal)>>>,
-    /// Channels to make live once the reply is out.
-    opened: Vec<(ChannelName, bool)>,
+    /// Subscriptions to make live once the reply is out.
+    opened: Vec<Opened>,
+}
+
+/// A subscription that `connect` has opened.
+struct Opened {
+    place: usize,
+    channel: ChannelName,
+    /// Where the client stands without the publications in the reply.
+    stood: Option<StreamPosition>,
+    /// Whether more follows behind them before live.
+    more: bool,
 }
 
 /// A command that waits for the backplane.
 enum Asked {
     Publish {
         id: Option<u64>,
-        channel: ChannelName,
+        namespace: Arc<str>,
         at: Instant,
     },
     History {
@@ -218,6 +230,11 @@ impl Session {
         if !self.ground.settings.auth.anonymous {
             return self.turn_away(id, "anonymous clients are not allowed here: connect with a token");
         }
+        let limit = self.ground.settings.limits.channels_per_connection.map_or(MAX_LIST, |limit| limit.get() as usize);
+        if connect.subscribe.len() > limit {
+            let message = format!("connect subscribes to at most {limit} channels (limits.channels_per_connection)");
+            return self.refuse(id, Refusal::new(ErrorCode::Limit, message));
+        }
         let known = connect.session.and_then(|session| self.ground.seal.get()?.open(&session, None, now_ms()));
         let info = connect.info.filter(|_| self.ground.settings.development());
         self.become_client(known.unwrap_or_else(new_client_id), info);
@@ -278,11 +295,30 @@ impl Session {
     fn finish_connect(&self) {
         let mut state = self.state.borrow_mut();
         let settled = |connecting: &mut Connecting| connecting.outcomes.iter().all(Option::is_some);
-        let Some(connecting) = state.connecting.take_if(settled) else { return };
+        let Some(mut connecting) = state.connecting.take_if(settled) else { return };
         drop(state);
+        self.fit_into_one_reply(&mut connecting);
         self.say_connected(connecting.id, connecting.outcomes.into_iter().flatten().collect());
-        for (channel, more) in connecting.opened {
+        for Opened { channel, more, .. } in connecting.opened {
             self.go_live(&channel, more);
+        }
+    }
+
+    /// One reply carries so many bytes of publications over all its channels; the others follow as pushes.
+    fn fit_into_one_reply(&self, connecting: &mut Connecting) {
+        let mut room = REPLY_BYTES;
+        for Opened { place, channel, stood, more } in &mut connecting.opened {
+            let Some(Some(Ok(answer))) = connecting.outcomes.get_mut(*place) else { continue };
+            let bytes: usize = answer.publications.iter().map(|publication| publication.payload.data().len()).sum();
+            if bytes <= room {
+                room -= bytes;
+                continue;
+            }
+            room = 0;
+            answer.publications = Vec::new();
+            answer.position = *stood;
+            *more = true;
+            self.resume_from(channel, *stood);
         }
     }
 
@@ -311,7 +347,7 @@ impl Session {
         key: Option<Arc<str>>,
     ) -> Result<(), Refusal> {
         let settings = &self.ground.settings;
-        let namespace = namespace(settings, &channel)?;
+        let (name, namespace) = named_namespace(settings, &channel)?;
         let subscribed = self.state.borrow().subscriptions.contains_key(&channel);
         may_publish(namespace, &channel, subscribed)?;
         check_size(settings, &payload)?;
@@ -323,9 +359,9 @@ impl Session {
             history: namespace.history,
             client: Some(client.id),
             user: client.user,
-            channel: channel.clone(),
+            channel,
         };
-        let receipt = self.ask(Asked::Publish { id, channel, at: Instant::now() });
+        let receipt = self.ask(Asked::Publish { id, namespace: name.into(), at: Instant::now() });
         let ordered = self.shard.relay().publish(publication, ReplyTo::Connection(receipt));
         ordered.inspect_err(|_| self.forget(receipt)).map_err(Refusal::from)
     }
@@ -372,9 +408,9 @@ impl Session {
         let Some(asked) = self.state.borrow_mut().asked.remove(&ticket) else { return };
         self.in_flight.set(self.in_flight.get() - 1);
         match (asked, answer) {
-            (Asked::Publish { id, channel, at }, Answer::Published(outcome)) => match outcome {
+            (Asked::Publish { id, namespace, at }, Answer::Published(outcome)) => match outcome {
                 Ok(published) => {
-                    metrics::published(channel.namespace(), Source::Client, at.elapsed());
+                    metrics::published(&namespace, Source::Client, at.elapsed());
                     self.reply(id, &Reply::Published(published));
                 }
                 Err(error) => self.refuse(id, error.into()),
@@ -475,6 +511,20 @@ pub fn check_size(settings: &Settings, payload: &Payload) -> Result<(), Refusal>
         return Err(Refusal::new(ErrorCode::TooLarge, message));
     }
     Ok(())
+}
+
+/// The longest idempotency key, in bytes: it is kept for minutes.
+const KEY_BYTES: usize = 128;
+
+/// Whether an idempotency key is one.
+///
+/// # Errors
+/// `bad_request`, with the bounds.
+pub fn check_key(key: &str) -> Result<(), Refusal> {
+    if (1..=KEY_BYTES).contains(&key.len()) {
+        return Ok(());
+    }
+    Err(Refusal::new(ErrorCode::BadRequest, format!("a key has 1 to {KEY_BYTES} bytes")))
 }
 
 fn new_client_id() -> Arc<str> {

@@ -118,14 +118,14 @@ impl Opening {
     }
 }
 
-/// Brings a list of members up to date with what changed while it was on its way.
+/// Brings a list of members up to date with what changed while it was on its way. `total` follows only the clients that
+/// this page would show: whether it counts a change beyond cannot be known.
 pub(super) fn roll(mut page: MemberPage, changes: Vec<PresenceEvent>) -> MemberPage {
     for change in changes {
         match change {
             PresenceEvent::Join(member) => {
-                if page.next.as_ref().is_some_and(|next| *member.client > **next) {
-                    page.total += 1;
-                } else if !page.members.iter().any(|known| known.client == member.client) {
+                let beyond = page.next.as_ref().is_some_and(|next| *member.client > **next);
+                if !beyond && !page.members.iter().any(|known| known.client == member.client) {
                     page.total += 1;
                     page.members.push(member);
                 }
@@ -133,10 +133,7 @@ pub(super) fn roll(mut page: MemberPage, changes: Vec<PresenceEvent>) -> MemberP
             PresenceEvent::Leave(member) => {
                 let before = page.members.len();
                 page.members.retain(|known| known.client != member.client);
-                let beyond = page.next.as_ref().is_some_and(|next| *member.client > **next);
-                if beyond || page.members.len() < before {
-                    page.total = page.total.saturating_sub(1);
-                }
+                page.total -= (before - page.members.len()) as u64;
             }
         }
     }

@@ -10,12 +10,20 @@ use crate::config::{Namespace, PublishRight, Settings, SubscribeRight};
 /// # Errors
 /// `permission_denied` for reserved names, `unknown_namespace` for one that the configuration does not name.
 pub fn namespace<'a>(settings: &'a Settings, channel: &ChannelName) -> Result<&'a Namespace, Refusal> {
+    named_namespace(settings, channel).map(|(_, namespace)| namespace)
+}
+
+/// The same with the name under which it is configured.
+///
+/// # Errors
+/// As [`namespace`].
+pub fn named_namespace<'a>(settings: &'a Settings, channel: &ChannelName) -> Result<(&'a str, &'a Namespace), Refusal> {
     if channel.is_reserved() {
         let message = "channel names that begin with # are the system's own";
         return Err(Refusal::new(ErrorCode::PermissionDenied, message));
     }
     let name = channel.namespace();
-    settings.namespace(name).ok_or_else(|| {
+    settings.named_namespace(name).ok_or_else(|| {
         let message = format!("namespace {name:?} is not configured on this node: add [namespaces.{name}]");
         Refusal::new(ErrorCode::UnknownNamespace, message)
     })

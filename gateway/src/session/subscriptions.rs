@@ -4,9 +4,9 @@ use skywave_backplane::{HistoryError, HistoryPage, HistoryQuery, Interest, Membe
 use skywave_proto::{ChannelName, ErrorCode, Publication, StreamPosition};
 
 use super::{
-    Asked, PAGE_PUBLICATIONS, REPLY_BYTES, Refusal, Reply, Session, Subscribe,
+    Asked, Opened, PAGE_PUBLICATIONS, REPLY_BYTES, Refusal, Reply, Session, Since, Subscribe, Subscribed,
     opening::{self, Asker, Opening, Part, Recovery},
-    rights::{may_subscribe, namespace},
+    rights::{may_subscribe, named_namespace},
 };
 use crate::{
     config::Namespace,
@@ -44,7 +44,7 @@ impl Session {
     pub(super) fn subscribe(&self, asker: Asker, request: Subscribe) -> Result<(), Refusal> {
         let settings = &self.ground.settings;
         let channel = request.channel.clone();
-        let namespace = namespace(settings, &channel)?;
+        let (name, namespace) = named_namespace(settings, &channel)?;
         may_subscribe(namespace, &channel, self.client().user.as_deref())?;
         if request.presence {
             require_presence(namespace, &channel)?;
@@ -62,6 +62,7 @@ impl Session {
         }
         let attach = Attach {
             interest: Interest { channel: channel.clone(), history: namespace.history },
+            namespace: name,
             echo: request.echo,
             presence: request.presence,
         };
@@ -87,7 +88,7 @@ impl Session {
         }) else {
             return;
         };
-        if is_member {
+        if is_member && !self.link.is_closing() {
             self.enter(channel, presence);
         }
         match opening::recovery(since, position) {
@@ -132,10 +133,14 @@ impl Session {
             return;
         }
         let members = match outcome {
-            Ok(Some(page)) => match self.shard.hub().follow_roll(channel, self.link.key()) {
-                Some(changes) => Some(opening::roll(page, changes)),
-                None => return self.ask_for_roll(channel),
-            },
+            Ok(Some(page)) => {
+                // The hub is borrowed for this one call: what follows may need it again.
+                let changes = self.shard.hub().follow_roll(channel, self.link.key());
+                match changes {
+                    Some(changes) => Some(opening::roll(page, changes)),
+                    None => return self.ask_for_roll(channel),
+                }
+            }
             // A backplane without presence: subscribed all the same, without members.
             Ok(None) | Err(PresenceError::Unavailable(_)) => None,
         };
@@ -152,9 +157,7 @@ impl Session {
     }
 
     fn read_missed(&self, channel: &ChannelName, since: StreamPosition) {
-        // What several subscriptions of one `connect` missed shares the reply.
-        let shared = self.state.borrow().connecting.as_ref().map_or(1, |connecting| connecting.outcomes.len().max(1));
-        let query = HistoryQuery { since: Some(since), limit: PAGE_PUBLICATIONS, bytes: REPLY_BYTES / shared };
+        let query = HistoryQuery { since: Some(since), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes() };
         let receipt = self.ask(Asked::Missed);
         if let Err(overloaded) = self.shard.relay().history(channel.clone(), query, receipt) {
             self.forget(receipt);
@@ -200,24 +203,35 @@ impl Session {
         }
         subscription.stage = Stage::Replaying { after: answer.position, reading: false };
         drop(state);
+        self.replaying.set(self.replaying.get() + 1);
 
-        let mut follow = Vec::new();
-        if self.voice.carries_publications() {
-            let own = self.client().id;
-            answer.publications.retain(|publication| opening::wants(&request, &own, publication));
-        } else {
-            follow = std::mem::take(&mut answer.publications);
-        }
-        self.link.set_position(answer.position);
+        // Until the first of what was missed is out, the client stands where it said.
+        let stood = match request.since {
+            Some(Since::Position(since)) if answer.recovered == Some(true) => Some(since),
+            _ => answer.position,
+        };
+        self.link.set_position(stood);
         match asker {
-            Asker::Command(id) => {
+            // Without an id there is no reply, so what it would say is pushed.
+            Asker::Command(id) if id.is_none() || !self.voice.carries_publications() => {
+                let follow = std::mem::take(&mut answer.publications);
+                if answer.recovered == Some(false) && id.is_none() {
+                    let detail = GapDetail { missed: None, position: answer.position };
+                    self.link.tell(&Push::Gap(channel.clone(), GapReason::Reset, detail));
+                }
                 self.reply(id, &Reply::Subscribed(answer));
                 self.push_all(channel, follow);
                 self.go_live(channel, more);
             }
+            Asker::Command(id) => {
+                self.leave_out_own(&request, &mut answer);
+                self.reply(id, &Reply::Subscribed(answer));
+                self.go_live(channel, more);
+            }
             Asker::Connect(place) => {
+                self.leave_out_own(&request, &mut answer);
                 if let Some(connecting) = &mut self.state.borrow_mut().connecting {
-                    connecting.opened.push((channel.clone(), more));
+                    connecting.opened.push(Opened { place, channel: channel.clone(), stood, more });
                 }
                 self.settle_connect(place, Ok(answer));
                 self.finish_connect();
@@ -225,9 +239,27 @@ impl Session {
         }
     }
 
+    fn leave_out_own(&self, request: &Subscribe, answer: &mut Subscribed) {
+        let own = self.client().id;
+        answer.publications.retain(|publication| opening::wants(request, &own, publication));
+    }
+
+    /// What is read of a history at once: it has to fit into the outbox.
+    fn page_bytes(&self) -> usize {
+        REPLY_BYTES.min(self.ground.settings.limits.outbox_bytes / 2)
+    }
+
+    /// The client has been given a channel's publications up to here; the rest follows.
+    pub(super) fn resume_from(&self, channel: &ChannelName, position: Option<StreamPosition>) {
+        if let Some(Subscription { stage: Stage::Replaying { after, .. }, .. }) =
+            self.state.borrow_mut().subscriptions.get_mut(channel)
+        {
+            *after = position;
+        }
+    }
+
     /// The answer is out. Behind it comes the rest of what was missed, if there is more, and then live.
     pub(super) fn go_live(&self, channel: &ChannelName, more: bool) {
-        self.replaying.set(self.replaying.get() + 1);
         if !more {
             self.activate(channel);
         }
@@ -239,7 +271,8 @@ impl Session {
         let mut state = self.state.borrow_mut();
         let Some(Subscription { stage, .. }) = state.subscriptions.get_mut(channel) else { return };
         let Stage::Replaying { after, .. } = *stage else { return };
-        match self.shard.hub().activate(channel, self.link.key(), after) {
+        let activation = self.shard.hub().activate(channel, self.link.key(), after);
+        match activation {
             Activation::Live => {
                 *stage = Stage::Live;
                 self.replaying.set(self.replaying.get() - 1);
@@ -248,27 +281,31 @@ impl Session {
                 drop(state);
                 self.read_on(channel);
             }
+            Activation::Later => {} // the shard wakes the connection, and with that comes `drained`
         }
     }
 
-    /// The socket has taken everything: the next piece of what was missed can follow.
+    /// The socket has taken everything: the next piece of what was missed can follow. One at a time, whatever the
+    /// number of channels: together they would not fit into the outbox.
     pub fn drained(&self) {
-        let waiting: Vec<_> = {
-            let state = self.state.borrow();
-            let waiting = state
-                .subscriptions
-                .iter()
-                .filter(|(_, subscription)| matches!(subscription.stage, Stage::Replaying { reading: false, .. }));
-            waiting.map(|(channel, _)| channel.clone()).collect()
-        };
-        if self.state.borrow().connecting.is_none() {
-            waiting.iter().for_each(|channel| self.read_on(channel));
+        let state = self.state.borrow();
+        let replaying = state.subscriptions.iter().filter_map(|(channel, subscription)| match subscription.stage {
+            Stage::Replaying { reading, .. } => Some((channel, reading)),
+            Stage::Opening(_) | Stage::Live => None,
+        });
+        if state.connecting.is_some() || replaying.clone().any(|(_, reading)| reading) {
+            return;
+        }
+        let next = replaying.map(|(channel, _)| channel.clone()).next();
+        drop(state);
+        if let Some(channel) = next {
+            self.read_on(&channel);
         }
     }
 
     fn read_on(&self, channel: &ChannelName) {
         let Some(after) = self.set_reading(channel, true) else { return };
-        let query = HistoryQuery { since: Some(after), limit: PAGE_PUBLICATIONS, bytes: REPLY_BYTES };
+        let query = HistoryQuery { since: Some(after), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes() };
         let receipt = self.ask(Asked::Missed);
         if self.shard.relay().history(channel.clone(), query, receipt).is_err() {
             self.forget(receipt);
@@ -321,8 +358,13 @@ impl Session {
     /// The subscription cannot be opened.
     fn give_up(&self, channel: &ChannelName, refusal: Refusal) {
         let Some(subscription) = self.drop_subscription(channel) else { return };
-        let Stage::Opening(opening) = subscription.stage else { return };
-        match opening.asker {
+        if let Stage::Opening(opening) = subscription.stage {
+            self.not_opened(opening.asker, channel, refusal);
+        }
+    }
+
+    fn not_opened(&self, asker: Asker, channel: &ChannelName, refusal: Refusal) {
+        match asker {
             Asker::Command(id) => self.refuse(id, refusal),
             Asker::Connect(place) => {
                 self.settle_connect(place, Err((channel.as_str().to_owned(), refusal)));
@@ -335,9 +377,9 @@ impl Session {
         let Some(subscription) = self.drop_subscription(channel) else {
             return Err(Refusal::new(ErrorCode::NotSubscribed, format!("not subscribed to {channel}")));
         };
-        if let Stage::Opening(Opening { asker: Asker::Command(opening), .. }) = subscription.stage {
+        if let Stage::Opening(opening) = subscription.stage {
             let message = format!("unsubscribed from {channel} before the subscription was there");
-            self.refuse(opening, Refusal::new(ErrorCode::NotSubscribed, message));
+            self.not_opened(opening.asker, channel, Refusal::new(ErrorCode::NotSubscribed, message));
         }
         self.reply(id, &Reply::Unsubscribed(channel.clone()));
         Ok(())
@@ -347,7 +389,7 @@ impl Session {
         let subscription = self.state.borrow_mut().subscriptions.remove(channel)?;
         self.shard.hub().detach(channel, self.link.key());
         if matches!(subscription.stage, Stage::Replaying { .. }) {
-            self.replaying.set(self.replaying.get().saturating_sub(1));
+            self.replaying.set(self.replaying.get() - 1);
         }
         if subscription.is_member {
             let (client, grace) = (self.client().id, std::time::Duration::ZERO);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::{
         Arc,
@@ -140,7 +141,13 @@ impl Seat {
             .name(format!("shard-{}", handle.index()))
             .spawn(move || {
                 let local = tokio::task::LocalSet::new();
-                local.block_on(&runtime, Shard::new(handle, relay).run(items));
+                let turning = AssertUnwindSafe(|| local.block_on(&runtime, Shard::new(handle, relay).run(items)));
+                // A node without one of its shards would take connections and never serve them. It is better gone: what
+                // must survive it does not live in it.
+                if catch_unwind(turning).is_err() {
+                    tracing::error!("a shard has panicked, the node ends");
+                    std::process::abort();
+                }
             })
             .map_err(ShardSpawnError)
     }

@@ -6,14 +6,19 @@ use skywave_proto::StreamPosition;
 
 use crate::push::Prepared;
 
-/// Bound of one [`Held`], in pushes. Full: the rest is forgotten and fetched again, for it is in the history.
-const HELD: usize = 512;
+/// Bound of one [`Held`], in pushes.
+const PUSHES: usize = 512;
 
 /// Live pushes set aside while a gap before them is being filled. They are shared with everyone else on the node, so an
 /// entry costs a pointer.
-#[derive(Debug, Default)]
+///
+/// Bound: [`PUSHES`], and a number of bytes of payload. Full: the rest is forgotten and fetched again, for it is in the
+/// history.
+#[derive(Debug)]
 pub(super) struct Held {
     pushes: Vec<Arc<Prepared>>,
+    bytes: usize,
+    bound: usize,
     overflowed: bool,
 }
 
@@ -27,18 +32,35 @@ pub(super) enum Resume {
 }
 
 impl Held {
+    /// Holds at most `bound` bytes of payload.
+    pub(super) fn new(bound: usize) -> Self {
+        Self { pushes: Vec::new(), bytes: 0, bound, overflowed: false }
+    }
+
     /// Sets a push aside.
     pub(super) fn hold(&mut self, push: &Arc<Prepared>) {
-        if self.pushes.len() < HELD {
-            self.pushes.push(push.clone());
-        } else {
+        let bytes = push.payload_bytes();
+        if self.overflowed || self.pushes.len() >= PUSHES || self.bytes + bytes > self.bound {
             self.overflowed = true;
+        } else {
+            self.bytes += bytes;
+            self.pushes.push(push.clone());
         }
+    }
+
+    /// Something was lost before it could be set aside.
+    pub(super) fn lose(&mut self) {
+        self.overflowed = true;
     }
 
     /// Whether some were forgotten.
     pub(super) fn overflowed(&self) -> bool {
         self.overflowed
+    }
+
+    /// The first position that is held.
+    pub(super) fn first(&self) -> Option<StreamPosition> {
+        self.pushes.iter().find_map(|push| push.position())
     }
 
     /// Joins what was held to what has been delivered up to and including `position`.
@@ -77,7 +99,7 @@ mod tests {
     use crate::push::Push;
 
     fn held(epoch: Epoch, offsets: impl IntoIterator<Item = u64>) -> Held {
-        let mut held = Held::default();
+        let mut held = Held::new(1000);
         for offset in offsets {
             let publication = Publication {
                 position: Some(StreamPosition { epoch, offset }),
@@ -111,8 +133,15 @@ mod tests {
     #[test]
     fn what_did_not_fit_is_fetched_again() {
         let epoch = Epoch::random();
-        let held = held(epoch, 1..=HELD as u64 + 1);
+        let held = held(epoch, 1..=PUSHES as u64 + 1);
         assert!(held.overflowed());
         assert_eq!(offsets(held.resume(Some(StreamPosition::start(epoch)))), None);
+        let mut lost = self::held(epoch, [1]);
+        lost.lose();
+        assert_eq!(offsets(lost.resume(Some(StreamPosition::start(epoch)))), None);
+        let mut large = self::held(epoch, []);
+        large.bound = 0;
+        large.hold(&self::held(epoch, [1]).pushes[0]);
+        assert!(large.overflowed());
     }
 }

@@ -5,9 +5,7 @@
 
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
-use skywave_backplane::{
-    Gap, HistoryError, HistoryPage, HistoryPolicy, HistoryQuery, Interest, PresenceEvent, SubscribeError,
-};
+use skywave_backplane::{Gap, HistoryError, HistoryPage, HistoryQuery, Interest, PresenceEvent, SubscribeError};
 use skywave_proto::{ChannelName, CloseCode, Publication, StreamPosition};
 
 use super::{
@@ -23,6 +21,8 @@ use crate::{
 /// What one fetch after a hole asks for.
 const CATCH_UP_PUBLICATIONS: u32 = 1000;
 const CATCH_UP_BYTES: usize = 1 << 20;
+/// What a channel holds while a hole in it is being filled.
+const CHANNEL_HELD_BYTES: usize = 1 << 20;
 /// Joins and leaves that may come while a list of members is on its way; more, and the list is asked for again.
 pub(super) const ROLL_CHANGES: usize = 4096;
 
@@ -35,12 +35,13 @@ pub struct Hub {
     joins: u64,
     /// Channels whose fetch could not be ordered or failed: tried again at the next tick.
     stalled: Vec<ChannelName>,
+    /// Members that could not be made live and try again at the next tick.
+    retries: Vec<u64>,
 }
 
 /// What a shard knows of one channel.
 struct Topic {
     join: u64,
-    history: Option<HistoryPolicy>,
     live: bool,
     /// The last publication that was delivered here; where live begins before the first.
     last: Option<StreamPosition>,
@@ -71,9 +72,11 @@ enum Roll {
 }
 
 /// What a session asks of the hub.
-pub struct Attach {
+pub struct Attach<'a> {
     /// Which channel, and what is kept of it.
     pub interest: Interest,
+    /// The namespace that is configured for it: the label of its metrics.
+    pub namespace: &'a str,
     /// `false` leaves out the client's own publications.
     pub echo: bool,
     /// Asks for joins and leaves.
@@ -96,18 +99,20 @@ pub enum Activation {
     Live,
     /// Something still lies between: read the history after the same position and try again.
     Fetch,
+    /// The channel itself has to find out where it stands: try again when the shard wakes the connection.
+    Later,
 }
 
 impl Hub {
     pub(super) fn new(shard: usize, relay: Relay, figures: Rc<Figures>) -> Self {
-        Self { shard, relay, figures, topics: HashMap::default(), joins: 0, stalled: Vec::new() }
+        Self { shard, relay, figures, topics: HashMap::default(), joins: 0, stalled: Vec::new(), retries: Vec::new() }
     }
 
     /// Adds a member. Whatever comes from now on is held for it until [`Hub::activate`].
     ///
     /// # Errors
     /// [`Overloaded`] if the channel has to be joined and too much is waiting for the backplane.
-    pub fn attach(&mut self, link: &Rc<Link>, attach: Attach) -> Result<Attached, Overloaded> {
+    pub fn attach(&mut self, link: &Rc<Link>, attach: Attach<'_>) -> Result<Attached, Overloaded> {
         let channel = &attach.interest.channel;
         if !self.topics.contains_key(channel) {
             self.joins += 1;
@@ -115,12 +120,11 @@ impl Hub {
             self.figures.channels.increment(1.0);
             let topic = Topic {
                 join: self.joins,
-                history: attach.interest.history,
                 live: false,
                 last: None,
-                waiting: Some(Held::default()),
+                waiting: Some(Held::new(CHANNEL_HELD_BYTES)),
                 members: Vec::new(),
-                deliveries: self.figures.deliveries(channel.namespace()),
+                deliveries: self.figures.deliveries(attach.namespace),
             };
             self.topics.insert(channel.clone(), topic);
         }
@@ -129,7 +133,7 @@ impl Hub {
             link: link.clone(),
             echo: attach.echo,
             roll: if attach.presence { Roll::Collecting(HashMap::new()) } else { Roll::Off },
-            held: Some(Held::default()),
+            held: Some(Held::new(link.held_bytes())),
             skip: 0,
         });
         self.figures.subscriptions.increment(1.0);
@@ -146,15 +150,23 @@ impl Hub {
         let Some(held) = member.held.take() else { return Activation::Live };
         let overflowed = held.overflowed();
         let Resume::With(pushes) = held.resume(position) else {
-            member.held = Some(Held::default());
+            member.held = Some(Held::new(member.link.held_bytes()));
             return Activation::Fetch;
         };
         let end = pushes.iter().rev().find_map(|push| push.position()).or(position);
-        if let (Some(end), Some(last)) = (end, last)
-            && (end.epoch != last.epoch || end.offset < last.offset)
-        {
-            member.held = Some(Held::default());
-            return Activation::Fetch;
+        if let (Some(end), Some(last)) = (end, last) {
+            if end.epoch != last.epoch {
+                // The history has begun a new line of which this shard has not heard, or the other way round. Reading
+                // again at once would find the same: first the channel catches up.
+                member.held = Some(Held::new(member.link.held_bytes()));
+                self.retries.push(key);
+                self.lose(channel);
+                return Activation::Later;
+            }
+            if end.offset < last.offset {
+                member.held = Some(Held::new(member.link.held_bytes()));
+                return Activation::Fetch;
+            }
         }
         for push in &pushes {
             member.deliver(push);
@@ -209,8 +221,9 @@ impl Hub {
             Ok(position) => {
                 topic.live = true;
                 topic.last = position;
-                let held = topic.waiting.take().unwrap_or_default();
-                self.resume(channel, held);
+                if let Some(held) = topic.waiting.take() {
+                    self.resume(channel, held);
+                }
                 keys.into_iter().map(|key| (key, Ok(position))).collect()
             }
             Err(SubscribeError::Unavailable) => {
@@ -249,7 +262,7 @@ impl Hub {
         match (topic.last, publication.position) {
             (Some(last), Some(next)) if next.epoch == last.epoch && next.offset <= last.offset => return,
             (Some(last), Some(next)) if next != last.next() => {
-                let mut held = Held::default();
+                let mut held = Held::new(CHANNEL_HELD_BYTES);
                 held.hold(push);
                 topic.waiting = Some(held);
                 self.fetch(channel);
@@ -271,11 +284,18 @@ impl Hub {
             let following = topic.members.iter().filter(|member| !matches!(member.roll, Roll::Off));
             following.for_each(|member| member.link.close(CloseCode::Overloaded.into()));
         }
-        if !lost.publications || !topic.live || topic.waiting.is_some() {
-            return;
+        if lost.publications {
+            self.lose(channel);
         }
-        if topic.last.is_some() {
-            topic.waiting = Some(Held::default());
+    }
+
+    /// Publications of a channel may have passed by unheard: looks into its history.
+    fn lose(&mut self, channel: &ChannelName) {
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        if let Some(waiting) = &mut topic.waiting {
+            waiting.lose();
+        } else if topic.last.is_some() {
+            topic.waiting = Some(Held::new(CHANNEL_HELD_BYTES));
             self.fetch(channel);
         } else {
             topic.gap(&Prepared::new(Push::gap(channel.clone(), Gap::Possible)), None);
@@ -284,7 +304,9 @@ impl Hub {
 
     /// Reads what is missing after the last publication that was delivered.
     fn fetch(&mut self, channel: &ChannelName) {
-        let Some(topic) = self.topics.get(channel) else { return };
+        let Some(topic) = self.topics.get(channel).filter(|topic| topic.live && topic.waiting.is_some()) else {
+            return;
+        };
         let query = HistoryQuery { since: topic.last, limit: CATCH_UP_PUBLICATIONS, bytes: CATCH_UP_BYTES };
         let receipt = Receipt { shard: self.shard, connection: None, ticket: topic.join };
         if self.relay.history(channel.clone(), query, receipt).is_err() {
@@ -294,15 +316,18 @@ impl Hub {
 
     /// The history has answered to [`Hub::fetch`].
     pub(super) fn caught_up(&mut self, channel: &ChannelName, join: u64, page: Result<HistoryPage, HistoryError>) {
-        let Some(topic) = self.topics.get_mut(channel).filter(|topic| topic.join == join) else { return };
+        let Some(topic) = self.topics.get_mut(channel).filter(|topic| topic.join == join && topic.live) else { return };
         let Ok(page) = page else {
             self.stalled.push(channel.clone());
             return;
         };
-        let held = topic.waiting.take().unwrap_or_default();
+        let Some(held) = topic.waiting.take() else { return };
         if !page.complete {
-            let push = Prepared::new(Push::gap(channel.clone(), Gap::Reset { now: page.top }));
-            topic.gap(&push, page.top);
+            // What is held of the new line already need not be missed.
+            let held_from = held.first().filter(|first| page.top.is_some_and(|top| top.epoch == first.epoch));
+            let now = held_from.map(|first| StreamPosition { offset: first.offset - 1, ..first }).or(page.top);
+            let push = Prepared::new(Push::gap(channel.clone(), Gap::Reset { now }));
+            topic.gap(&push, now);
             self.resume(channel, held);
             return;
         }
@@ -324,6 +349,7 @@ impl Hub {
     /// Delivers what was held, or fetches again what still lies between.
     fn resume(&mut self, channel: &ChannelName, held: Held) {
         let Some(topic) = self.topics.get_mut(channel) else { return };
+        let overflowed = held.overflowed();
         match held.resume(topic.last) {
             Resume::With(pushes) => {
                 for push in pushes {
@@ -331,28 +357,31 @@ impl Hub {
                         Push::Gap(_, _, detail) => topic.gap(&push, detail.position),
                         _ => {
                             topic.last = push.position().or(topic.last);
+                            if let Push::Publication(_, publication) = push.push() {
+                                self.figures.delivered(publication);
+                            }
                             topic.deliver(&push);
                         }
                     }
                 }
+                // Only a live-only channel comes here after an overflow: nothing can be fetched.
+                if overflowed {
+                    topic.gap(&Prepared::new(Push::gap(channel.clone(), Gap::Possible)), None);
+                }
             }
             Resume::Fetch => {
-                topic.waiting = Some(Held::default());
+                topic.waiting = Some(Held::new(CHANNEL_HELD_BYTES));
                 self.fetch(channel);
             }
         }
     }
 
-    /// Tries again what could not be fetched.
-    pub(super) fn tick(&mut self) {
+    /// Tries again what could not be fetched, and says whose connections try again.
+    pub(super) fn tick(&mut self) -> Vec<u64> {
         for channel in std::mem::take(&mut self.stalled) {
             self.fetch(&channel);
         }
-    }
-
-    /// What is kept of a channel that somebody here is on.
-    pub fn history_of(&self, channel: &ChannelName) -> Option<HistoryPolicy> {
-        self.topics.get(channel).and_then(|topic| topic.history)
+        std::mem::take(&mut self.retries)
     }
 }
 

@@ -163,8 +163,8 @@ impl Link {
         self.slow.get()
     }
 
-    /// What waits for the socket, in bytes.
-    pub fn queued_bytes(&self) -> usize {
-        self.outbox.borrow().bytes()
+    /// What may be set aside for this connection beside its outbox, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.outbox.borrow().bound() / 4
     }
 }

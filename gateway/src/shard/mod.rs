@@ -11,7 +11,7 @@ mod outbox;
 mod wheel;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
     sync::atomic::{AtomicU64, Ordering},
@@ -66,6 +66,7 @@ pub struct Shard {
     owners: RefCell<HashMap<u64, Rc<dyn Owner>, ahash::RandomState>>,
     wheel: RefCell<Wheel>,
     handle: ShardHandle,
+    draining: Cell<bool>,
 }
 
 static KEYS: AtomicU64 = AtomicU64::new(1);
@@ -81,6 +82,7 @@ impl Shard {
             owners: RefCell::default(),
             wheel: RefCell::default(),
             handle,
+            draining: Cell::new(false),
         })
     }
 
@@ -109,9 +111,12 @@ impl Shard {
         Rc::new(Link::new(KEYS.fetch_add(1, Ordering::Relaxed), format, outbox_bytes))
     }
 
-    /// The shard drives this connection from now on.
+    /// The shard drives this connection from now on. Should the node be leaving already, the connection is told.
     pub fn adopt(&self, owner: Rc<dyn Owner>) {
         let key = owner.link().key();
+        if self.draining.get() {
+            owner.leave(skywave_proto::CloseCode::Draining.into());
+        }
         self.owners.borrow_mut().insert(key, owner);
         self.wheel.borrow_mut().schedule(key, TICK);
     }
@@ -194,7 +199,11 @@ impl Shard {
 
     fn tick(&self) {
         self.handle.turned();
-        self.hub.borrow_mut().tick();
+        self.handle.take_lost(|channel, lost| self.hub.borrow_mut().lost(channel, lost));
+        let retries = self.hub.borrow_mut().tick();
+        for owner in retries.into_iter().filter_map(|key| self.owner(key)) {
+            owner.link().wake();
+        }
         let due = self.wheel.borrow_mut().tick();
         for key in due {
             if let Some(owner) = self.owner(key) {
@@ -207,6 +216,7 @@ impl Shard {
     /// Asks every connection to leave, each at its own random moment within `window`: together they would all knock at
     /// the next node at once.
     pub fn drain(self: &Rc<Self>, window: Duration, goodbye: impl Fn() -> Goodbye) {
+        self.draining.set(true);
         for owner in self.owners.borrow().values() {
             let (owner, goodbye) = (owner.clone(), goodbye());
             let moment = window.mul_f64(rand::random::<f64>());

@@ -93,9 +93,9 @@ impl Outbox {
         self.frames.is_empty()
     }
 
-    /// What is waiting, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// The most that may wait, in bytes.
+    pub fn bound(&self) -> usize {
+        self.bound
     }
 }
 
@@ -141,6 +141,6 @@ mod tests {
             outbox.push(frame(1)).unwrap();
         }
         while outbox.pop().is_some() {}
-        assert_eq!((outbox.frames.capacity(), outbox.bytes()), (0, 0));
+        assert_eq!((outbox.frames.capacity(), outbox.bytes), (0, 0));
     }
 }

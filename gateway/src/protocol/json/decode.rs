@@ -7,10 +7,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use skywave_proto::{ChannelName, ErrorCode, Payload, StreamPosition};
 
-use crate::session::{Command, Connect, Envelope, Refusal, Since, Subscribe};
+use crate::session::{Command, Connect, Envelope, Refusal, Since, Subscribe, check_key};
 
-/// A longer idempotency key is refused: it is kept for minutes.
-const KEY_BYTES: usize = 128;
 /// A longer `info` is refused: it is kept and sent to every member.
 const INFO_BYTES: usize = 4096;
 
@@ -230,13 +228,10 @@ impl PublishWords<'_> {
     fn parse(self) -> Result<Command, Refusal> {
         let channel = channel(&self.channel)?;
         let payload = payload(self.data, self.data_base64.as_deref()).map_err(bad_request)?;
-        let key = match self.key {
-            Some(key) if key.is_empty() || key.len() > KEY_BYTES => {
-                return Err(bad_request(format!("a key has 1 to {KEY_BYTES} bytes")));
-            }
-            key => key.map(Arc::from),
-        };
-        Ok(Command::Publish { channel, payload, key })
+        if let Some(key) = &self.key {
+            check_key(key)?;
+        }
+        Ok(Command::Publish { channel, payload, key: self.key.map(Arc::from) })
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -17,6 +18,7 @@ use futures_util::{Sink as _, SinkExt as _, Stream as _, StreamExt as _};
 use skywave_backplane::SubscribeError;
 use skywave_proto::{ChannelName, CloseCode, StreamPosition};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, Sleep, timeout},
 };
@@ -39,7 +41,7 @@ use crate::{
     protocol::{Body, Codec, Incoming},
     push::{Frame, Goodbye},
     relay::Answer,
-    session::Session,
+    session::{Envelope, Session},
     shard::{Link, Owner, Shard, TICK},
     transport::heartbeat::{Beat, Heartbeat},
 };
@@ -75,6 +77,10 @@ pub(super) struct Connection {
     limits: WebSocketLimits,
     heartbeat: RefCell<Heartbeat>,
     heard: Cell<bool>,
+    wrote: Cell<bool>,
+    /// Commands of the last message that wait for earlier ones. Bound: what fits into one message; while there are any,
+    /// nothing is read.
+    parked: RefCell<VecDeque<Envelope>>,
 }
 
 /// How a connection ended.
@@ -108,6 +114,8 @@ impl Connection {
             limits,
             heartbeat: RefCell::new(heartbeat),
             heard: Cell::new(false),
+            wrote: Cell::new(false),
+            parked: RefCell::default(),
         })
     }
 
@@ -139,18 +147,21 @@ impl Connection {
         let mut cut: Option<Pin<Box<Sleep>>> = None;
         std::future::poll_fn(|cx| {
             self.link.register(cx);
-            loop {
-                if let Poll::Ready(end) = self.write(stream, cx) {
-                    return Poll::Ready(end);
-                }
-                match self.read(stream, cx) {
-                    Poll::Ready(Some(end)) => return Poll::Ready(end),
-                    Poll::Ready(None) => {}
-                    Poll::Pending => break,
-                }
+            if let Poll::Ready(end) = self.write(stream, cx) {
+                return Poll::Ready(end);
             }
-            // A client that does not take its goodbye has until then.
+            if let Poll::Ready(end) = self.read(stream, cx) {
+                return Poll::Ready(end);
+            }
+            // What was read may have been answered already.
+            if let Poll::Ready(end) = self.write(stream, cx) {
+                return Poll::Ready(end);
+            }
+            // A client that does not take its goodbye, nor anything before it, has until then.
             if self.link.is_closing() {
+                if self.wrote.take() {
+                    cut = None;
+                }
                 let cut = cut.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limits.close)));
                 ready!(cut.as_mut().poll(cx));
                 return Poll::Ready(End::Lost);
@@ -187,6 +198,7 @@ impl Connection {
                 break;
             };
             wrote = true;
+            self.wrote.set(true);
             if let Err(error) = stream.as_mut().start_send(message) {
                 return Poll::Ready(broken(&error));
             }
@@ -201,15 +213,20 @@ impl Connection {
         }
     }
 
-    /// Takes what the socket has. Ready with `None` after a full turn, so that replies are written between.
-    fn read(&self, stream: &mut WebSocketStream<TcpStream>, cx: &mut Context<'_>) -> Poll<Option<End>> {
+    /// Carries out what the client has sent, as fast as the session takes it, and reads on when all of it is done. Ready
+    /// when the connection ends.
+    fn read(&self, stream: &mut WebSocketStream<TcpStream>, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..READS_PER_TURN {
+            while self.session.takes_commands() && !self.link.is_closing() {
+                let Some(envelope) = self.parked.borrow_mut().pop_front() else { break };
+                self.session.handle(envelope);
+            }
             if !self.session.takes_commands() || self.link.is_closing() {
                 return Poll::Pending;
             }
             let message = match ready!(Pin::new(&mut *stream).poll_next(cx)) {
-                None => return Poll::Ready(Some(End::Lost)),
-                Some(Err(error)) => return Poll::Ready(Some(broken(&error))),
+                None => return Poll::Ready(End::Lost),
+                Some(Err(error)) => return Poll::Ready(broken(&error)),
                 Some(Ok(message)) => message,
             };
             self.heard.set(true);
@@ -217,15 +234,15 @@ impl Connection {
                 Message::Text(text) => Body::Text(text.as_ref()),
                 Message::Binary(bytes) => Body::Binary(bytes),
                 Message::Close(frame) => {
-                    return Poll::Ready(Some(End::Client(frame.as_ref().map(|frame| frame.code.into()))));
+                    return Poll::Ready(End::Client(frame.as_ref().map(|frame| frame.code.into())));
                 }
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
             };
             let incoming = Incoming { channel: self.channel.as_ref(), body };
-            self.codec.decode(incoming, &mut |envelope| self.session.handle(envelope));
+            self.codec.decode(incoming, &mut |envelope| self.parked.borrow_mut().push_back(envelope));
         }
-        cx.waker().wake_by_ref();
-        Poll::Ready(None)
+        cx.waker().wake_by_ref(); // other connections of the shard first
+        Poll::Pending
     }
 
     /// Says goodbye (RFC 6455 §7.1) and waits for the client's, for a while. Returns the reason for the metrics, and
@@ -234,8 +251,13 @@ impl Connection {
         let (code, reason, word, at_once) = match end {
             End::Lost => return ("abnormal", false),
             End::Client(code) => {
+                self.link.close(CloseCode::Normal.into()); // nothing is queued for it any more
                 // tungstenite has answered already; what is left is to let the answer out.
-                let _ = timeout(self.limits.close, stream.flush()).await;
+                let answering = async {
+                    stream.flush().await?;
+                    linger(stream.get_mut()).await
+                };
+                let _ = timeout(self.limits.close, answering).await;
                 let known = CloseCode::ALL.into_iter().find(|known| Some(known.code()) == code);
                 let word = known.map_or("none", CloseCode::reason);
                 return (word, matches!(code, Some(1000 | 1001)));
@@ -244,15 +266,16 @@ impl Connection {
                 let (code, reason) = self.codec.farewell(&goodbye, self.link.position());
                 (code, reason, goodbye.code.reason(), false)
             }
-            End::Broken(code) => (code, code.reason().into(), code.reason(), false),
+            End::Broken(code) => {
+                self.link.close(code.into());
+                (code, code.reason().into(), code.reason(), false)
+            }
         };
         let frame = CloseFrame { code: code.code().into(), reason: reason.into_owned().into() };
         let closing = async {
             stream.close(Some(frame)).await?;
-            while let Some(message) = stream.next().await {
-                message?;
-            }
-            Ok::<_, Error>(())
+            while let Some(Ok(_)) = stream.next().await {}
+            linger(stream.get_mut()).await
         };
         let _ = timeout(self.limits.close, closing).await; // whoever does not answer is cut
         (word, at_once)
@@ -275,7 +298,8 @@ impl Owner for Connection {
     fn beat(&self) -> Duration {
         let now = Instant::now();
         let mut heartbeat = self.heartbeat.borrow_mut();
-        if self.heard.take() {
+        // While we do not read, silence is ours, not the client's.
+        if self.heard.take() || !self.session.takes_commands() {
             heartbeat.heard(now);
         }
         if self.session.is_overdue() {
@@ -302,6 +326,15 @@ impl Owner for Connection {
     fn leave(&self, goodbye: Goodbye) {
         self.session.leave(goodbye);
     }
+}
+
+/// Ends our half of the connection and reads the other to its end. A socket that is dropped with unread input is reset,
+/// and the reset may overtake the close frame.
+async fn linger(socket: &mut TcpStream) -> Result<(), Error> {
+    socket.shutdown().await?;
+    let mut scratch = [0; 1024];
+    while socket.read(&mut scratch).await? > 0 {}
+    Ok(())
 }
 
 /// The shared bytes go out as they are; [`Frame::text`] says that they are UTF-8.

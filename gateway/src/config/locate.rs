@@ -87,7 +87,7 @@ list = [{ a = 1 }, { "ü" = 2, b = 3 }]
         assert_eq!(at("api/keys/1/name"), Some(((7, 3), true)));
         assert_eq!(at("public/listen/1"), Some(((9, 16), true)));
         assert_eq!(at("namespaces/chat/history/size"), Some(((11, 22), true)));
-        assert_eq!(at("namespaces/list/1/b"), Some(((12, 29), true)));
+        assert_eq!(at("namespaces/list/1/b"), Some(((12, 31), true)));
     }
 
     #[test]

@@ -36,6 +36,7 @@ use std::{
     time::Duration,
 };
 
+use deadpool_redis::Pool;
 use skywave_proto::{ChannelName, StreamPosition};
 use tokio::sync::watch;
 use tokio_util::{
@@ -78,6 +79,8 @@ struct Inner {
     pump: Arc<Pump>,
     publisher: Publisher,
     link: watch::Receiver<Option<Arc<Link>>>,
+    /// For what is asked now and then and may wait: everything else has a connection of its own.
+    occasional: Pool,
     state: watch::Receiver<BackplaneState>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -91,6 +94,7 @@ impl Redis {
     pub fn new(options: RedisOptions, sink: Arc<dyn Sink>) -> Self {
         let stop = CancellationToken::new();
         let keys = Keys::new(&options.prefix);
+        let occasional = options.pool();
         let (pump, queues) = Pump::new(&sink);
         let pump = Arc::new(pump);
         let (link, link_now) = watch::channel(None);
@@ -133,6 +137,7 @@ impl Redis {
             pump,
             publisher,
             link: link_now,
+            occasional,
             state: state_now,
             tasks,
             _stops_when_dropped: stop.clone().drop_guard(),

@@ -1,4 +1,6 @@
-use std::fmt;
+use std::{fmt, time::Duration};
+
+use deadpool_redis::{Manager, Pool, Runtime};
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, io::tcp::TcpSettings};
 
@@ -10,7 +12,25 @@ pub struct RedisOptions {
     pub(super) node: String,
 }
 
+/// Connections for what is asked now and then.
+const OCCASIONAL: usize = 4;
+/// How long a caller waits for one of them, it for Redis, and Redis for its turn.
+const OCCASIONAL_WAIT: Duration = Duration::from_secs(2);
+
 impl RedisOptions {
+    /// Connections for what is asked now and then; made when they are needed.
+    pub(super) fn pool(&self) -> Pool {
+        let manager = Manager::new(self.connection.clone()).expect("parse has checked the address");
+        Pool::builder(manager)
+            .max_size(OCCASIONAL)
+            .wait_timeout(Some(OCCASIONAL_WAIT))
+            .create_timeout(Some(OCCASIONAL_WAIT))
+            .recycle_timeout(Some(OCCASIONAL_WAIT))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .expect("a runtime is given, which is all that the timeouts ask for")
+    }
+
     /// Reads `redis://[user:password@]host[:port]`.
     ///
     /// `prefix` begins every key and pub/sub channel: clusters that share a Redis need different ones. `username` and

@@ -1,7 +1,12 @@
-use redis::Value;
+use std::time::Duration;
 
-use super::{Redis, link::Link};
+use deadpool_redis::{Pool, PoolError};
+
+use super::Redis;
 use crate::Cause;
+
+/// Between two tries while Redis is away.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why the secret that all nodes share is not known.
 #[derive(Debug, thiserror::Error)]
@@ -30,25 +35,25 @@ impl Redis {
         let fresh: String = fresh.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut links = self.0.link.clone();
         loop {
-            let link = links.wait_for(Option::is_some).await.map_err(|_| SharedSecretError::Unavailable(None))?.clone();
-            let link = link.expect("waited for");
-            match agree(&link, &key, &fresh).await {
+            links.wait_for(Option::is_some).await.map_err(|_| SharedSecretError::Unavailable(None))?;
+            match agree(&self.0.occasional, &key, &fresh).await {
                 Ok(secret) => return read(&secret).ok_or(SharedSecretError::Malformed { key }),
-                // Gone again before it answered: with the next connection.
-                Err(_) if link.is_broken() && !self.0.stop.is_cancelled() => {
-                    links.changed().await.map_err(|_| SharedSecretError::Unavailable(None))?;
+                Err(PoolError::Backend(error)) if error.code().is_some() => {
+                    return Err(SharedSecretError::Unavailable(Some(Box::new(error))));
                 }
-                Err(error) => return Err(SharedSecretError::Unavailable(Some(Box::new(error)))),
+                // Gone again before it answered.
+                Err(_) if !self.0.stop.is_cancelled() => tokio::time::sleep(RETRY_INTERVAL).await,
+                Err(_) => return Err(SharedSecretError::Unavailable(None)),
             }
         }
     }
 }
 
-async fn agree(link: &Link, key: &str, fresh: &str) -> redis::RedisResult<String> {
+async fn agree(pool: &Pool, key: &str, fresh: &str) -> Result<String, PoolError> {
     let mut pipeline = redis::pipe();
-    pipeline.cmd("SET").arg(key).arg(fresh).arg("NX").cmd("GET").arg(key);
-    let answers = link.ask(&pipeline).await?.into_iter().map(Value::extract_error).collect::<Result<Vec<_>, _>>()?;
-    Ok(redis::from_redis_value(answers.into_iter().next_back().unwrap_or_default())?)
+    pipeline.cmd("SET").arg(key).arg(fresh).arg("NX").ignore().cmd("GET").arg(key);
+    let (secret,) = pipeline.query_async(&mut pool.get().await?).await?;
+    Ok(secret)
 }
 
 fn read(secret: &str) -> Option<[u8; 32]> {

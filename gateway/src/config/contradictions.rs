@@ -82,11 +82,13 @@ fn listeners(document: &Document, report: &mut Report<'_>) {
     let all = [of("public.listen", &document.public.listen), of("internal.listen", &document.internal.listen)].concat();
     for (later, (key, index, address)) in all.iter().enumerate() {
         if let Some((other, _, with)) = all[..later].iter().find(|(_, _, other)| address::collide(*address, *other)) {
-            let message = format!("{address} collides with {with} of {other}; use another port");
             // A default that collides is not where somebody must look.
             let path = format!("{key}.{index}");
-            let path = if report.is_set(&path) { path } else { (*other).to_owned() };
-            report.add(&path, message);
+            if report.is_set(&path) {
+                report.add(&path, format!("{address} collides with {with} of {other}; use another port"));
+            } else {
+                report.add(other, format!("{with} collides with {address} of {key}; use another port"));
+            }
         }
     }
 }

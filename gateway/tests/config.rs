@@ -1,0 +1,153 @@
+//! A wrong configuration ends with the place, the key and what is allowed, before a port is bound.
+#![allow(missing_docs)]
+
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use skywave_gateway::config::{Flags, Settings};
+
+fn skywave(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_skywave"));
+    command.args(arguments).env_clear().envs(variables.iter().copied());
+    command.output().expect("the binary of this build runs")
+}
+
+/// What `config check` says of a file, and how it exits.
+fn check(text: &str, variables: &[(&str, &str)]) -> (i32, String) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("skywave.toml");
+    fs::write(&file, text).expect("the folder is ours");
+    let path = file.to_str().expect("UTF-8");
+    let output = skywave(&["config", "check", "--config", path], variables);
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code().expect("it exits"), String::from_utf8_lossy(&said).replace(path, "skywave.toml"))
+}
+
+#[test]
+fn good_files_are_good() {
+    let (code, said) = check("[auth]\nanonymous = true\n[namespaces.chat]\nsubscribe = \"anyone\"\n", &[]);
+    assert_eq!((code, said.trim()), (0, "skywave.toml: ok"));
+}
+
+#[test]
+fn mistakes_are_told_with_their_place_and_what_is_allowed() {
+    for (text, place, words) in [
+        ("[timeouts]\npingg = \"1s\"\n", "skywave.toml:2:1: timeouts.pingg", &["unknown", "ping_interval"][..]),
+        ("[nodes]\nname = \"a\"\n", "skywave.toml:1:2: nodes", &["unknown", "node"]),
+        ("[limits]\nconnections = \"lots\"\n", "skywave.toml:2:1: limits.connections", &["lots"]),
+        ("[limits]\nconnections = 1.5\n", "skywave.toml:2:1: limits.connections", &["1.5"]),
+        ("[auth]\nanonymous = 1\n", "skywave.toml:2:1: auth.anonymous", &["true or false"]),
+        ("[timeouts]\nclose = 3\n", "skywave.toml:2:1: timeouts.close", &["unit"]),
+        ("[timeouts]\nhandshake = \"0s\"\n", "skywave.toml:2:1: timeouts.handshake", &[]),
+        ("[limits]\npublication_bytes = \"2MiB\"\n", "limits.publication_bytes", &["message_bytes"]),
+        ("[node]\nlog = \"xml\"\n", "skywave.toml:2:1: node.log", &["text", "json"]),
+        ("[node]\nshards = 129\n", "skywave.toml:2:1: node.shards", &["128"]),
+        ("[public]\norigins = [\"example.com\"]\n", "public.origins", &["https://"]),
+        (
+            "[backplane]\nurl = \"rediss://a\"\n",
+            "skywave.toml:2:1: backplane.url",
+            &["not supported by this version yet"],
+        ),
+        ("[backplane]\nurl = \"postgres://a\"\n", "skywave.toml:2:1: backplane.url", &["memory", "redis://"]),
+        ("[api]\nkeys = [{ name = \"a\", key = \"short\", scopes = [\"publish\"] }]\n", "api.keys", &["16"]),
+        (
+            "[api]\nkeys = [{ name = \"a\", key = \"0123456789abcdef\", scopes = [\"all\"] }]\n",
+            "api.keys",
+            &["control"],
+        ),
+        ("[namespaces.\"a:b\"]\n", "namespaces", &[":"]),
+        ("[namespaces.a]\nsubscribe = \"nobody\"\n", "skywave.toml:2:1: namespaces.a.subscribe", &["anyone", "users"]),
+        ("[namespaces.a]\nhistory = { size = 5, ttl = \"2d\" }\n", "namespaces.a.history", &["meta_ttl"]),
+        (
+            "[namespaces.a]\nslow_consumer = \"latest\"\n",
+            "skywave.toml:2:1: namespaces.a.slow_consumer",
+            &["not supported by this version yet"],
+        ),
+        ("[auth.tokens]\nissuer = \"x\"\n", "auth.tokens", &["not supported by this version yet"]),
+        ("[public]\nlisten = [\"127.0.0.1:8001\"]\n", "internal.listen", &["8001"]),
+        ("[node\n", "skywave.toml:1:", &[]),
+    ] {
+        let (code, said) = check(text, &[]);
+        assert_eq!(code, 64, "{text}: {said}");
+        assert!(said.contains(place), "{text}: {place:?} is not in {said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{text}: {words:?} are not in {said}");
+    }
+}
+
+#[test]
+fn mistakes_in_the_environment_and_in_flags_are_told_by_their_names() {
+    let (code, said) = check("", &[("SKYWAVE__LIMITS__CONNECTIONS", "many")]);
+    assert!(code == 64 && said.contains("SKYWAVE__LIMITS__CONNECTIONS"), "{said}");
+    let (code, said) = check("", &[("SKYWAVE__LIMITS__CONECTIONS", "1")]);
+    assert!(code == 64 && said.contains("SKYWAVE__LIMITS__CONECTIONS") && said.contains("connections"), "{said}");
+    let output = skywave(&["serve", "--listen", "nowhere"], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(64) && said.contains("--listen"), "{said}");
+    let output = skywave(&["serve", "--lisen", "127.0.0.1:0"], &[]);
+    assert_eq!(output.status.code(), Some(64));
+    let output = skywave(&["--config", "/nowhere/skywave.toml"], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(64) && said.contains("/nowhere/skywave.toml"), "{said}");
+}
+
+#[test]
+fn a_secret_is_never_shown() {
+    let secret = "hunter2hunter2hunter2";
+    for text in [
+        format!("[backplane]\nurl = \"redis://user:{secret}@host:port\"\n"),
+        format!("[api]\nkeys = [{{ name = \"a\", key = \"{secret}\", scopes = [] }}]\n"),
+        format!("[node]\nsecret = \"{secret}\"\n"),
+    ] {
+        let (code, said) = check(&text, &[]);
+        assert!(code == 64 && !said.contains(secret), "{said}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_told_and_is_no_mistake_of_the_configuration() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let output = skywave(&["--listen", &address, "--internal-listen", "127.0.0.1:0"], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("cannot listen on {address}")) && said.contains("--listen"), "{said}");
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("skywave.toml");
+    let text = "[node]\nname = \"file\"\n[limits]\nconnections = 1\n[timeouts]\nclose = \"1s\"\n";
+    fs::write(&file, text).expect("the folder is ours");
+    let flags = Flags { config: Some(file), name: Some("flag".into()), ..Flags::default() };
+    let variables = [("SKYWAVE__NODE__NAME", "variable"), ("SKYWAVE__LIMITS__CONNECTIONS", "2")];
+    let settings = Settings::load(&flags, variables).expect("all is well");
+    assert_eq!(settings.node.name, "flag");
+    assert_eq!(settings.limits.connections.map(u32::from), Some(2));
+    assert_eq!(settings.timeouts.close.as_secs(), 1);
+}
+
+#[test]
+fn development_mode_is_for_who_configures_nothing_or_asks_for_it() {
+    let load = |flags: Flags, variables: &[(&str, &str)]| {
+        Settings::load(&flags, variables.iter().copied()).expect("all is well")
+    };
+    let development = load(Flags::default(), &[]);
+    assert!(development.development() && development.auth.anonymous && development.demo.enabled);
+    assert!(development.public.listen.iter().all(|address| address.ip().is_loopback()));
+    assert!(development.namespace("whatever").is_some() && development.namespace("#user").is_none());
+    for settings in [
+        load(Flags::default(), &[("SKYWAVE__NODE__NAME", "a")]),
+        load(Flags { backplane: Some("redis://127.0.0.1".into()), ..Flags::default() }, &[]),
+    ] {
+        assert!(!settings.development() && !settings.auth.anonymous && !settings.demo.enabled);
+        assert!(settings.namespace("whatever").is_none() && settings.namespace("default").is_none());
+    }
+    let asked = Flags { dev: true, backplane: Some("redis://127.0.0.1".into()), ..Flags::default() };
+    let settings = load(asked, &[("SKYWAVE__AUTH__ANONYMOUS", "false")]);
+    assert!(settings.development() && !settings.auth.anonymous, "what is written wins");
+    let open = Flags { listen: vec!["0.0.0.0:0".into()], ..Flags::default() };
+    assert!(!load(open, &[]).warnings().is_empty(), "an open door in development mode is warned of");
+}

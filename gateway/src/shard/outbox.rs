@@ -11,7 +11,7 @@ const KEEP_ENTRIES: usize = 32;
 
 /// A bounded queue of shared frames, ended by at most one goodbye.
 ///
-/// Bound: `limits.outbox_bytes`, payloads plus [`ENTRY_BYTES`] each, emptied by the connection as its socket drains.
+/// Bound: `limits.outbox_bytes`, payloads and what each entry costs, emptied by the connection as its socket drains.
 /// Full: [`Outbox::push`] refuses and the caller decides; one slow reader never holds up a channel. A single frame
 /// always fits into an empty queue.
 #[derive(Debug)]

@@ -105,3 +105,14 @@ async fn a_slow_reader_is_told_where_it_stands_and_not_further() {
         assert!(text.starts_with(&format!("[{n},")));
     }
 }
+
+#[tokio::test]
+async fn an_open_connection_hears_everything_from_the_handshake_on() {
+    let node = support::node(&[("SKYWAVE__NAMESPACES__LIVE", "{ subscribe = \"anyone\" }")]).await;
+    for n in 0..50 {
+        let channel = format!("live:{n}");
+        let mut client = node.socket(&format!("/raw/{channel}")).await;
+        node.publish(&channel, json!(n)).await;
+        assert_eq!(client.message().await, Message::text(n.to_string()));
+    }
+}

@@ -176,6 +176,11 @@ impl Session {
         self.state.borrow().client.is_some()
     }
 
+    /// The client's id, once there is one.
+    pub fn client_id(&self) -> Option<Arc<str>> {
+        self.state.borrow().client.as_ref().map(|client| client.id.clone())
+    }
+
     /// Whether the socket's draining is waited for.
     pub fn wants_drained(&self) -> bool {
         self.replaying.get() > 0

@@ -1,5 +1,7 @@
 //! How a subscription is opened, catches up and is ended.
 
+use std::task::Poll;
+
 use skywave_backplane::{HistoryError, HistoryPage, HistoryQuery, Interest, MemberPage, PresenceError, SubscribeError};
 use skywave_proto::{ChannelName, ErrorCode, Publication, StreamPosition};
 
@@ -74,6 +76,24 @@ impl Session {
             self.attached(&channel, Ok(position));
         }
         Ok(())
+    }
+
+    /// Returns when the subscription has been answered, or the connection is ending. For a connection that nobody serves
+    /// yet: it takes the place of the one that is woken.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: only looks.
+    pub fn subscribed(&self, channel: &ChannelName) -> impl Future<Output = ()> {
+        std::future::poll_fn(|cx| {
+            self.link.register(cx);
+            let state = self.state.borrow();
+            let stage = state.subscriptions.get(channel).map(|subscription| &subscription.stage);
+            if matches!(stage, Some(Stage::Opening(_))) && !self.link.is_closing() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
     }
 
     /// The channel is live on this shard, or could not be joined.

@@ -6,6 +6,7 @@ mod http;
 mod listener;
 pub mod origin;
 mod page;
+mod upgrade;
 mod websocket;
 
 use std::{

@@ -78,9 +78,50 @@ pub(super) struct Connection {
     heartbeat: RefCell<Heartbeat>,
     heard: Cell<bool>,
     wrote: Cell<bool>,
+    /// Whether the client has said that it leaves.
+    left: Cell<bool>,
     /// Commands of the last message that wait for earlier ones. Bound: what fits into one message; while there are any,
     /// nothing is read.
     parked: RefCell<VecDeque<Envelope>>,
+}
+
+/// A connection in the care of its shard: when this is dropped, however that comes, its session has ended.
+pub(super) struct Adopted {
+    shard: Rc<Shard>,
+    connection: Rc<Connection>,
+}
+
+impl Adopted {
+    /// What the client asks.
+    pub(super) fn session(&self) -> &Session {
+        &self.connection.session
+    }
+
+    /// Serves the connection to its end. `early` are bytes that came behind the handshake.
+    pub(super) async fn run(self, socket: TcpStream, early: Bytes) {
+        let Self { shard, connection } = &self;
+        let (figures, protocol, limits) = (shard.figures(), connection.codec.name(), connection.limits);
+        figures.opened(protocol);
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(WRITE_BUFFER)
+            .max_write_buffer_size(usize::MAX) // the outbox hands over only what the socket takes
+            .max_message_size(Some(limits.message_bytes))
+            .max_frame_size(Some(limits.frame_bytes));
+        let mut stream = WebSocketStream::from_partially_read(socket, early.to_vec(), Role::Server, Some(config)).await;
+        let end = connection.serve(&mut stream).await;
+        let (reason, at_once) = connection.close(&mut stream, end).await;
+        connection.left.set(at_once);
+        figures.closed(protocol, reason, connection.link.is_slow());
+        tracing::debug!(reason, protocol, client = connection.session.client_id().as_deref(), "connection ended");
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        self.shard.release(self.connection.link.key());
+        self.connection.session.ended(self.connection.left.get());
+    }
 }
 
 /// How a connection ended.
@@ -97,16 +138,18 @@ enum End {
 }
 
 impl Connection {
-    /// A connection that has just been upgraded. `channel` is the one in the address, if it names one.
-    pub(super) fn new(
+    /// A connection that is about to be upgraded, in the care of its shard. `channel` is the one in the address, if it
+    /// names one.
+    pub(super) fn adopted(
+        shard: &Rc<Shard>,
         session: Session,
         link: Rc<Link>,
         codec: &'static dyn Codec,
         channel: Option<ChannelName>,
         limits: WebSocketLimits,
-    ) -> Rc<Self> {
+    ) -> Adopted {
         let heartbeat = Heartbeat::new(limits.ping_interval, limits.pong, Instant::now());
-        Rc::new(Self {
+        let connection = Rc::new(Self {
             link,
             session,
             codec,
@@ -115,32 +158,11 @@ impl Connection {
             heartbeat: RefCell::new(heartbeat),
             heard: Cell::new(false),
             wrote: Cell::new(false),
+            left: Cell::new(false),
             parked: RefCell::default(),
-        })
-    }
-
-    /// What the client asks.
-    pub(super) fn session(&self) -> &Session {
-        &self.session
-    }
-
-    /// Serves the connection to its end. `early` are bytes that came behind the handshake.
-    pub(super) async fn run(self: Rc<Self>, shard: Rc<Shard>, socket: TcpStream, early: Bytes) {
-        shard.figures().opened(self.codec.name());
-        shard.adopt(self.clone());
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_write_buffer_size(usize::MAX) // the outbox is the bound
-            .max_message_size(Some(self.limits.message_bytes))
-            .max_frame_size(Some(self.limits.frame_bytes));
-        let mut stream = WebSocketStream::from_partially_read(socket, early.to_vec(), Role::Server, Some(config)).await;
-        let end = self.serve(&mut stream).await;
-        let (reason, at_once) = self.close(&mut stream, end).await;
-        shard.release(self.link.key());
-        self.session.ended(at_once);
-        shard.figures().closed(self.codec.name(), reason, self.link.is_slow());
-        tracing::debug!(reason, protocol = self.codec.name(), "connection ended");
+        });
+        shard.adopt(connection.clone());
+        Adopted { shard: shard.clone(), connection }
     }
 
     async fn serve(&self, stream: &mut WebSocketStream<TcpStream>) -> End {

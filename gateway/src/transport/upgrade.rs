@@ -1,0 +1,197 @@
+//! How a request becomes a WebSocket, or why not.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use http::{Request, StatusCode, header};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use skywave_proto::{ChannelName, ErrorCode, StreamPosition};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{
+    Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
+    handshake::{self, HandshakeError},
+    http::{Answer, refused, text},
+    websocket::{Adopted, Connection},
+};
+use crate::{
+    metrics,
+    protocol::{Codec, Raw},
+    session::{self, Command, Envelope, Refusal, Session, Since, Subscribe},
+    shard::Shard,
+};
+
+/// Where a WebSocket leads.
+pub(super) enum Endpoint {
+    /// Our protocols, by subprotocol.
+    Native,
+    /// One channel's payloads.
+    Raw(ChannelName),
+}
+
+impl Endpoint {
+    /// What is served at this path, if it is a WebSocket; an error for a channel that is none.
+    pub(super) fn at(path: &str) -> Option<Result<Self, Refusal>> {
+        match path.strip_prefix("/raw/") {
+            Some(channel) => Some(Self::raw(channel)),
+            None => (path == "/ws").then_some(Ok(Self::Native)),
+        }
+    }
+
+    fn raw(encoded: &str) -> Result<Self, Refusal> {
+        let bad = |message: String| Refusal::new(ErrorCode::BadRequest, message);
+        let name = percent_encoding::percent_decode_str(encoded).decode_utf8();
+        let name = name.map_err(|_| bad("the channel in the path is not UTF-8".into()))?;
+        ChannelName::parse(&name).map(Self::Raw).map_err(|error| bad(error.to_string()))
+    }
+}
+
+/// Answers a handshake, and makes a connection of it if all is well.
+pub(super) async fn answer(
+    mut request: Request<Incoming>,
+    endpoint: Endpoint,
+    shard: &Rc<Shard>,
+    arrival: Arrival,
+    public: &Arc<Public>,
+    load: &Rc<Load>,
+) -> Answer {
+    let accept = match handshake::accept(&request) {
+        Ok(accept) => accept,
+        Err(error) => return no_upgrade(error),
+    };
+    if public.is_draining() {
+        metrics::refused("draining");
+        return text(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving: connect again, to another one\n");
+    }
+    if !public.is_ready() {
+        metrics::refused("not_ready");
+        return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
+    }
+    if let Err(foreign) = public.origins.check(request.headers(), arrival.local.ip().is_loopback()) {
+        metrics::refused("origin");
+        return text(StatusCode::FORBIDDEN, format!("{foreign}\n"));
+    }
+    let token = has_credentials(&request);
+    let (codec, subprotocol): (&'static dyn Codec, _) = match &endpoint {
+        Endpoint::Raw(channel) => match may_open_raw(public, channel, token) {
+            Ok(()) => (&Raw, None),
+            Err(refusal) => {
+                metrics::refused("rights");
+                return refused(&refusal);
+            }
+        },
+        Endpoint::Native => match handshake::subprotocol(request.headers()) {
+            Ok(chosen) => chosen,
+            Err(error) => return no_upgrade(error),
+        },
+    };
+    let Some(seat) = public.seat() else {
+        metrics::refused("connections");
+        return text(StatusCode::SERVICE_UNAVAILABLE, "limits.connections is reached: connect to another node\n");
+    };
+    let since = since(request.uri().query());
+    let upgrade = hyper::upgrade::on(&mut request);
+    let opening = Opening { shard, public, codec, endpoint, since, token };
+    let deadline = public.ground.settings.timeouts.handshake;
+    let adopted = opening.adopted(deadline).await;
+    tokio::task::spawn_local(open(adopted, upgrade, deadline, (seat, load.clone())));
+    handshake::switching(&accept, subprotocol)
+}
+
+fn no_upgrade(error: HandshakeError) -> Answer {
+    metrics::refused(error.reason());
+    let mut answer = text(error.status(), format!("{error}\n"));
+    let headers = answer.headers_mut();
+    if error == HandshakeError::Version || error == HandshakeError::NoUpgrade {
+        headers.insert(header::SEC_WEBSOCKET_VERSION, header::HeaderValue::from_static("13"));
+        headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+    }
+    answer
+}
+
+/// Whether the client brings credentials along, in whatever way the handshake allows.
+fn has_credentials(request: &Request<Incoming>) -> bool {
+    request.headers().contains_key(header::AUTHORIZATION) || parameter(request.uri().query(), "token").is_some()
+}
+
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    query?.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+}
+
+fn since(query: Option<&str>) -> Option<Since> {
+    let text = percent_encoding::percent_decode_str(parameter(query, "since")?).decode_utf8_lossy();
+    Some(text.parse::<StreamPosition>().map_or(Since::Foreign, Since::Position))
+}
+
+fn may_open_raw(public: &Public, channel: &ChannelName, token: bool) -> Result<(), Refusal> {
+    let settings = &public.ground.settings;
+    if token {
+        let message = "this node has no token keys, so it cannot accept a token";
+        return Err(Refusal::new(ErrorCode::Unauthenticated, message));
+    }
+    if !settings.auth.anonymous {
+        let message = "anonymous clients are not allowed here";
+        return Err(Refusal::new(ErrorCode::PermissionDenied, message));
+    }
+    session::may_subscribe(session::namespace(settings, channel)?, channel, None)
+}
+
+/// Takes the raw socket out of HTTP and serves the connection in a task of its own, so that nothing of the handshake
+/// lives as long as it. `held` is kept as long as the connection.
+async fn open(adopted: Adopted, upgrade: OnUpgrade, deadline: Duration, held: (WebSocketSeat, Rc<Load>)) {
+    let Ok(Ok(upgraded)) = timeout(deadline, upgrade).await else { return };
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        return tracing::error!("an upgraded connection is not the socket it was made from");
+    };
+    let (socket, early) = (parts.io.into_inner(), parts.read_buf);
+    tokio::task::spawn_local(async move {
+        adopted.run(socket, early).await;
+        drop(held);
+    });
+}
+
+/// A WebSocket that is about to be opened.
+struct Opening<'a> {
+    shard: &'a Rc<Shard>,
+    public: &'a Arc<Public>,
+    codec: &'static dyn Codec,
+    endpoint: Endpoint,
+    since: Option<Since>,
+    token: bool,
+}
+
+impl Opening<'_> {
+    /// Makes the connection. One that is subscribed by its address is answered only when the subscription is there, or
+    /// cannot be: its client has no other way to know from when on it hears everything.
+    async fn adopted(self, deadline: Duration) -> Adopted {
+        let settings = &self.public.ground.settings;
+        let limits = WebSocketLimits {
+            message_bytes: settings.limits.message_bytes,
+            frame_bytes: settings.limits.frame_bytes,
+            ping_interval: settings.timeouts.ping_interval,
+            pong: settings.timeouts.pong,
+            close: settings.timeouts.close,
+        };
+        let link = self.shard.link(self.codec, settings.limits.outbox_bytes);
+        let session = Session::new(self.public.ground.clone(), self.shard.clone(), link.clone(), self.codec);
+        match self.endpoint {
+            Endpoint::Native => {
+                // A browser cannot read a status, so bad credentials are told over the open connection.
+                if self.token {
+                    session.turn_away(None, "this node has no token keys, so it cannot accept a token");
+                }
+                Connection::adopted(self.shard, session, link, self.codec, None, limits)
+            }
+            Endpoint::Raw(channel) => {
+                let name = Some(channel.clone());
+                let adopted = Connection::adopted(self.shard, session, link, self.codec, name, limits);
+                let request = Subscribe { channel: channel.clone(), since: self.since, presence: false, echo: true };
+                let command = Ok(Command::Subscribe(request));
+                adopted.session().handle(Envelope { id: Some(0), command });
+                // Should it take too long, the connection goes on waiting for it.
+                let _ = timeout(deadline, adopted.session().subscribed(&channel)).await;
+                adopted
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+# What a person or CI does here; `make` lists it. A machine needs Debian and a Rust toolchain: `make setup` adds the rest.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# Where `make setup` puts what the machine does not have.
+export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/node:$(PATH)
+
+# The binary that the tests start: the dev profile, which `cargo test` has built anyway.
+export SKYWAVE_BIN ?= target/debug/skywave
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## Start one node in development mode: http://localhost:8000/
+	cargo run --release --locked --bin skywave
+
+.PHONY: setup
+setup: ## Install what the tests need (apt, npm, pip, cargo-deny)
+	scripts/setup.sh
+
+# In this order: what fails fast comes first.
+.PHONY: test
+test: ## Install what is missing, then check and test everything
+	$(MAKE) setup
+	$(MAKE) check
+	$(MAKE) check-deploy
+	$(MAKE) test-rust
+	$(MAKE) test-clients
+	$(MAKE) test-load
+	$(MAKE) test-cluster
+
+.PHONY: check
+check: ## Formatting, lints, documentation, licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	cargo deny --log-level error check licenses bans sources
+
+.PHONY: check-deploy
+check-deploy: ## The files of the deployment, as their own programs read them
+	haproxy -c -q -f deploy/haproxy/haproxy.cfg
+	scripts/check-compose.sh
+	scripts/check-dockerfile.sh
+
+.PHONY: test-rust
+test-rust: ## Unit and integration tests
+	cargo test --workspace --locked
+
+# With the tests, so that the features of their dependencies are the same as in `test-rust`: else all is built twice.
+.PHONY: build
+build:
+	cargo build --workspace --bins --tests --locked
+
+.PHONY: test-clients
+test-clients: build ## Browsers, ws and Python against one node in development mode
+	node scripts/with-node.mjs node --test tests/clients/*.test.mjs
+	node scripts/with-node.mjs target/venv/clients/bin/python tests/clients/python/test_websockets.py
+
+.PHONY: test-load
+test-load: build ## The load tool: what it notices, and a short run against one node
+	target/debug/loadtest selftest
+	node scripts/with-node.mjs bash -c 'target/debug/loadtest fanout --url "$${SKYWAVE_PUBLIC/#http/ws}/ws" \
+		--clients 100 --rate 50 --duration 5s --max-p99 1s'
+
+# Each file has a cluster of its own; one after the other, for they count on their share of the machine.
+.PHONY: test-cluster
+test-cluster: build ## Two nodes, Redis and HAProxy as plain processes
+	for file in tests/cluster/*.test.mjs; do node --test "$$file"; done
+
+.PHONY: demo-cluster
+demo-cluster: ## The whole cluster in containers: http://localhost:8000/
+	if docker compose version >/dev/null 2>&1; then docker compose up --build; else docker-compose up --build; fi

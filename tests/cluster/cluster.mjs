@@ -1,0 +1,146 @@
+// A cluster of plain processes on free ports: redis-server, nodes, and HAProxy with the settings of deploy/haproxy.
+import { execFile } from "node:child_process";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { Agent, request } from "node:http";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { freePorts, kill, root, skywave, start, until, untilAnswers } from "./processes.mjs";
+
+const apiKey = "the-key-of-the-cluster-tests";
+
+export class Cluster {
+    // `name` is that of the folder with the settings and logs of this cluster: tests/artefacts/cluster/NAME.
+    static async start(name, { nodes = 2 } = {}) {
+        const cluster = new Cluster();
+        cluster.directory = join(root, "tests/artefacts/cluster", name);
+        rmSync(cluster.directory, { recursive: true, force: true });
+        mkdirSync(cluster.directory, { recursive: true });
+        try {
+            await cluster.#start(nodes);
+        } catch (error) {
+            await cluster.stop();
+            throw error;
+        }
+        return cluster;
+    }
+
+    async #start(nodes) {
+        const [redis, balancer, metrics, ...rest] = await freePorts(3 + 2 * nodes);
+        this.redisPort = redis;
+        this.balancer = { public: `http://127.0.0.1:${balancer}` };
+        this.nodes = Array.from({ length: nodes }, (_, i) => new Node(`gw-${i + 1}`, rest[2 * i], rest[2 * i + 1]));
+        this.children = [];
+
+        const args = ["--port", redis, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", this.directory];
+        this.#run("redis", "redis-server", args.map(String));
+        await until(() => "PONG from Redis", () => this.redis("PING").then((answer) => answer === "PONG", () => false));
+
+        for (const node of this.nodes) {
+            const file = this.#write(`${node.name}.toml`, settings(node, this));
+            node.child = this.#run(node.name, skywave, ["serve", "--config", file]);
+        }
+        await Promise.all(this.nodes.map((node) => untilAnswers(node.child, `${node.internal}/readyz`)));
+
+        const file = this.#write("haproxy.cfg", balancerSettings(this.nodes, balancer, metrics));
+        const haproxy = this.#run("haproxy", "haproxy", ["-db", "-f", file]);
+        await untilAnswers(haproxy, `http://127.0.0.1:${metrics}/livez`);
+    }
+
+    async stop() {
+        this.nodes?.forEach((node) => node.agent.destroy());
+        await Promise.all((this.children ?? []).map(kill));
+    }
+
+    // One command, as redis-cli prints its answer.
+    async redis(...command) {
+        const { stdout } = await promisify(execFile)("redis-cli", ["-p", String(this.redisPort), ...command]);
+        return stdout.trim();
+    }
+
+    #run(name, program, args) {
+        const child = start(name, this.directory, program, args);
+        this.children.push(child);
+        return child;
+    }
+
+    #write(name, text) {
+        const file = join(this.directory, name);
+        writeFileSync(file, text);
+        return file;
+    }
+}
+
+class Node {
+    constructor(name, publicPort, internalPort) {
+        Object.assign(this, { name, publicPort, internalPort });
+        this.public = `http://127.0.0.1:${publicPort}`;
+        this.internal = `http://127.0.0.1:${internalPort}`;
+        this.agent = new Agent({ keepAlive: true });
+    }
+
+    // The server API; rejects unless the answer is 200.
+    call(method, body) {
+        const headers = { authorization: `Bearer ${apiKey}`, "content-type": "application/json" };
+        return new Promise((resolve, reject) => {
+            const call = request(`${this.internal}/api/v1/${method}`, { method: "POST", agent: this.agent, headers }, (response) => {
+                const parts = [];
+                response.on("data", (part) => parts.push(part));
+                response.on("error", reject);
+                response.on("end", () => {
+                    const text = Buffer.concat(parts).toString();
+                    if (response.statusCode === 200) resolve(JSON.parse(text));
+                    else reject(new Error(`${this.name}: ${method}: ${response.statusCode} ${text}`));
+                });
+            });
+            call.on("error", reject);
+            call.end(JSON.stringify(body));
+        });
+    }
+}
+
+function settings(node, cluster) {
+    const origins = [cluster.balancer, ...cluster.nodes].map((one) => one.public);
+    return `
+[node]
+name = "${node.name}"
+secret = "thirty-two bytes, the same on each node of a test cluster"
+[public]
+listen = ["127.0.0.1:${node.publicPort}"]
+origins = ${JSON.stringify(origins)}
+[internal]
+listen = ["127.0.0.1:${node.internalPort}"]
+[backplane]
+url = "redis://127.0.0.1:${cluster.redisPort}"
+[auth]
+anonymous = true
+[api]
+keys = [{ name = "tests", key = "${apiKey}", scopes = ["publish", "read", "control"] }]
+[demo]
+enabled = true
+[namespaces.default]
+history = { size = 100, ttl = "10m" }
+presence = true
+subscribe = "anyone"
+publish = "subscribers"
+# Everything that a test publishes fits: whatever a client misses can be recovered.
+[namespaces.deep]
+history = { size = 20000, ttl = "10m" }
+subscribe = "anyone"
+publish = "subscribers"
+`;
+}
+
+// deploy/haproxy/haproxy.cfg with our ports, and servers that stand there instead of coming from Docker's DNS.
+function balancerSettings(nodes, port, metricsPort) {
+    const servers = nodes.map((node) => `    server ${node.name} 127.0.0.1:${node.publicPort} port ${node.internalPort}`);
+    const changes = [
+        [/bind :8000$/m, `bind 127.0.0.1:${port}`],
+        [/bind :8404$/m, `bind 127.0.0.1:${metricsPort}`],
+        [/^resolvers docker\n( .*\n)+/m, ""],
+        [/^ +server-template .*$/m, servers.join("\n")],
+    ];
+    return changes.reduce((text, [from, to]) => {
+        if (!from.test(text)) throw new Error(`deploy/haproxy/haproxy.cfg has no ${from} any more`);
+        return text.replace(from, to);
+    }, readFileSync(join(root, "deploy/haproxy/haproxy.cfg"), "utf8"));
+}

@@ -154,7 +154,7 @@ pub struct Timeouts {
     /// From our close frame to the client's; then the connection is cut. Default 3 s.
     #[serde(deserialize_with = "duration::deserialize")]
     pub close: Duration,
-    /// How long a client that vanished counts as present, so that a reload of a page is no leave and join. A leave after
+    /// How long a client that vanished counts as present, so that a network that was away for a moment is no leave and join. A leave after
     /// a crash is seen this much later. Default 5 s; `"0s"`: at once.
     #[serde(deserialize_with = "duration::deserialize")]
     pub session_grace: Duration,

@@ -9,13 +9,13 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::Rng as _;
-use skywave_backplane::{Any, Memory, Redis, RedisOptionsError, Sink};
+use skywave_backplane::{Any, BackplaneState, Memory, Redis, RedisOptions, RedisOptionsError, Sink};
 use skywave_proto::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Internal},
-    config::Settings,
+    config::{Secret, Settings},
     metrics,
     push::Goodbye,
     relay::{Answers, Mailbox, Relay, Routes},
@@ -70,6 +70,7 @@ impl Node {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub async fn start(settings: Settings, metrics: Option<PrometheusHandle>) -> Result<Self, StartError> {
+        let redis = redis_options(&settings)?;
         let public_listeners = bind_all(&settings.public.listen)?;
         let internal_listeners = bind_all(&settings.internal.listen)?;
         let runtime = tokio::runtime::Handle::current();
@@ -81,7 +82,7 @@ impl Node {
         let mailboxes: Arc<[Arc<dyn Mailbox>]> =
             shards.iter().map(|shard| Arc::new(shard.clone()) as Arc<dyn Mailbox>).collect();
         let routes = Arc::new(Routes::new(mailboxes.clone()));
-        let (backplane, redis) = open_backplane(&settings, routes.clone())?;
+        let (backplane, redis) = open_backplane(redis, routes.clone());
         let relay = Relay::start(backplane, routes, Answers::new(mailboxes));
         let threads = seats.into_iter().map(|seat| seat.spawn(relay.clone())).collect::<Result<_, _>>()?;
 
@@ -184,22 +185,22 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, tokio::net::Tcp
     addresses.iter().map(bind).collect()
 }
 
-fn open_backplane(settings: &Settings, sink: Arc<dyn Sink>) -> Result<(Any, Option<Redis>), RedisOptionsError> {
+/// Where Redis is, if the backplane is there.
+fn redis_options(settings: &Settings) -> Result<Option<RedisOptions>, RedisOptionsError> {
     let backplane = &settings.backplane;
-    let Some(url) = backplane.url.redis() else {
-        metrics::backplane_state(skywave_backplane::BackplaneState::Live);
-        return Ok((Any::Memory(Memory::new(sink)), None));
+    let Some(url) = backplane.url.redis() else { return Ok(None) };
+    let password = backplane.password.as_ref().map(Secret::reveal);
+    let (username, node) = (backplane.username.as_deref(), &settings.node.name);
+    RedisOptions::parse(url.reveal(), &backplane.prefix, username, password, node).map(Some)
+}
+
+fn open_backplane(redis: Option<RedisOptions>, sink: Arc<dyn Sink>) -> (Any, Option<Redis>) {
+    let Some(options) = redis else {
+        metrics::backplane_state(BackplaneState::Live);
+        return (Any::Memory(Memory::new(sink)), None);
     };
-    let password = backplane.password.as_ref().map(crate::config::Secret::reveal);
-    let options = skywave_backplane::RedisOptions::parse(
-        url.reveal(),
-        &backplane.prefix,
-        backplane.username.as_deref(),
-        password,
-        &settings.node.name,
-    )?;
     let redis = Redis::new(options, sink);
-    Ok((Any::Redis(redis.clone()), Some(redis)))
+    (Any::Redis(redis.clone()), Some(redis))
 }
 
 /// Finds the secret that sessions are sealed with: the configured one, the one that the cluster shares through its

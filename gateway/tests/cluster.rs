@@ -77,6 +77,22 @@ async fn one_order_on_all_nodes_and_killed_connections_change_nothing() {
 }
 
 #[tokio::test]
+async fn who_publishes_right_behind_a_subscribe_hears_it() {
+    let redis = RedisServer::start().await;
+    let [paris, _oslo] = cluster(&redis).await;
+    let mut client = paris.client(&[]).await;
+    for n in 0..50 {
+        let (subscribe, publish) = (
+            json!({"id": 1000 + n, "subscribe": {"channel": format!("c{n}")}}),
+            json!({"publish": {"channel": format!("c{n}"), "data": n}}),
+        );
+        client.send(format!("{subscribe}\n{publish}")).await;
+        assert_eq!(client.next().await["subscribed"]["channel"], format!("c{n}"));
+        assert_eq!(client.next().await["publication"]["data"], n);
+    }
+}
+
+#[tokio::test]
 async fn a_client_recovers_on_another_node_and_keeps_its_id() {
     let redis = RedisServer::start().await;
     let [paris, oslo] = cluster(&redis).await;

@@ -50,6 +50,7 @@ fn mistakes_are_told_with_their_place_and_what_is_allowed() {
             "skywave.toml:2:1: backplane.url",
             &["not supported by this version yet"],
         ),
+        ("[backplane]\nurl = \"redis://a/7\"\n", "skywave.toml:2:1: backplane.url", &["database 0", "prefix"]),
         ("[backplane]\nurl = \"postgres://a\"\n", "skywave.toml:2:1: backplane.url", &["memory", "redis://"]),
         ("[api]\nkeys = [{ name = \"a\", key = \"short\", scopes = [\"publish\"] }]\n", "api.keys", &["16"]),
         (

@@ -10,7 +10,7 @@ use super::{failed, wrong};
 use crate::{
     config::{Flags, LogFormat, Settings},
     metrics,
-    node::Node,
+    node::{Node, StartError},
 };
 
 /// Threads of the runtime beside the shards: it carries the backplane, the server API and metrics, which wait more than
@@ -57,6 +57,7 @@ async fn serve(settings: Settings) -> ExitCode {
     let demo = settings.demo.enabled;
     let node = match Node::start(settings, Some(recorded)).await {
         Ok(node) => node,
+        Err(error @ StartError::Backplane(_)) => return wrong(&chain(&error)),
         Err(error) => return failed(&chain(&error)),
     };
     say_where(&node, demo);

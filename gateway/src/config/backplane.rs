@@ -47,7 +47,7 @@ pub enum BackplaneUrl {
     Redis(RedisUrl),
 }
 
-/// `redis://[user[:password]@]host[:port][/database][?protocol=resp3]`. `Display` and `Debug` hide the password.
+/// `redis://[user[:password]@]host[:port][/0]`. `Display` and `Debug` hide the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(Box<str>);
 
@@ -115,8 +115,8 @@ impl RedisUrl {
             return wrong("the port is not one of 1 to 65535");
         }
         let database = uri.path().trim_start_matches('/');
-        if !database.is_empty() && database.parse::<u16>().is_err() {
-            return wrong("the database is not a number");
+        if !matches!(database, "" | "0") {
+            return wrong("only database 0 is used: all databases share one pub/sub, so take another backplane.prefix");
         }
         Ok(Self(url.into()))
     }

@@ -171,6 +171,15 @@ impl Session {
         self.state.borrow().client.is_none() && self.opened.elapsed() > self.ground.settings.timeouts.connect
     }
 
+    /// Whether this command waits for an earlier one: who publishes right behind a subscribe wants to hear it, and who
+    /// asks for members wants to be among them.
+    pub fn must_wait(&self, envelope: &Envelope) -> bool {
+        match &envelope.command {
+            Ok(Command::Publish { channel, .. } | Command::Presence { channel, .. }) => self.is_opening(channel),
+            _ => false,
+        }
+    }
+
     /// Whether the client has said who it is, or was let in without.
     pub fn is_connected(&self) -> bool {
         self.state.borrow().client.is_some()

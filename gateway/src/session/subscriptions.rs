@@ -86,13 +86,7 @@ impl Session {
     pub fn subscribed(&self, channel: &ChannelName) -> impl Future<Output = ()> {
         std::future::poll_fn(|cx| {
             self.link.register(cx);
-            let state = self.state.borrow();
-            let stage = state.subscriptions.get(channel).map(|subscription| &subscription.stage);
-            if matches!(stage, Some(Stage::Opening(_))) && !self.link.is_closing() {
-                Poll::Pending
-            } else {
-                Poll::Ready(())
-            }
+            if self.is_opening(channel) && !self.link.is_closing() { Poll::Pending } else { Poll::Ready(()) }
         })
     }
 
@@ -122,6 +116,12 @@ impl Session {
             }
         }
         self.settle(channel);
+    }
+
+    /// Whether a subscription is not answered yet.
+    pub(super) fn is_opening(&self, channel: &ChannelName) -> bool {
+        let state = self.state.borrow();
+        state.subscriptions.get(channel).is_some_and(|known| matches!(known.stage, Stage::Opening(_)))
     }
 
     /// Changes a subscription that is not answered yet.

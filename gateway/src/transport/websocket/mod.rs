@@ -239,12 +239,8 @@ impl Connection {
     /// when the connection ends.
     fn read(&self, stream: &mut WebSocketStream<TcpStream>, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..READS_PER_TURN {
-            while self.session.takes_commands() && !self.link.is_closing() {
-                let Some(envelope) = self.parked.borrow_mut().pop_front() else { break };
-                self.session.handle(envelope);
-            }
-            if !self.session.takes_commands() || self.link.is_closing() {
-                return Poll::Pending;
+            if !self.carry_out() {
+                return Poll::Pending; // the session wakes us when it goes on
             }
             let message = match ready!(Pin::new(&mut *stream).poll_next(cx)) {
                 None => return Poll::Ready(End::Lost),
@@ -265,6 +261,21 @@ impl Connection {
         }
         cx.waker().wake_by_ref(); // other connections of the shard first
         Poll::Pending
+    }
+
+    /// Hands over what is parked, as far as the session takes it. True if all of it is done and more may be read.
+    fn carry_out(&self) -> bool {
+        while self.session.takes_commands() && !self.link.is_closing() {
+            let mut parked = self.parked.borrow_mut();
+            let Some(next) = parked.front() else { return true };
+            if self.session.must_wait(next) {
+                return false;
+            }
+            let next = parked.pop_front();
+            drop(parked);
+            next.into_iter().for_each(|envelope| self.session.handle(envelope));
+        }
+        false
     }
 
     /// Says goodbye (RFC 6455 §7.1) and waits for the client's, for a while. Returns the reason for the metrics, and
@@ -321,7 +332,7 @@ impl Owner for Connection {
         let now = Instant::now();
         let mut heartbeat = self.heartbeat.borrow_mut();
         // While we do not read, silence is ours, not the client's.
-        if self.heard.take() || !self.session.takes_commands() {
+        if self.heard.take() || !self.session.takes_commands() || !self.parked.borrow().is_empty() {
             heartbeat.heard(now);
         }
         if self.session.is_overdue() {

@@ -47,7 +47,8 @@ pub enum BackplaneUrl {
     Redis(RedisUrl),
 }
 
-/// `redis://[user[:password]@]host[:port][/0]`. `Display` and `Debug` hide the password.
+/// `redis://[user[:password]@]host[:port][/0]`. `Display` and `Debug` hide user and password:
+/// a password alone is easily written where the user belongs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(Box<str>);
 
@@ -105,13 +106,13 @@ impl RedisUrl {
         let Ok(uri) = url.parse::<http::Uri>() else {
             return wrong("special characters in user or password are written %40 and so on");
         };
-        if uri.host().is_none_or(str::is_empty) {
-            return wrong("no host");
+        if uri.host().is_none_or(|host| host.is_empty() || host.contains(',')) {
+            return wrong("it needs one host");
         }
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
         let port = address.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
-        if port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port == 0) || port.parse::<u16>().is_err()) {
+        if port.is_some_and(|port| port.parse::<std::num::NonZeroU16>().is_err()) {
             return wrong("the port is not one of 1 to 65535");
         }
         let database = uri.path().trim_start_matches('/');
@@ -152,10 +153,8 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("redis://")?;
         let (user, address) = self.split();
-        match user.map(|user| user.split_once(':').unwrap_or((user, ""))) {
-            Some((name, "")) => write!(f, "{name}@")?,
-            Some((name, _)) => write!(f, "{name}:***@")?,
-            None => {}
+        if user.is_some() {
+            f.write_str("***@")?;
         }
         f.write_str(address)
     }
@@ -177,9 +176,9 @@ mod tests {
             ("memory", "memory"),
             ("redis://redis", "redis://redis"),
             ("REDIS://redis_1:6379/0?protocol=resp3", "redis://redis_1:6379/0"),
-            ("redis://:hunter2@redis", "redis://:***@redis"),
-            ("redis://ada:hunter2@redis:6379/2", "redis://ada:***@redis:6379/2"),
-            ("redis://ada@redis", "redis://ada@redis"),
+            ("redis://:hunter2@redis", "redis://***@redis"),
+            ("redis://ada:hunter2@redis:6379/0", "redis://***@redis:6379/0"),
+            ("redis://hunter2@redis", "redis://***@redis"),
             ("redis://[::1]:6379", "redis://[::1]:6379"),
         ] {
             let url = BackplaneUrl::parse(url).unwrap();
@@ -207,10 +206,7 @@ mod tests {
             "redis://redis/zero",
             "redis://a,b",
         ] {
-            let refused = BackplaneUrl::parse(url);
-            if url != "redis://a,b" {
-                assert!(!refused.expect_err(url).contains("hunter2"), "{url}");
-            }
+            assert!(!BackplaneUrl::parse(url).expect_err(url).contains("hunter2"), "{url}");
         }
     }
 }

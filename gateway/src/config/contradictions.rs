@@ -3,13 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    MAX_SHARDS, address,
-    api::ApiKey,
-    backplane::BackplaneUrl,
-    namespaces,
-    problem::Problem,
-    schema::Document,
-    source::{Path, Sources},
+    MAX_SHARDS, address, api::ApiKey, backplane::BackplaneUrl, layer::Path, namespaces, problem::Problem,
+    schema::Document, source::Sources,
 };
 
 /// The fewest bytes of `node.secret`: as many as the hash that it keys.
@@ -76,19 +71,14 @@ fn node(document: &Document, report: &mut Report<'_>) {
 }
 
 fn listeners(document: &Document, report: &mut Report<'_>) {
-    let of = |key: &'static str, list: &[SocketAddr]| -> Vec<(&'static str, usize, SocketAddr)> {
-        list.iter().enumerate().map(|(index, address)| (key, index, *address)).collect()
-    };
-    let all = [of("public.listen", &document.public.listen), of("internal.listen", &document.internal.listen)].concat();
-    for (later, (key, index, address)) in all.iter().enumerate() {
-        if let Some((other, _, with)) = all[..later].iter().find(|(_, _, other)| address::collide(*address, *other)) {
-            // A default that collides is not where somebody must look.
-            let path = format!("{key}.{index}");
-            if report.is_set(&path) {
-                report.add(&path, format!("{address} collides with {with} of {other}; use another port"));
-            } else {
-                report.add(other, format!("{with} collides with {address} of {key}; use another port"));
-            }
+    let public = document.public.listen.iter().map(|address| ("public.listen", *address));
+    let internal = document.internal.listen.iter().map(|address| ("internal.listen", *address));
+    let all: Vec<(&str, SocketAddr)> = public.chain(internal).collect();
+    for (index, later) in all.iter().enumerate() {
+        for earlier in all[..index].iter().filter(|earlier| address::collide(earlier.1, later.1)) {
+            // A default is not where somebody must look.
+            let (here, there) = if report.is_set(later.0) { (later, earlier) } else { (earlier, later) };
+            report.add(here.0, format!("{} collides with {} of {}; use another port", here.1, there.1, there.0));
         }
     }
 }

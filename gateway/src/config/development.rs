@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Flags, problem::Place, source::Layer};
+use super::{Flags, layer::Layer, problem::Place};
 
 /// Whether this start is in development mode: asked for, or nothing at all was configured. A file, a variable or a Redis
 /// is a sign that others may depend on the node, and then nothing is open that was not named.

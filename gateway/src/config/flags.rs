@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::{backplane::BackplaneUrl, problem::Place, source::Layer};
+use super::{backplane::BackplaneUrl, layer::Layer, problem::Place};
 
 /// The flags of `skywave serve` that are settings: they win over the environment and the file.
 // The comments of the fields are the text of `--help`.

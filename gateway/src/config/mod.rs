@@ -17,6 +17,7 @@ mod development;
 mod duration;
 mod flags;
 mod later;
+mod layer;
 mod locate;
 mod namespaces;
 mod origin;
@@ -45,10 +46,7 @@ pub use self::{
         PublicSettings, Timeouts,
     },
 };
-use self::{
-    schema::Document,
-    source::{Layer, Sources},
-};
+use self::{layer::Layer, schema::Document, source::Sources};
 
 /// All settings of a node, checked: [`Settings::load`] is the only way in.
 #[derive(Debug, Clone)]
@@ -99,7 +97,7 @@ impl Settings {
             Err(problem) => return Err(ConfigError::new([problems, vec![problem]].concat())),
         };
         let defaults = if development { development::defaults() } else { Layer::default() };
-        let mut tree = sources.merge(&defaults)?;
+        let mut tree = sources.merge(&defaults).map_err(|problem| ConfigError::new(vec![problem]))?;
         twins::read(&mut tree, &sources, &mut problems);
         let document = schema::read(tree, &sources, &mut problems);
         if problems.is_empty() {

@@ -10,12 +10,13 @@ use super::{
     api::ApiSettings,
     backplane::BackplaneSettings,
     later,
+    layer::Path,
     namespaces::Namespace,
     problem::Problem,
     sections::{
         AuthSettings, DemoSettings, DrainSettings, InternalSettings, Limits, NodeSettings, PublicSettings, Timeouts,
     },
-    source::{Path, Sources},
+    source::Sources,
 };
 
 /// The whole file.
@@ -37,6 +38,7 @@ pub(super) struct Document {
 
 /// Reads the tree. What is refused is reported, taken out and passed over, so that one run shows all of it.
 pub(super) fn read(mut tree: Json, sources: &Sources, problems: &mut Vec<Problem>) -> Document {
+    let mut refused: Vec<Path> = Vec::new();
     loop {
         let error = match serde_path_to_error::deserialize::<_, Document>(&tree) {
             Ok(document) => return document,
@@ -52,15 +54,19 @@ pub(super) fn read(mut tree: Json, sources: &Sources, problems: &mut Vec<Problem
             *value = other;
             continue;
         }
-        let message = if later::is_later(&path) {
-            format!("`{}` is not supported by this version yet", path.last().map_or("", String::as_str))
-        } else {
-            reword(&path, &message)
-        };
-        problems.push(Problem { place: sources.place(&path), key: path.join("."), message });
+        // What is wrong around something that was taken out may be wrong only for that.
+        if !refused.iter().any(|inner| inner.starts_with(&path)) {
+            let message = if later::is_later(&path) {
+                format!("`{}` is not supported by this version yet", path.last().map_or("", String::as_str))
+            } else {
+                reword(&path, &message)
+            };
+            problems.push(Problem { place: sources.place(&path), key: path.join("."), message });
+        }
         if !forget(&mut tree, &path) {
             return Document::default();
         }
+        refused.push(path);
     }
 }
 

@@ -3,10 +3,7 @@
 
 use serde_json::Value as Json;
 
-use super::{
-    problem::Problem,
-    source::{Path, Sources},
-};
+use super::{layer::Path, problem::Problem, source::Sources};
 
 const TWINS: [[&str; 2]; 3] = [["node", "secret"], ["backplane", "url"], ["backplane", "password"]];
 

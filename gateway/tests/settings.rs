@@ -1,0 +1,881 @@
+//! What the settings accept, which layer wins, and what somebody who made a mistake is told.
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are a test")]
+
+use std::{ffi::OsString, fs, num::NonZeroU32, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
+
+use proptest::prelude::*;
+use skywave_backplane::HistoryPolicy;
+use skywave_gateway::config::{
+    self, BackplaneUrl, ConfigError, Flags, LogFormat, Namespace, Place, PublishRight, Scope, Settings, SubscribeRight,
+};
+use tempfile::TempDir;
+
+/// One start: a directory of its own, a file, variables and flags, none of them from the real environment.
+struct Start {
+    dir: TempDir,
+    flags: Flags,
+    env: Vec<(String, String)>,
+}
+
+fn start() -> Start {
+    Start { dir: TempDir::new().unwrap(), flags: Flags::default(), env: Vec::new() }
+}
+
+fn file(text: &str) -> Start {
+    start().file(text)
+}
+
+/// `DIR` in a file or a variable stands for the directory.
+impl Start {
+    fn file(mut self, text: &str) -> Self {
+        let path = self.path("skywave.toml");
+        fs::write(&path, self.in_dir(text)).unwrap();
+        self.flags.config = Some(path);
+        self
+    }
+
+    fn var(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), self.in_dir(value)));
+        self
+    }
+
+    fn flags(mut self, change: impl FnOnce(&mut Flags)) -> Self {
+        change(&mut self.flags);
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn in_dir(&self, text: &str) -> String {
+        text.replace("DIR", &self.dir.path().display().to_string())
+    }
+
+    fn load(&self) -> Result<Settings, ConfigError> {
+        Settings::load(&self.flags, self.env.clone())
+    }
+
+    fn good(self) -> Settings {
+        self.load().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The messages, without the directory.
+    fn bad(self) -> String {
+        self.load().expect_err("it was accepted").to_string().replace(&self.in_dir("DIR/"), "")
+    }
+}
+
+fn none() -> [(String, String); 0] {
+    []
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+#[test]
+fn an_empty_file_gives_the_documented_defaults() {
+    let settings = file("").good();
+    assert!(!settings.development());
+    assert_eq!(settings.public.listen, ["0.0.0.0:8000".parse().unwrap()]);
+    assert!(settings.public.origins.is_empty());
+    assert_eq!(settings.internal.listen, ["127.0.0.1:8001".parse().unwrap()]);
+    assert_eq!(settings.backplane.url, BackplaneUrl::Memory);
+    assert_eq!(settings.backplane.prefix, "skywave");
+    assert!(!settings.auth.anonymous && !settings.demo.enabled && settings.api.keys.is_empty());
+    assert!(settings.node.secret.is_none() && settings.node.shards > 0);
+    assert_eq!(settings.node.log, LogFormat::Text);
+    assert_eq!(settings.limits.connections, None);
+    assert_eq!(settings.limits.channels_per_connection, NonZeroU32::new(128));
+    assert_eq!(settings.limits.message_bytes, 1 << 20);
+    assert_eq!(settings.limits.frame_bytes, 1 << 20);
+    assert_eq!(settings.limits.publication_bytes, 64 << 10);
+    assert_eq!(settings.limits.outbox_bytes, 1 << 20);
+    assert_eq!(settings.timeouts.handshake, seconds(5));
+    assert_eq!(settings.timeouts.connect, seconds(10));
+    assert_eq!(settings.timeouts.ping_interval, seconds(25));
+    assert_eq!(settings.timeouts.pong, seconds(10));
+    assert_eq!(settings.timeouts.close, seconds(3));
+    assert_eq!(settings.timeouts.session_grace, seconds(5));
+    assert_eq!(settings.drain.grace, seconds(5));
+    assert_eq!(settings.drain.deadline, seconds(90));
+    assert_eq!(settings.namespace("default"), None);
+    assert_eq!(settings.namespace("chat"), None);
+}
+
+#[test]
+fn a_full_file_is_read() {
+    let settings = file(
+        r##"
+        [node]
+        name = "gw-1"
+        shards = 3
+        secret = "0123456789abcdef0123456789abcdef"
+        log = "json"
+        [public]
+        listen = ["0.0.0.0:80", "[::]:80"]
+        origins = ["https://app.example.com", "https://*.example.com", "*"]
+        [internal]
+        listen = ["127.0.0.1:0"]
+        [backplane]
+        url = "redis://redis:6379/0"
+        prefix = "sky:eu"
+        username = "ada"
+        password = "[not, a list]"
+        [auth]
+        anonymous = true
+        [[api.keys]]
+        name = "backend"
+        key = "0123456789abcdef"
+        scopes = ["publish", "read"]
+        [limits]
+        connections = 5
+        channels_per_connection = 0
+        message_bytes = "2MiB"
+        frame_bytes = "4 MiB"
+        publication_bytes = 100
+        outbox_bytes = "10kB"
+        [timeouts]
+        pong = "500ms"
+        session_grace = "0s"
+        [drain]
+        grace = "0s"
+        deadline = "1m 30s"
+        [demo]
+        enabled = true
+        [namespaces.Chat_Room]
+        history = { size = 200, ttl = "10m" }
+        presence = true
+        publish = "nobody"
+        subscribe = "users"
+        [namespaces.live]
+        history = { size = 0 }
+        [namespaces."a.b".history]
+        size = 1
+        ttl = "1h"
+        meta_ttl = "1h"
+        "##,
+    )
+    .good();
+    assert_eq!((settings.node.name.as_str(), settings.node.shards), ("gw-1", 3));
+    assert_eq!(settings.node.secret.as_ref().unwrap().reveal(), SECRET);
+    assert_eq!(settings.node.log, LogFormat::Json);
+    assert_eq!(settings.public.listen.len(), 2);
+    assert_eq!(settings.public.origins.len(), 3);
+    assert_eq!(settings.backplane.url.redis().unwrap().reveal(), "redis://redis:6379/0");
+    assert_eq!(settings.backplane.password.as_ref().unwrap().reveal(), "[not, a list]");
+    let key = &settings.api.keys[0];
+    assert!(key.allows(Scope::Read) && key.allows(Scope::Publish) && !key.allows(Scope::Control));
+    assert_eq!(settings.limits.connections, NonZeroU32::new(5));
+    assert_eq!(settings.limits.channels_per_connection, None);
+    assert_eq!((settings.limits.message_bytes, settings.limits.frame_bytes), (2 << 20, 4 << 20));
+    assert_eq!((settings.limits.publication_bytes, settings.limits.outbox_bytes), (100, 10_000));
+    assert_eq!((settings.timeouts.pong, settings.timeouts.session_grace), (Duration::from_millis(500), seconds(0)));
+    assert_eq!((settings.drain.grace, settings.drain.deadline), (seconds(0), seconds(90)));
+    let history = HistoryPolicy { size: 200, ttl: seconds(600), meta_ttl: seconds(86_400) };
+    assert_eq!(
+        settings.namespace("Chat_Room"),
+        Some(&Namespace {
+            history: Some(history),
+            presence: true,
+            publish: PublishRight::Nobody,
+            subscribe: SubscribeRight::Users,
+        })
+    );
+    assert_eq!(settings.namespace("live"), Some(&Namespace::default()));
+    assert_eq!(settings.namespace("a.b").unwrap().history.unwrap().size, 1);
+    assert_eq!(settings.namespaces().map(|(name, _)| name).collect::<Vec<_>>(), ["Chat_Room", "a.b", "live"]);
+}
+
+/// Each file has one mistake; the answer begins so.
+#[track_caller]
+fn answers(cases: &[(&str, &str)]) {
+    for (text, message) in cases {
+        let bad = file(text).bad();
+        assert!(bad.starts_with(&format!("skywave.toml:{message}")), "\n{text}\n  is: {bad}\n not: {message}");
+        assert_eq!(bad.lines().count(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_refused_where_it_stops_being_it() {
+    answers(&[
+        ("[limits]\nconnections = \n", "2:15: "),
+        ("[limits]\nconnections = 1\nconnections = 2\n", "3:1: duplicate key"),
+        ("[limits\n", "1:8: "),
+    ]);
+}
+
+#[test]
+fn an_unknown_setting_is_refused() {
+    answers(&[
+        (
+            "[timeouts]\npong = \"1s\"\npingg = \"1s\"",
+            "3:1: timeouts.pingg: unknown field `pingg`, expected one of `handshake`, `connect`, `ping_interval`, \
+             `pong`, `close`, `session_grace`",
+        ),
+        (
+            "[limit]\nx = 1",
+            "1:2: limit: unknown field `limit`, expected one of `node`, `public`, `internal`, `backplane`, `auth`, \
+             `api`, `limits`, `timeouts`, `drain`, `demo`, `namespaces`",
+        ),
+        ("\"a.b\" = 1", " a: unknown field `a`, expected"),
+        (
+            "[namespaces.chat]\nhistory = { size = 5, tll = \"1m\" }",
+            "2:23: namespaces.chat.history.tll: unknown field `tll`, expected one of `size`, `ttl`, `meta_ttl`",
+        ),
+        (
+            "[api]\nkeys = [{ name = \"a\", kee = \"x\" }]",
+            "2:23: api.keys.0.kee: unknown field `kee`, expected one of `name`, `key`, `key_file`, `scopes`",
+        ),
+    ]);
+}
+
+#[test]
+fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
+    answers(&[
+        ("[auth.tokens]\nissuer = \"x\"", "1:7: auth.tokens: `tokens` is not supported by this version yet"),
+        ("[webhooks.connect]\nurl = \"x\"", "1:2: webhooks: `webhooks` is not supported by this version yet"),
+        ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
+        ("[debug]\necho = true", "1:2: debug: `debug` is not supported by this version yet"),
+        ("[public]\ntls = { key = \"x\" }", "2:1: public.tls: `tls` is not supported by this version yet"),
+        (
+            "[limits]\ncommands_per_second = 5",
+            "2:1: limits.commands_per_second: `commands_per_second` is not supported by this version yet",
+        ),
+        ("[drain]\nwindow = \"60s\"", "2:1: drain.window: `window` is not supported by this version yet"),
+        ("[drain]\nrate = 5", "2:1: drain.rate: `rate` is not supported by this version yet"),
+        (
+            "[namespaces.chat]\nslow_consumer = \"latest\"",
+            "2:1: namespaces.chat.slow_consumer: `slow_consumer` is not supported by this version yet",
+        ),
+        (
+            "[namespaces.chat]\ndurability = { replicated = 1 }",
+            "2:1: namespaces.chat.durability: `durability` is not supported by this version yet",
+        ),
+        (
+            "[namespaces.chat]\nflush_interval = \"0ms\"",
+            "2:1: namespaces.chat.flush_interval: `flush_interval` is not supported by this version yet",
+        ),
+    ]);
+}
+
+#[test]
+fn nothing_is_converted() {
+    answers(&[
+        (
+            "[limits]\nconnections = 1.5",
+            "2:1: limits.connections: invalid type: floating point `1.5`, expected a whole number from 0 to 4294967295",
+        ),
+        ("[limits]\nconnections = true", "2:1: limits.connections: invalid type: boolean `true`, expected a whole"),
+        ("[limits]\nconnections = \"5\"", "2:1: limits.connections: invalid type: string \"5\", expected a whole"),
+        ("[limits]\nconnections = -1", "2:1: limits.connections: invalid value: integer `-1`, expected a whole"),
+        ("[limits]\nconnections = nan", "2:1: limits.connections: invalid type: "),
+        ("[node]\nname = 5", "2:1: node.name: invalid type: integer `5`, expected a string"),
+        (
+            "[node]\nshards = 70000",
+            "2:1: node.shards: invalid value: integer `70000`, expected a whole number from 0 to 65535",
+        ),
+        ("[auth]\nanonymous = 1", "2:1: auth.anonymous: invalid type: integer `1`, expected true or false"),
+        ("[auth]\nanonymous = \"yes\"", "2:1: auth.anonymous: invalid type: string \"yes\", expected true or false"),
+        ("limits = 5", "1:1: limits: invalid type: integer `5`, expected a table"),
+        ("namespaces = 5", "1:1: namespaces: invalid type: integer `5`, expected a table"),
+        (
+            "[public]\nlisten = \"0.0.0.0:80\"",
+            "2:1: public.listen: invalid type: string \"0.0.0.0:80\", expected a list",
+        ),
+    ]);
+}
+
+#[test]
+fn durations_and_sizes_carry_their_unit() {
+    answers(&[
+        ("[timeouts]\nping_interval = 25", "2:1: timeouts.ping_interval: 25 has no unit: write \"25s\" or \"25ms\""),
+        ("[timeouts]\npong = \"25\"", "2:1: timeouts.pong: 25 has no unit: write \"25s\" or \"25ms\""),
+        ("[timeouts]\npong = 2.5", "2:1: timeouts.pong: 2.5 has no unit: write \"2.5s\" or \"2.5ms\""),
+        (
+            "[timeouts]\npong = true",
+            "2:1: timeouts.pong: invalid type: boolean `true`, expected a duration with its unit, like \"500ms\", \
+             \"10s\", \"10m\" or \"24h\"",
+        ),
+        ("[timeouts]\npong = \"soon\"", "2:1: timeouts.pong: \"soon\" is not a duration ("),
+        ("[timeouts]\npong = -5", "2:1: timeouts.pong: invalid value: integer `-5`, expected a duration"),
+        (
+            "[limits]\noutbox_bytes = \"64K\"",
+            "2:1: limits.outbox_bytes: \"64K\" is not a size: write bytes, or a whole number with kB, KiB, MB, MiB, GB \
+             or GiB",
+        ),
+        (
+            "[limits]\noutbox_bytes = 1.5",
+            "2:1: limits.outbox_bytes: invalid type: floating point `1.5`, expected a size in bytes, like 65536 or \
+             \"64KiB\"",
+        ),
+        (
+            "[limits]\noutbox_bytes = -5",
+            "2:1: limits.outbox_bytes: invalid type: integer `-5`, expected a size in bytes",
+        ),
+    ]);
+}
+
+#[test]
+fn a_closed_set_lists_what_is_in_it() {
+    answers(&[
+        ("[node]\nlog = \"xml\"", "2:1: node.log: unknown variant `xml`, expected `text` or `json`"),
+        (
+            "[namespaces.chat]\nsubscribe = \"nobody\"",
+            "2:1: namespaces.chat.subscribe: unknown variant `nobody`, expected one of `anyone`, `users`, `token`",
+        ),
+        (
+            "[namespaces.chat]\npublish = \"users\"",
+            "2:1: namespaces.chat.publish: unknown variant `users`, expected one of `nobody`, `subscribers`, \
+             `anyone`, `token`",
+        ),
+        (
+            "[namespaces.chat]\npublish = true",
+            "2:1: namespaces.chat.publish: invalid type: boolean `true`, expected a string",
+        ),
+        (
+            "[[api.keys]]\nname = \"a\"\nkey = \"0123456789abcdef\"\nscopes = [\"read\", \"write\"]",
+            "4:19: api.keys.0.scopes.1: unknown variant `write`, expected one of `publish`, `read`, `control`",
+        ),
+    ]);
+}
+
+#[test]
+fn addresses_urls_and_origins_are_checked() {
+    answers(&[
+        (
+            "[public]\nlisten = [\"0.0.0.0:80\", \"localhost:81\"]",
+            "2:25: public.listen.1: \"localhost:81\" is not an IP address with a port: write \"127.0.0.1:8000\", \
+             \"0.0.0.0:8000\" or \"[::]:8000\"",
+        ),
+        ("[internal]\nlisten = []", "2:1: internal.listen: needs at least one address, like [\"127.0.0.1:8000\"]"),
+        (
+            "[public]\norigins = [\"app.example.com\"]",
+            "2:12: public.origins.0: \"app.example.com\" is not an origin (no scheme): write \
+             \"https://app.example.com\", \"https://*.example.com\" or \"*\"",
+        ),
+        (
+            "[public]\norigins = [\"*\", \"https://a.com/\"]",
+            "2:17: public.origins.1: \"https://a.com/\" is not an origin (it has no path, not even a slash at the end)",
+        ),
+        (
+            "[backplane]\nurl = \"redis-sentinel://a,b/m\"",
+            "2:1: backplane.url: `redis-sentinel://` is not supported by this version yet; this version knows \
+             \"memory\" and \"redis://host:6379\"",
+        ),
+        (
+            "[backplane]\nurl = \"nats://a\"",
+            "2:1: backplane.url: unknown scheme `nats://`; this version knows \"memory\" and \"redis://host:6379\"",
+        ),
+        ("[backplane]\nurl = \"redis\"", "2:1: backplane.url: neither a URL nor `memory`; this version knows"),
+    ]);
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    answers(&[
+        (
+            "[limits]\nframe_bytes = 0",
+            "2:1: limits.frame_bytes: must be more than 0: without a bound one client could take all memory",
+        ),
+        ("[timeouts]\nhandshake = \"0s\"", "2:1: timeouts.handshake: must be more than 0s"),
+        ("[timeouts]\nconnect = \"0s\"", "2:1: timeouts.connect: must be more than 0s"),
+        ("[timeouts]\nping_interval = \"0s\"", "2:1: timeouts.ping_interval: must be more than 0s"),
+        ("[timeouts]\npong = \"0s\"", "2:1: timeouts.pong: must be more than 0s"),
+        ("[timeouts]\nclose = \"0ms\"", "2:1: timeouts.close: must be more than 0s"),
+        (
+            "[node]\nsecret = \"short\"",
+            "2:1: node.secret: has 5 bytes and needs at least 32; `openssl rand -base64 32` makes one",
+        ),
+        ("[node]\nname = \"a b\"", "2:1: node.name: has 1 to 64 letters (a to z), digits, `-`, `_` or `.`"),
+        ("[node]\nname = \"\"", "2:1: node.name: has 1 to 64 letters"),
+        ("[node]\nshards = 1025", "2:1: node.shards: 1025 is more than 128; 0 is one for each core"),
+        ("[backplane]\nprefix = \"{x}\"", "2:1: backplane.prefix: has 1 to 64 letters (a to z), digits"),
+        ("[namespaces.\"a:b\"]", "1:13: namespaces.a:b: the name of a namespace has no `:`, it ends there"),
+        ("[namespaces.\"#user\"]", "1:13: namespaces.#user: the name of a namespace has no `#`, that is for"),
+        ("[[api.keys]]\nname = \"a\"\nkey = \"0123456789abcdef\"", "1:1: api.keys.0: missing field `scopes`"),
+        (
+            "[[api.keys]]\nname = \"a\"\nscopes = [\"read\"]",
+            "1:1: api.keys.0.key: missing or empty: set `key` or `key_file`",
+        ),
+    ]);
+}
+
+#[test]
+fn contradictions_are_refused_with_advice() {
+    answers(&[
+        (
+            "[namespaces.chat]\nhistory = { size = 5 }",
+            "2:1: namespaces.chat.history: `size` needs a `ttl`: how long publications are kept, like ttl = \"10m\"",
+        ),
+        (
+            "[namespaces.chat]\nhistory = { size = 5, ttl = \"48h\" }",
+            "2:1: namespaces.chat.history: `ttl` (2days) is longer than `meta_ttl` (1day): positions must outlive \
+             publications, so lower `ttl` or raise `meta_ttl`",
+        ),
+        (
+            "[namespaces.chat.history]\nsize = 5\nttl = \"0s\"",
+            "1:18: namespaces.chat.history: `ttl` must be more than 0s; for live only write size = 0",
+        ),
+        (
+            "[namespaces.chat]\nhistory = 100",
+            "2:1: namespaces.chat.history: invalid type: integer `100`, expected a table, like { size = 200, ttl = \
+             \"10m\" }",
+        ),
+        (
+            "[limits]\nmessage_bytes = \"32KiB\"",
+            "2:1: limits.message_bytes: publication_bytes (65536) is more than message_bytes (32768), in which a \
+             publication travels; lower the one or raise the other",
+        ),
+        (
+            "[limits]\nmessage_bytes = 5\npublication_bytes = 6",
+            "3:1: limits.publication_bytes: publication_bytes (6) is more than message_bytes (5), in which",
+        ),
+        (
+            "[drain]\ngrace = \"2m\"",
+            "2:1: drain.grace: deadline (1m 30s) is before the end of grace (2m); both count from the signal",
+        ),
+        (
+            "[public]\nlisten = [\"127.0.0.1:8001\"]",
+            "2:1: public.listen: 127.0.0.1:8001 collides with 127.0.0.1:8001 of internal.listen; use another port",
+        ),
+        (
+            "[public]\nlisten = [\"0.0.0.0:9\"]\n[internal]\nlisten = [\"127.0.0.1:8\", \"127.0.0.1:9\"]",
+            "4:1: internal.listen: 127.0.0.1:9 collides with 0.0.0.0:9 of public.listen; use another port",
+        ),
+        (
+            "[backplane]\nurl = \"redis://:pw@h\"\npassword = \"pw\"",
+            "3:1: backplane.password: the URL has a password too; set one of them",
+        ),
+        (
+            "[backplane]\nurl = \"redis://ada@h\"\nusername = \"ada\"",
+            "3:1: backplane.username: the URL has a user too; set one of them",
+        ),
+    ]);
+}
+
+#[test]
+fn api_keys_are_told_apart() {
+    let bad = file(
+        r#"
+[api]
+keys = [
+  { name = "a", key = "0123456789abcdef", scopes = ["read"] },
+  { name = "a", key = "0123456789abcdef", scopes = [] },
+  { name = "",  key = "hunter2", scopes = ["read"] },
+  { name = "d", key = "hunter2 hunter2 hunter2", scopes = ["read"] },
+]"#,
+    )
+    .bad();
+    assert_eq!(
+        bad,
+        "skywave.toml:5:5: api.keys.1.name: \"a\" is the name of api.keys.0 too\n\
+         skywave.toml:5:17: api.keys.1.key: is the key of api.keys.0 too: who of them called?\n\
+         skywave.toml:5:43: api.keys.1.scopes: needs at least one of `publish`, `read`, `control`\n\
+         skywave.toml:6:5: api.keys.2.name: has 1 to 64 bytes, no control characters\n\
+         skywave.toml:6:17: api.keys.2.key: has 7 bytes and needs at least 16; `openssl rand -hex 16` makes one\n\
+         skywave.toml:7:17: api.keys.3.key: has only visible ASCII characters and no spaces: it travels in a header"
+    );
+}
+
+#[test]
+fn all_mistakes_are_shown_at_once_in_their_order() {
+    let bad = file(
+        "[timeouts]\npong = 5\nclose = \"3s\"\n[limits]\nfoo = 1\nconnections = 1.5\n\
+         [[api.keys]]\nname = 5\n[node]\nlog = \"xml\"\n",
+    )
+    .var("SKYWAVE__DRAIN__GRACE", "5")
+    .flags(|flags| flags.listen = vec!["x".into()])
+    .bad();
+    let places: Vec<_> = bad.lines().map(|line| line.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ")).collect();
+    assert_eq!(
+        places,
+        [
+            "skywave.toml:2:1: timeouts.pong",
+            "skywave.toml:5:1: limits.foo",
+            "skywave.toml:6:1: limits.connections",
+            "skywave.toml:8:1: api.keys.0.name",
+            "skywave.toml:10:1: node.log",
+            "environment variable SKYWAVE__DRAIN__GRACE: drain.grace",
+            "--listen: public.listen.0",
+        ]
+    );
+}
+
+#[test]
+fn what_a_mistake_in_the_environment_is_answered() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("LIMITS__CONNECTIONS", "many", "limits.connections: invalid type: string \"many\", expected a whole number"),
+        ("LIMITS__CONNECTIONS", "1.5", "limits.connections: invalid type: floating point `1.5`, expected a whole"),
+        ("LIMITS__CONNECTIONS", "true", "limits.connections: invalid type: boolean `true`, expected a whole number"),
+        ("LIMITS__CONNECTIONS", "", "limits.connections: invalid type: string \"\", expected a whole number"),
+        ("LIMITS__CONNECTIONS", "5\nx = 6", "limits.connections: invalid type: string \"5\\nx = 6\", expected"),
+        ("LIMITS__OUTBOX_BYTES", "64K", "limits.outbox_bytes: \"64K\" is not a size"),
+        ("TIMEOUTS__PINGG", "5s", "timeouts.pingg: unknown field `pingg`, expected one of `handshake`, "),
+        ("TIMEOUTS__PONG", "5", "timeouts.pong: 5 has no unit: write \"5s\" or \"5ms\""),
+        ("AUTH__ANONYMOUS", "yes", "auth.anonymous: invalid type: string \"yes\", expected true or false"),
+        ("AUTH__ANONYMOUS", "1", "auth.anonymous: invalid type: integer `1`, expected true or false"),
+        ("NODE__LOG", "xml", "node.log: unknown variant `xml`, expected `text` or `json`"),
+        ("PUBLIC__LISTEN", "127.0.0.1:1,x", "public.listen.1: \"x\" is not an IP address with a port"),
+        ("PUBLIC__LISTEN", "", "public.listen: needs at least one address"),
+        ("PUBLIC__TLS__KEY", "x", "public.tls: `tls` is not supported by this version yet"),
+        ("LIMITS", "5", "limits: invalid type: integer `5`, expected a table"),
+        ("LIMITS_CONNECTIONS", "5", "limits_connections: unknown field `limits_connections`, expected one of `node`"),
+        ("NAMESPACES__CHAT", "{ presense = true }", "namespaces.chat.presense: unknown field `presense`, expected"),
+        ("NAMESPACES__CHAT__HISTORY__SIZE", "5", "namespaces.chat.history: `size` needs a `ttl`"),
+        ("API__KEYS", "hunter2", "api.keys: invalid type: string, expected a list"),
+        ("API__KEYS", "[hunter2", "api.keys: invalid type: string, expected a list"),
+        ("API__KEYS__0__KEY", "hunter2", "api.keys: invalid type: map, expected a list"),
+        ("BACKPLANE", "redis://:hunter2@h", "backplane: invalid type: string, expected a table"),
+        ("BACKPLANE__URL", "redis://:hunter2@h/x", "backplane.url: not a Redis URL (only database 0 is used"),
+        ("", "x", "not the name of a setting: the shape is SKYWAVE__SECTION__KEY, with two underscores between"),
+        ("LIMITS__", "x", "not the name of a setting: the shape is"),
+        ("LIMITS____CONNECTIONS", "5", "not the name of a setting: the shape is"),
+    ];
+    for (name, value, message) in cases {
+        let name = format!("SKYWAVE__{name}");
+        let bad = start().var(&name, value).bad();
+        assert!(bad.starts_with(&format!("environment variable {name}: {message}")), "{name}={value}\n  is: {bad}");
+        assert_eq!(bad.lines().count(), 1, "{bad}");
+        assert!(!bad.contains("hunter2"), "{bad}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_refused() {
+    let load = |name: &[u8], value: &[u8]| {
+        let env = [(OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec()))];
+        Settings::load(&Flags::default(), env).map_err(|error| error.to_string())
+    };
+    let bad = load(b"SKYWAVE__NODE__NAME", b"\xff").unwrap_err();
+    assert_eq!(bad, "environment variable SKYWAVE__NODE__NAME: its value is not UTF-8");
+    let bad = load(b"SKYWAVE__NODE__\xff", b"x").unwrap_err();
+    assert_eq!(bad, "environment variable SKYWAVE__NODE__\u{fffd}: its name is not UTF-8");
+    assert!(load(b"OTHER", b"\xff").unwrap().development());
+}
+
+#[test]
+fn two_variables_for_one_setting_are_refused() {
+    let bad = start().var("SKYWAVE__NODE__NAME", "a").var("SKYWAVE__node__NAME", "b").bad();
+    assert_eq!(
+        bad,
+        "environment variable SKYWAVE__node__NAME: node.name: also set by environment variable SKYWAVE__NODE__NAME; \
+         set one of them"
+    );
+    let bad = start().var("SKYWAVE__LIMITS", "5").var("SKYWAVE__LIMITS__CONNECTIONS", "5").bad();
+    assert!(bad.contains("SKYWAVE__LIMITS__CONNECTIONS: limits.connections: also set by"), "{bad}");
+}
+
+#[test]
+fn what_a_mistake_in_a_flag_is_answered() {
+    let bad = start().flags(|flags| flags.listen = vec!["127.0.0.1:1".into(), "here".into()]).bad();
+    assert!(bad.starts_with("--listen: public.listen.1: \"here\" is not an IP address with a port: "), "{bad}");
+    let bad = start().flags(|flags| flags.internal_listen = vec!["8001".into()]).bad();
+    assert!(bad.starts_with("--internal-listen: internal.listen.0: \"8001\" is not an IP address"), "{bad}");
+    let bad = start().flags(|flags| flags.name = Some("a/b".into())).bad();
+    assert!(bad.starts_with("--name: node.name: has 1 to 64 letters"), "{bad}");
+    let bad = start().flags(|flags| flags.backplane = Some("kafka://x".into())).bad();
+    assert!(bad.starts_with("--backplane: backplane.url: unknown scheme `kafka://`; this version knows"), "{bad}");
+    let bad = start().flags(|flags| flags.listen = vec!["127.0.0.1:8001".into()]).bad();
+    assert!(bad.starts_with("--listen: public.listen: 127.0.0.1:8001 collides with"), "{bad}");
+
+    let start = start();
+    let flags = Flags { config: Some(start.path("none.toml")), ..Flags::default() };
+    let error = Settings::load(&flags, none()).unwrap_err();
+    assert_eq!(error.problems()[0].place, Place::Flag("--config".into()));
+    assert!(error.to_string().ends_with("none.toml: No such file or directory (os error 2)"), "{error}");
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let settings = file(
+        "[node]\nname = \"file\"\n[public]\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n\
+         [limits]\nconnections = 1\nchannels_per_connection = 1\n\
+         [namespaces.chat]\npresence = true\nhistory = { size = 5, ttl = \"1m\" }",
+    )
+    .var("SKYWAVE__NODE__NAME", "environment")
+    .var("SKYWAVE__LIMITS__CONNECTIONS", "2")
+    .var("SKYWAVE__PUBLIC__LISTEN", "127.0.0.1:3")
+    .var("SKYWAVE__NAMESPACES__CHAT__HISTORY", "{ size = 6 }")
+    .flags(|flags| flags.name = Some("flag".into()))
+    .good();
+    assert_eq!(settings.node.name, "flag");
+    assert_eq!(settings.limits.connections, NonZeroU32::new(2));
+    assert_eq!(settings.limits.channels_per_connection, NonZeroU32::new(1));
+    assert_eq!(settings.public.listen, ["127.0.0.1:3".parse().unwrap()]);
+    let chat = settings.namespace("chat").unwrap();
+    assert!(chat.presence);
+    assert_eq!(chat.history.map(|history| (history.size, history.ttl)), Some((6, seconds(60))));
+}
+
+#[test]
+fn a_variable_means_what_the_schema_says() {
+    let settings = start()
+        .var("SKYWAVE__NODE__NAME", "007")
+        .var("SKYWAVE__NODE__SHARDS", "2")
+        .var("SKYWAVE__AUTH__ANONYMOUS", "true")
+        .var("SKYWAVE__BACKPLANE__PASSWORD", "[\"a\"]")
+        .var("SKYWAVE__BACKPLANE__USERNAME", "true")
+        .var("SKYWAVE__LIMITS__OUTBOX_BYTES", "4096")
+        .var("SKYWAVE__LIMITS__MESSAGE_BYTES", "2MiB")
+        .var("SKYWAVE__TIMEOUTS__PONG", "7s")
+        .var("SKYWAVE__PUBLIC__LISTEN", "127.0.0.1:1, 127.0.0.1:2")
+        .var("SKYWAVE__PUBLIC__ORIGINS", "https://a.com")
+        .var("SKYWAVE__INTERNAL__LISTEN", r#"["127.0.0.1:3", "127.0.0.1:4"]"#)
+        .var("SKYWAVE__API__KEYS", r#"[{ name = "a", key = "0123456789abcdef", scopes = ["read"] }]"#)
+        .var("SKYWAVE__NAMESPACES__GAME_ROOM__PRESENCE", "true")
+        .var("SKYWAVE__NAMESPACES__CHAT", r#"{ subscribe = "anyone", history = { size = 1, ttl = "1m" } }"#)
+        .var("SKYWAVE__NAMESPACES__CHAT__PUBLISH", "anyone")
+        .var("SKYWAVE__NAMESPACES__EMPTY", "{}")
+        .var("SKYWAVE_KEY", "not ours")
+        .good();
+    assert_eq!((settings.node.name.as_str(), settings.node.shards), ("007", 2));
+    assert!(settings.auth.anonymous);
+    assert_eq!(settings.backplane.password.as_ref().unwrap().reveal(), "[\"a\"]");
+    assert_eq!(settings.backplane.username.as_deref(), Some("true"));
+    assert_eq!((settings.limits.outbox_bytes, settings.limits.message_bytes), (4096, 2 << 20));
+    assert_eq!(settings.timeouts.pong, seconds(7));
+    assert_eq!(settings.public.listen.len(), 2);
+    assert!(settings.public.origins[0].matches("https://a.com"));
+    assert_eq!(settings.internal.listen.len(), 2);
+    assert_eq!(settings.api.keys[0].name, "a");
+    assert!(settings.namespace("game_room").unwrap().presence);
+    let chat = settings.namespace("chat").unwrap();
+    assert_eq!((chat.subscribe, chat.publish), (SubscribeRight::Anyone, PublishRight::Anyone));
+    assert_eq!(chat.history.unwrap().size, 1);
+    assert_eq!(settings.namespace("empty"), Some(&Namespace::default()));
+}
+
+#[test]
+fn nothing_configured_is_development_mode_and_anything_ends_it() {
+    assert!(start().good().development());
+    assert!(start().var("SKYWAVE_KEY", "x").good().development());
+    assert!(start().flags(|flags| flags.backplane = Some("memory".into())).good().development());
+    assert!(start().flags(|flags| flags.name = Some("a".into())).good().development());
+    assert!(start().flags(|flags| flags.listen = vec!["0.0.0.0:1".into()]).good().development());
+
+    assert!(!file("").good().development());
+    assert!(!start().var("SKYWAVE__NODE__NAME", "a").good().development());
+    assert!(!start().flags(|flags| flags.backplane = Some("redis://h".into())).good().development());
+
+    let dev = |flags: &mut Flags| flags.dev = true;
+    assert!(file("").flags(dev).good().development());
+    assert!(start().var("SKYWAVE__BACKPLANE__URL", "redis://h").flags(dev).good().development());
+}
+
+#[test]
+fn development_mode_is_open_on_loopback() {
+    let settings = start().good();
+    assert_eq!(settings.public.listen, ["127.0.0.1:8000".parse().unwrap()]);
+    assert_eq!(settings.internal.listen, ["127.0.0.1:8001".parse().unwrap()]);
+    assert!(settings.auth.anonymous && settings.demo.enabled);
+    let expected = Namespace {
+        history: Some(HistoryPolicy { size: 100, ttl: seconds(600), meta_ttl: seconds(86_400) }),
+        presence: true,
+        publish: PublishRight::Subscribers,
+        subscribe: SubscribeRight::Anyone,
+    };
+    for name in ["default", "chat", "whatever"] {
+        assert_eq!(settings.namespace(name), Some(&expected), "{name}");
+    }
+    assert_eq!(settings.namespace("#user"), None);
+    assert!(settings.warnings().is_empty());
+}
+
+#[test]
+fn what_is_configured_wins_over_development_mode() {
+    let settings = file(
+        "[auth]\nanonymous = false\n[demo]\nenabled = false\n[public]\nlisten = [\"127.0.0.1:9\"]\n\
+         [namespaces.default]\npresence = false\n[namespaces.chat]\npublish = \"nobody\"",
+    )
+    .flags(|flags| flags.dev = true)
+    .good();
+    assert!(!settings.auth.anonymous && !settings.demo.enabled);
+    assert_eq!(settings.public.listen, ["127.0.0.1:9".parse().unwrap()]);
+    let fallback = settings.namespace("other").unwrap();
+    assert!(!fallback.presence);
+    assert_eq!(fallback.history.unwrap().size, 100);
+    assert_eq!(
+        settings.namespace("chat"),
+        Some(&Namespace { publish: PublishRight::Nobody, ..Namespace::default() }),
+        "a configured namespace takes nothing from development mode"
+    );
+}
+
+#[test]
+fn development_mode_on_an_open_address_is_allowed_with_a_warning() {
+    let settings = start().flags(|flags| flags.listen = vec!["0.0.0.0:8000".into(), "[::1]:8000".into()]).good();
+    let warnings = settings.warnings();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("development mode on public.listen 0.0.0.0:8000: "), "{warnings:?}");
+    let settings = start().flags(|flags| flags.internal_listen = vec!["0.0.0.0:8001".into()]).good();
+    assert_eq!(settings.warnings().len(), 1);
+    assert!(file("").good().warnings().is_empty());
+}
+
+#[test]
+fn secrets_and_urls_may_stand_in_files() {
+    let start = file(
+        "[node]\nsecret_file = \"DIR/secret\"\n[backplane]\nurl_file = \"DIR/url\"\npassword_file = \"DIR/password\"\n\
+         [[api.keys]]\nname = \"a\"\nkey_file = \"DIR/key\"\nscopes = [\"read\"]",
+    );
+    fs::write(start.path("secret"), format!("{SECRET}\n")).unwrap();
+    fs::write(start.path("url"), "redis://h:1\r\n").unwrap();
+    fs::write(start.path("password"), "two words \n\n").unwrap();
+    fs::write(start.path("key"), "0123456789abcdef").unwrap();
+    let settings = start.good();
+    assert_eq!(settings.node.secret.as_ref().unwrap().reveal(), SECRET);
+    assert_eq!(settings.backplane.url.redis().unwrap().reveal(), "redis://h:1");
+    assert_eq!(settings.backplane.password.as_ref().unwrap().reveal(), "two words \n");
+    assert_eq!(settings.api.keys[0].key.reveal(), "0123456789abcdef");
+}
+
+#[test]
+fn a_file_that_is_missing_or_wrong_is_named() {
+    let bad = file("[node]\nsecret_file = \"DIR/none\"").bad();
+    assert_eq!(bad, "skywave.toml:2:1: node.secret_file: cannot read none: No such file or directory (os error 2)");
+    let bad = file("[[api.keys]]\nname = \"a\"\nkey_file = \"DIR/none\"\nscopes = [\"read\"]").bad();
+    assert!(bad.starts_with("skywave.toml:3:1: api.keys.0.key_file: cannot read none: "), "{bad}");
+    let bad = file("[node]\nsecret_file = 5").bad();
+    assert_eq!(bad, "skywave.toml:2:1: node.secret_file: invalid type: integer `5`, expected a string");
+    let bad = start().var("SKYWAVE__BACKPLANE__URL_FILE", "DIR/none").bad();
+    assert!(bad.starts_with("environment variable SKYWAVE__BACKPLANE__URL_FILE: backplane.url_file: cannot"), "{bad}");
+
+    let start = file("[node]\nsecret_file = \"DIR/secret\"");
+    fs::write(start.path("secret"), "short\n").unwrap();
+    let bad = start.bad();
+    assert!(bad.starts_with("skywave.toml:2:1: node.secret: has 5 bytes and needs at least 32"), "{bad}");
+}
+
+#[test]
+fn a_secret_stands_in_one_place_of_a_layer() {
+    let bad = file(&format!("[node]\nsecret = \"{SECRET}\"\nsecret_file = \"DIR/secret\"")).bad();
+    assert_eq!(bad, "skywave.toml:3:1: node.secret_file: `secret` is set too; set one of them");
+    let bad = file("[api]\nkeys = [{ name = \"a\", key = \"hunter2\", key_file = \"x\", scopes = [\"read\"] }]").bad();
+    assert_eq!(bad, "skywave.toml:2:40: api.keys.0.key_file: `key` is set too; set one of them");
+}
+
+#[test]
+fn a_higher_layer_replaces_the_twin_of_a_lower_one() {
+    let settings = file("[node]\nsecret_file = \"DIR/none\"\n[backplane]\nurl_file = \"DIR/none\"")
+        .var("SKYWAVE__NODE__SECRET", SECRET)
+        .flags(|flags| flags.backplane = Some("memory".into()))
+        .good();
+    assert_eq!(settings.node.secret.as_ref().unwrap().reveal(), SECRET);
+    assert_eq!(settings.backplane.url, BackplaneUrl::Memory);
+
+    let start = file(&format!("[node]\nsecret = \"{SECRET}\"")).var("SKYWAVE__NODE__SECRET_FILE", "DIR/secret");
+    fs::write(start.path("secret"), "short").unwrap();
+    let bad = start.bad();
+    assert!(bad.starts_with("environment variable SKYWAVE__NODE__SECRET_FILE: node.secret: has 5 bytes"), "{bad}");
+}
+
+#[test]
+fn printed_settings_hide_what_nobody_may_read() {
+    let settings = file(&format!(
+        "[node]\nsecret = \"{SECRET}\"\n[backplane]\nurl = \"redis://ada:hunter2@h\"\n\
+         [[api.keys]]\nname = \"a\"\nkey = \"hunter2-hunter2-hunter2\"\nscopes = [\"read\"]"
+    ))
+    .good();
+    let shown = format!("{settings:?}");
+    assert!(!shown.contains("hunter2") && !shown.contains(SECRET), "{shown}");
+    assert!(shown.contains("redis://***@h"), "{shown}");
+    let flags = Flags { backplane: Some("redis://:hunter2@h".into()), ..Flags::default() };
+    assert!(!format!("{flags:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_mistyped_secret_is_not_repeated() {
+    for text in [
+        "[node]\nsecret = 123456789",
+        "[backplane]\npassword = 123456789",
+        "[api]\nkeys = [123456789]",
+        "[api]\nkeys = [{ name = \"a\", key = 123456789, scopes = [] }]",
+        "[[api.keys]]\nname = \"a\"\nkey = \"123456789\"\nscopes = [\"read\"]",
+    ] {
+        let bad = file(text).bad();
+        assert!(!bad.contains("123456789"), "{bad}");
+    }
+}
+
+#[test]
+fn a_node_without_a_name_gets_a_new_one_each_time() {
+    let (a, b) = (start().good().node.name, start().good().node.name);
+    assert_ne!(a, b);
+    for name in [a, b] {
+        let (host, letters) = name.rsplit_once('-').unwrap();
+        assert!(!host.is_empty() && letters.len() == 4, "{name}");
+        assert!(start().flags(|flags| flags.name = Some(name)).load().is_ok());
+    }
+}
+
+#[test]
+fn check_says_what_it_read() {
+    let start = file("[node]\nname = \"a\"");
+    let path = start.path("skywave.toml").display().to_string();
+    assert_eq!(config::check(&start.flags, none()).unwrap(), format!("{path}: ok"));
+    let flags = Flags { listen: vec!["0.0.0.0:1".into()], ..Flags::default() };
+    let said = config::check(&flags, none()).unwrap();
+    assert!(
+        said.starts_with("no configuration file: ok\nwarning: development mode on public.listen 0.0.0.0:1"),
+        "{said}"
+    );
+    let flags = Flags { name: Some(String::new()), ..Flags::default() };
+    assert!(config::check(&flags, none()).is_err());
+}
+
+#[test]
+fn flags_are_read_from_the_command_line() {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+    let line =
+        ["skywave", "--config", "f", "--name", "n", "--listen", "a,b", "--listen", "c", "--internal-listen", "d"];
+    let line = line.into_iter().chain(["--backplane", "memory", "--dev"]);
+    let Line { flags } = <Line as clap::Parser>::parse_from(line);
+    let expected = Flags {
+        config: Some("f".into()),
+        name: Some("n".into()),
+        listen: vec!["a".into(), "b".into(), "c".into()],
+        internal_listen: vec!["d".into()],
+        backplane: Some("memory".into()),
+        dev: true,
+    };
+    assert_eq!(flags, expected);
+}
+
+proptest! {
+    #[test]
+    fn no_variable_makes_it_panic_or_turn_for_ever(
+        variables in prop::collection::vec(
+            ("(NODE|PUBLIC|LIMITS|API|BACKPLANE|NAMESPACES|[A-Z.]{0,3})(__(NAME|LISTEN|KEYS|URL|X|0|[a-z_.]{0,3})){0,3}",
+             r#"[\[{"]?([a-z0-9=" ,.\]}:/@-]|PC){0,12}"#),
+            0..4,
+        ),
+    ) {
+        let env = variables.into_iter().map(|(name, value)| (format!("SKYWAVE__{name}"), value));
+        if let Err(error) = Settings::load(&Flags::default(), env) {
+            prop_assert!(!error.problems().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_file_makes_it_panic_or_turn_for_ever(
+        lines in prop::collection::vec(
+            ("(\\[(node|api|limits|namespaces\\.x)\\]|\\[\\[api.keys\\]\\]|name|keys|shards|history|size|public.listen)",
+             r#"(| = (5|"5"|true|1.5|\[\]|\[5, "x"\]|\{\}|\{ size = 5, ttl = "1m" \}|nan|2020-01-01|\[\[\{ a = \[1\] \}\]\]))"#),
+            0..6,
+        ),
+    ) {
+        let text: String = lines.into_iter().map(|(key, value)| format!("{key}{value}\n")).collect();
+        if let Err(error) = file(&text).load() {
+            prop_assert!(!error.problems().is_empty());
+        }
+    }
+}

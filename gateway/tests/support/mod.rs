@@ -7,6 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Full};
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use skywave_gateway::{
     config::{Flags, Settings},
@@ -23,15 +24,20 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A node in development mode with these variables on top, two shards, free ports.
 pub async fn node(variables: &[(&str, &str)]) -> Running {
-    start(true, variables).await
+    start(true, variables, None).await
+}
+
+/// The same with metrics: once for a test file, for they are the process's.
+pub async fn measured_node(variables: &[(&str, &str)]) -> Running {
+    start(true, variables, Some(skywave_gateway::metrics::install("measured").unwrap())).await
 }
 
 /// A node that lets in only what these variables say.
 pub async fn closed_node(variables: &[(&str, &str)]) -> Running {
-    start(false, variables).await
+    start(false, variables, None).await
 }
 
-async fn start(dev: bool, variables: &[(&str, &str)]) -> Running {
+async fn start(dev: bool, variables: &[(&str, &str)], metrics: Option<PrometheusHandle>) -> Running {
     let flags = Flags {
         listen: vec!["127.0.0.1:0".into()],
         internal_listen: vec!["127.0.0.1:0".into()],
@@ -41,7 +47,7 @@ async fn start(dev: bool, variables: &[(&str, &str)]) -> Running {
     let mut variables = variables.to_vec();
     variables.push(("SKYWAVE__NODE__SHARDS", "2"));
     let settings = Settings::load(&flags, variables).unwrap();
-    Running { node: Node::start(settings, None).await.unwrap() }
+    Running { node: Node::start(settings, metrics).await.unwrap() }
 }
 
 pub struct Running {

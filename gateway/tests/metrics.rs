@@ -1,0 +1,42 @@
+//! What the metrics say is what happened.
+#![allow(missing_docs)]
+
+mod support;
+
+use serde_json::json;
+
+#[tokio::test]
+async fn they_count_what_happened_and_their_labels_do_not_grow() {
+    let node = support::measured_node(&[("SKYWAVE__NAMESPACES__CHAT", "{ subscribe = \"anyone\" }")]).await;
+    let value = async |series: &str| {
+        let page = node.http("GET", "/metrics", &[], "").await.1;
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
+        line.and_then(|value| value.parse::<f64>().ok())
+    };
+    let deliveries =
+        |namespace: &str| format!("skywave_deliveries_total{{node=\"measured\",namespace=\"{namespace}\"}}");
+    assert_eq!(value(&deliveries("chat")).await, Some(0.0), "counters start at 0");
+
+    let mut clients = [node.client(&["chat:a", "räume:1"]).await, node.client(&["chat:a"]).await];
+    node.publish("chat:a", json!(1)).await;
+    node.publish("räume:1", json!(2)).await;
+    assert_eq!(clients[0].data(2).await, [1, 2]);
+    assert_eq!(clients[1].data(1).await, [1]);
+    assert_eq!(value(&deliveries("chat")).await, Some(2.0));
+    assert_eq!(value(&deliveries("default")).await, Some(1.0), "a name that a client made up is no label");
+    assert!(!node.http("GET", "/metrics", &[], "").await.1.contains("räume"));
+    assert_eq!(value("skywave_subscriptions{node=\"measured\"}").await, Some(3.0));
+    let connections = "skywave_connections{node=\"measured\",transport=\"websocket\",protocol=\"json\"}";
+    assert_eq!(value(connections).await, Some(2.0));
+
+    for client in &mut clients {
+        client.stream.close(None).await.unwrap();
+    }
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    while value(connections).await != Some(0.0) || value("skywave_subscriptions{node=\"measured\"}").await != Some(0.0)
+    {
+        assert!(tokio::time::Instant::now() < deadline, "gauges come back to 0");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
+    }
+    assert_eq!(value("skywave_connections_opened_total{node=\"measured\"}").await, Some(2.0));
+}

@@ -1,0 +1,156 @@
+//! How a client becomes known, and what it subscribes to at once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skywave_proto::{ChannelName, CloseCode, ErrorCode, StreamPosition};
+
+use super::{Client, Connect, Connected, REPLY_BYTES, Refusal, Reply, Seat, Session, Subscribed, opening::Asker};
+use crate::clock::now_ms;
+
+/// Subscriptions in one `connect` where `limits.channels_per_connection` sets no limit.
+const MAX_LIST: usize = 10_000;
+
+/// A `connect` whose subscriptions are not all answered yet.
+pub(super) struct Connecting {
+    pub(super) id: Option<u64>,
+    pub(super) outcomes: Vec<Option<Result<Subscribed, (String, Refusal)>>>,
+    /// Subscriptions to make live once the reply is out.
+    pub(super) opened: Vec<Opened>,
+}
+
+/// A subscription that `connect` has opened.
+pub(super) struct Opened {
+    pub(super) place: usize,
+    pub(super) channel: ChannelName,
+    /// Where the client stands without the publications in the reply.
+    pub(super) stood: Option<StreamPosition>,
+    /// Whether more follows behind them before live.
+    pub(super) more: bool,
+}
+
+impl Session {
+    pub(super) fn connect(&self, id: Option<u64>, connect: Connect) {
+        if self.state.borrow().client.is_some() {
+            let message = "already connected: connect is the first command of a connection, and the only one";
+            return self.refuse(id, Refusal::new(ErrorCode::BadRequest, message));
+        }
+        if connect.token.is_some() {
+            return self.turn_away(id, "this node has no token keys, so it cannot accept a token");
+        }
+        if !self.ground.settings.auth.anonymous {
+            return self.turn_away(id, "anonymous clients are not allowed here: connect with a token");
+        }
+        let limit = self.ground.settings.limits.channels_per_connection.map_or(MAX_LIST, |limit| limit.get() as usize);
+        if connect.subscribe.len() > limit {
+            let message = format!("connect subscribes to at most {limit} channels (limits.channels_per_connection)");
+            return self.refuse(id, Refusal::new(ErrorCode::Limit, message));
+        }
+        let known = connect.session.and_then(|session| self.ground.seal.get()?.open(&session, None, now_ms()));
+        let info = connect.info.filter(|_| self.ground.settings.development());
+        self.become_client(known.unwrap_or_else(new_client_id), info);
+        let outcomes = connect.subscribe.iter().map(|_| None).collect();
+        self.state.borrow_mut().connecting = Some(Connecting { id, outcomes, opened: Vec::new() });
+        for (place, request) in connect.subscribe.into_iter().enumerate() {
+            let outcome = match request {
+                Ok(request) => {
+                    let channel = request.channel.as_str().to_owned();
+                    self.subscribe(Asker::Connect(place), request).map_err(|refusal| (channel, refusal))
+                }
+                Err(refused) => Err(refused),
+            };
+            if let Err((channel, refusal)) = outcome {
+                self.settle_connect(place, Err((channel, refusal)));
+            }
+        }
+        self.finish_connect();
+    }
+
+    /// Lets a client in that did not say `connect`; the answer to it comes without an id. False if it must say who it
+    /// is.
+    pub fn welcome(&self) -> bool {
+        if !self.ground.settings.auth.anonymous {
+            return false;
+        }
+        self.become_client(new_client_id(), None);
+        self.say_connected(None, Vec::new());
+        true
+    }
+
+    fn become_client(&self, id: Arc<str>, info: Option<Bytes>) {
+        self.link.set_client(id.clone());
+        self.state.borrow_mut().client = Some(Client { id: id.clone(), user: None, info });
+        let older = self.ground.clients.claim(&id, self.seat());
+        if let Some((shard, key)) = older {
+            self.ground.shards[shard].run(move |shard| shard.replace(key));
+        }
+    }
+
+    pub(super) fn seat(&self) -> Seat {
+        (self.shard.index(), self.link.key())
+    }
+
+    /// Ends the connection of a client that may not be here.
+    pub fn turn_away(&self, id: Option<u64>, why: &str) {
+        self.refuse(id, Refusal::new(ErrorCode::Unauthenticated, why));
+        self.link.close(CloseCode::BadToken.into());
+    }
+
+    pub(super) fn settle_connect(&self, place: usize, outcome: Result<Subscribed, (String, Refusal)>) {
+        if let Some(connecting) = &mut self.state.borrow_mut().connecting {
+            connecting.outcomes[place] = Some(outcome);
+        }
+    }
+
+    /// Answers `connect` once all of its subscriptions are settled.
+    pub(super) fn finish_connect(&self) {
+        let mut state = self.state.borrow_mut();
+        let settled = |connecting: &mut Connecting| connecting.outcomes.iter().all(Option::is_some);
+        let Some(mut connecting) = state.connecting.take_if(settled) else { return };
+        drop(state);
+        self.fit_into_one_reply(&mut connecting);
+        self.say_connected(connecting.id, connecting.outcomes.into_iter().flatten().collect());
+        for Opened { channel, more, .. } in connecting.opened {
+            self.go_live(&channel, more);
+        }
+    }
+
+    /// One reply carries so many bytes of publications over all its channels; the others follow as pushes.
+    fn fit_into_one_reply(&self, connecting: &mut Connecting) {
+        let mut room = REPLY_BYTES;
+        for Opened { place, channel, stood, more } in &mut connecting.opened {
+            let Some(Some(Ok(answer))) = connecting.outcomes.get_mut(*place) else { continue };
+            let bytes: usize = answer.publications.iter().map(|publication| publication.payload.data().len()).sum();
+            if bytes <= room {
+                room -= bytes;
+                continue;
+            }
+            room = 0;
+            answer.publications = Vec::new();
+            answer.position = *stood;
+            *more = true;
+            self.resume_from(channel, *stood);
+        }
+    }
+
+    fn say_connected(&self, id: Option<u64>, subscribed: Vec<Result<Subscribed, (String, Refusal)>>) {
+        let Some(client) = self.state.borrow().client.clone() else { return };
+        let settings = &self.ground.settings;
+        let reply = Reply::Connected(Connected {
+            session: self
+                .ground
+                .seal
+                .get()
+                .map_or_else(String::new, |seal| seal.seal(&client.id, client.user.as_deref(), now_ms())),
+            client: client.id,
+            node: self.ground.node.clone(),
+            ping_interval_ms: u64::try_from(settings.timeouts.ping_interval.as_millis()).unwrap_or(u64::MAX),
+            subscribed,
+        });
+        self.link.send(self.voice.reply(id, &reply));
+    }
+}
+
+fn new_client_id() -> Arc<str> {
+    ulid::Ulid::generate().to_string().into()
+}

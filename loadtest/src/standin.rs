@@ -151,7 +151,8 @@ async fn serve(stream: TcpStream, room: Rc<Room>) {
     let (reader, writer) = socket.into_inner().into_split();
     let mut commands: WebSocketStream<Join<OwnedReadHalf, Empty>> =
         WebSocketStream::from_raw_socket(join(reader, empty()), Role::Server, Some(settings)).await;
-    let member = Rc::new(Member { writer, backlog: RefCell::default(), held: RefCell::default() });
+    let member =
+        Rc::new(Member { writer, backlog: RefCell::default(), held: RefCell::default(), published: Cell::new(false) });
     while let Some(Ok(message)) = commands.next().await {
         let Message::Text(text) = message else { continue };
         for command in lines(&text).filter_map(|line| serde_json::from_str::<Command<'_>>(line).ok()) {
@@ -202,10 +203,14 @@ impl Room {
         let push = frame(&format!(
             r#"{{"publication":{{"channel":{channel},"offset":{offset},"epoch":"stand-in","data":{data}}}}}"#
         ));
-        for (place, member) in self.members.borrow().iter().enumerate() {
+        publisher.published.set(true);
+        let members = self.members.borrow();
+        // Which member subscribed first is chance; a publisher that is cut would leave the rest of its own unsent.
+        let listener = members.iter().position(|member| !member.published.get());
+        for (place, member) in members.iter().enumerate() {
             match self.fault {
                 Fault::Lose if strikes && place == 0 => {}
-                Fault::Close if strikes && place == 0 => member.write(&[0x88, 2, 0x03, 0xE9]),
+                Fault::Close if strikes && Some(place) == listener => member.write(&[0x88, 2, 0x03, 0xE9]),
                 Fault::Reorder if strikes && place == 0 => drop(member.held.replace(Some(push.clone()))),
                 Fault::Double if strikes && place == 0 => {
                     member.write(&push);
@@ -248,6 +253,7 @@ struct Member {
     writer: OwnedWriteHalf,
     backlog: RefCell<Vec<u8>>,
     held: RefCell<Option<Vec<u8>>>,
+    published: Cell<bool>,
 }
 
 impl Member {

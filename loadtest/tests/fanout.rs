@@ -85,7 +85,10 @@ fn a_refused_publication_is_not_a_lost_one() {
 
 #[test]
 fn a_connection_that_ends_is_told_and_what_it_misses_is_lost() {
-    let report = run(Fault::Close).unwrap();
+    // One publisher: whoever has not published by then only listens.
+    let node = StandIn::start(Fault::Close).unwrap();
+    let settings = Settings { publishers: 1, ..settings(vec![node.url()]) };
+    let report = fanout::run(&settings, &ProgressBar::hidden()).unwrap();
     assert!(!report.verdict.passed);
     assert_eq!(report.sightings.endings.values().sum::<u64>(), 1, "{report}");
     assert_eq!(report.deliveries.lost, 18);

@@ -98,6 +98,7 @@ mod tests {
             published_at_ms: 1_700_000_000_000,
             key: None,
             history: None,
+            durability: crate::Durability::Accepted,
         }
     }
 

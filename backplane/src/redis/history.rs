@@ -108,7 +108,7 @@ async fn ask_one(link: &Link, channel: &ChannelName, request: Cmd) -> Result<Pag
 }
 
 pub(super) fn unavailable(error: RedisError) -> HistoryError {
-    HistoryError::Unavailable(Some(Box::new(error)))
+    HistoryError::Unavailable(Some(std::sync::Arc::new(error)))
 }
 
 /// Where channels stand. One result for each: one bad key is not everybody's.

@@ -31,10 +31,7 @@ mod secret;
 mod subscriber;
 mod supervisor;
 
-use std::{
-    sync::{Arc, Once},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::Pool;
 use skywave_proto::{ChannelName, StreamPosition};
@@ -84,7 +81,6 @@ struct Inner {
     state: watch::Receiver<BackplaneState>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    presence_warning: Once,
     _stops_when_dropped: DropGuard,
 }
 
@@ -142,7 +138,6 @@ impl Redis {
             tasks,
             _stops_when_dropped: stop.clone().drop_guard(),
             stop,
-            presence_warning: Once::new(),
         }))
     }
 

@@ -264,7 +264,7 @@ fn settle(link: &Link, batch: Vec<Job>, answers: Vec<Value>) -> (Vec<Job>, Vec<(
                 if error.code() == Some("READONLY") {
                     link.give_up("the master has become a replica");
                 }
-                job.refuse(Some(Box::new(error)));
+                job.refuse(Some(std::sync::Arc::new(error)));
             }
             Verdict::Repairable { .. } if overtaken.contains(&job.channel) => job.refuse(None),
             Verdict::Repairable { least_generation } => {

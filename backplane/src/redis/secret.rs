@@ -39,7 +39,7 @@ impl Redis {
             match agree(&self.0.occasional, &key, &fresh).await {
                 Ok(secret) => return read(&secret).ok_or(SharedSecretError::Malformed { key }),
                 Err(PoolError::Backend(error)) if error.code().is_some() => {
-                    return Err(SharedSecretError::Unavailable(Some(Box::new(error))));
+                    return Err(SharedSecretError::Unavailable(Some(std::sync::Arc::new(error))));
                 }
                 // Gone again before it answered.
                 Err(_) if !self.0.stop.is_cancelled() => tokio::time::sleep(RETRY_INTERVAL).await,

@@ -25,7 +25,7 @@ use super::{
     pump::Pump,
     subscriber::{Heard, Subscriber},
 };
-use crate::{BackplaneState, Cause, NewPublication, PublishError, Published, Sink};
+use crate::{BackplaneState, NewPublication, PublishError, Published, Sink};
 
 /// How often the clock is looked at for the heartbeat and for channels that have lingered long enough.
 const TICK: Duration = Duration::from_millis(100);
@@ -52,12 +52,12 @@ pub(super) struct Supervisor {
 
 /// Why a session has ended, and whether the command connections are of any more use.
 struct Ended {
-    why: Cause,
+    why: Box<dyn std::error::Error + Send + Sync>,
     keeps_link: bool,
 }
 
 impl Ended {
-    fn anew(why: impl Into<Cause>) -> Self {
+    fn anew(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { why: why.into(), keeps_link: false }
     }
 }
@@ -236,6 +236,7 @@ impl Supervisor {
             published_at_ms: 0,
             key: None,
             history: None,
+            durability: crate::Durability::Accepted,
         }
     }
 

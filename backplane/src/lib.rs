@@ -12,6 +12,7 @@ mod any;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod memory;
+mod metrics;
 mod redis;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -21,7 +22,8 @@ use skywave_proto::{ChannelName, Member, Payload, Publication, StreamPosition};
 
 pub use any::Any;
 pub use memory::Memory;
-pub use redis::{Redis, RedisOptions, RedisOptionsError, SharedSecretError};
+pub use metrics::describe_metrics;
+pub use redis::{Generation, MAX_WITHIN, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

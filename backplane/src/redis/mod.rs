@@ -17,6 +17,7 @@
 mod catchup;
 mod cursor;
 mod directory;
+mod flights;
 mod frame;
 mod heartbeat;
 mod history;
@@ -29,6 +30,7 @@ mod options;
 mod presence;
 mod publish;
 mod pump;
+mod ring;
 mod scripts;
 mod secret;
 mod states;
@@ -46,6 +48,7 @@ use tokio_util::{
 };
 
 use self::{
+    flights::Flights,
     inbox::Inboxes,
     keys::Keys,
     link::Link,
@@ -60,7 +63,7 @@ pub use self::{
 };
 use crate::{
     Backplane, BackplaneState, HistoryError, HistoryPage, HistoryQuery, Interest, NewPublication, PublishError,
-    Published, Sink, SubscribeError,
+    Published, Sink, SubscribeError, metrics,
 };
 
 /// How long whoever subscribes waits for a backplane that is away.
@@ -78,6 +81,7 @@ pub struct Redis(Arc<Inner>);
 struct Inner {
     keys: Keys,
     pump: Arc<Pump>,
+    flights: Flights,
     masters: Arc<Masters>,
     state: watch::Receiver<BackplaneState>,
     tasks: TaskTracker,
@@ -91,7 +95,7 @@ impl Redis {
     pub fn new(options: RedisOptions, sink: Arc<dyn Sink>) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (keys, inboxes) = (Keys::new(&options.prefix), Arc::new(Inboxes::new()));
-        let (pump, queues) = Pump::new(&sink, inboxes.clone());
+        let (pump, queues) = Pump::new(&sink, inboxes.clone(), options.ring_bytes);
         let pump = Arc::new(pump);
         let states = Arc::new(States::new(sink));
         let state = states.node();
@@ -124,6 +128,7 @@ impl Redis {
         Self(Arc::new(Inner {
             keys,
             pump,
+            flights: Flights::default(),
             masters,
             state,
             tasks,
@@ -209,8 +214,17 @@ impl Backplane for Redis {
     }
 
     async fn history(&self, channel: &ChannelName, query: HistoryQuery) -> Result<HistoryPage, HistoryError> {
-        let link = self.link(channel)?;
-        history::history(&link, &self.0.keys, channel, query).await
+        let here = self.0.pump.recent(channel, &query);
+        metrics::history_read(here.is_some());
+        if let Some(page) = here {
+            return Ok(page);
+        }
+        let (keys, name) = (self.0.keys.clone(), channel.clone());
+        let read = || {
+            let link = self.link(&name);
+            async move { history::history(&*link?, &keys, &name, query).await }
+        };
+        self.0.flights.ask(channel, query, read).await
     }
 
     async fn positions(&self, channels: &[ChannelName]) -> Result<Vec<Option<StreamPosition>>, HistoryError> {

@@ -11,6 +11,7 @@ pub(super) struct Scripts {
     pub(super) line: Step,
     pub(super) page: Step,
     pub(super) generation: Step,
+    pub(super) forget: Step,
 }
 
 static PLAIN: LazyLock<Scripts> = LazyLock::new(|| Scripts::new("PUBLISH"));
@@ -30,13 +31,14 @@ impl Scripts {
             line: step(include_str!("scripts/line.lua")),
             page: step(include_str!("scripts/page.lua")),
             generation: step(include_str!("scripts/generation.lua")),
+            forget: step(include_str!("scripts/forget.lua")),
         }
     }
 
     /// `SCRIPT LOAD` for each. LOAD and not EVAL: from Redis 7.4 on, what EVAL brought in can be evicted.
     pub(super) fn load(&self) -> redis::Pipeline {
         let mut pipeline = redis::pipe();
-        for step in [&self.publish, &self.publish_live, &self.line, &self.page, &self.generation] {
+        for step in [&self.publish, &self.publish_live, &self.line, &self.page, &self.generation, &self.forget] {
             pipeline.cmd("SCRIPT").arg("LOAD").arg(&step.code);
         }
         pipeline

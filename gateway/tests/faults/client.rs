@@ -20,7 +20,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungsten
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ledger::{Account, Heard, Number, Word},
+    ledger::{Account, Fault, Heard, Number, Word},
     wait::{DEADLINE, until},
 };
 
@@ -38,6 +38,8 @@ pub struct Wants {
     /// Where it connects: the first, and when that fails the next.
     pub nodes: Vec<SocketAddr>,
     pub channels: Vec<String>,
+    /// Where it was before, if it was.
+    pub since: BTreeMap<String, StreamPosition>,
     /// Asks for members, joins and leaves too.
     pub presence: bool,
     /// How long a node may say nothing to a ping; then the next one is tried.
@@ -82,13 +84,19 @@ pub enum Presence {
 
 impl Client {
     pub fn start(wants: Wants) -> Self {
-        let record = Record {
+        let mut record = Record {
             channels: wants.channels.iter().map(|channel| (channel.clone(), Account::default())).collect(),
             ..Record::default()
         };
+        for (channel, place) in &wants.since {
+            if let Some(account) = record.channels.get_mut(channel) {
+                account.hear(Heard::Told(Word::Began, Some(*place)));
+            }
+        }
         let (record, enough) = (Arc::new(Mutex::new(record)), CancellationToken::new());
         let name = wants.name.clone();
-        let places = wants.channels.iter().map(|channel| (channel.clone(), None)).collect();
+        let place = |channel: &String| (channel.clone(), wants.since.get(channel).copied());
+        let places = wants.channels.iter().map(place).collect();
         let work = Work {
             wants,
             record: record.clone(),
@@ -148,6 +156,17 @@ struct Work {
 }
 
 impl Record {
+    /// Where it stands on each channel.
+    pub fn places(&self) -> BTreeMap<String, StreamPosition> {
+        let place = |(channel, account): (&String, &Account)| Some((channel.clone(), account.at()?));
+        self.channels.iter().filter_map(place).collect()
+    }
+
+    /// What must not be, as far as one can tell without knowing what was acknowledged.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.channels.values().flat_map(Account::faults).collect()
+    }
+
     /// Where it stands, for a failure.
     fn summary(&self) -> String {
         let stands = |(channel, account): (&String, &Account)| {

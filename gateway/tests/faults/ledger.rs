@@ -154,6 +154,11 @@ impl Account {
         self.at
     }
 
+    /// What was wrong as it came, whatever has been acknowledged.
+    pub fn faults(&self) -> impl Iterator<Item = Fault> {
+        self.faults.iter().map(|(_, fault)| *fault)
+    }
+
     /// The verdict. Everything that was acknowledged last must have been heard by now.
     pub fn judge(&self, acknowledged: &Acknowledged) -> Verdict {
         let mut faults = self.faults.clone();

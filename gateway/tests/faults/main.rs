@@ -17,5 +17,10 @@ mod redis;
 mod traffic;
 mod wait;
 
+mod emptied;
+mod identity;
+mod node_gone;
+mod refusal;
 mod restart;
+mod slow;
 mod stall;

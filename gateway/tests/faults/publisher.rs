@@ -21,14 +21,29 @@ use crate::{client::position, http::Http, ledger::Number, node::API_KEY, wait::D
 /// How long it waits before it tries again.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Publishes on one channel through the server API.
-pub struct Publisher {
+/// What it publishes, and how.
+#[derive(Clone)]
+pub struct Task {
     pub publisher: u8,
-    pub channel: String,
-    pub counts: Arc<Counts>,
-    enough: CancellationToken,
-    task: JoinHandle<Vec<Option<StreamPosition>>>,
+    /// One: `publish`. More: `broadcast`, the same number on all of them in one call.
+    pub channels: Vec<String>,
+    /// Server APIs: the first, and when that does not answer the next.
+    pub addresses: Vec<SocketAddr>,
+    /// From an acknowledgement to the next publication.
+    pub pace: Duration,
+    /// Beside the number, in every publication.
+    pub padding: usize,
 }
+
+/// A back end at work.
+pub struct Publisher {
+    task: Task,
+    enough: CancellationToken,
+    working: JoinHandle<Positions>,
+}
+
+/// For every channel the positions of 0, 1, 2 and so on.
+pub type Positions = BTreeMap<String, Vec<Option<StreamPosition>>>;
 
 /// What publishers were answered.
 #[derive(Debug, Default)]
@@ -45,18 +60,14 @@ pub struct Counts {
 }
 
 impl Publisher {
-    /// Begins. Goes from one address to the next when one does not answer.
-    pub fn start(
-        publisher: u8,
-        channel: &str,
-        addresses: Vec<SocketAddr>,
-        pace: Duration,
-        counts: Arc<Counts>,
-    ) -> Self {
+    pub fn start(task: Task, counts: Arc<Counts>) -> Self {
         let enough = CancellationToken::new();
-        let work = Work { publisher, channel: channel.to_owned(), counts: counts.clone(), enough: enough.clone() };
-        let task = tokio::spawn(work.run(addresses, pace));
-        Self { publisher, channel: channel.to_owned(), counts, enough, task }
+        let work = Work { task: task.clone(), counts, enough: enough.clone() };
+        Self { task, enough, working: tokio::spawn(work.run()) }
+    }
+
+    pub fn number(&self) -> u8 {
+        self.task.publisher
     }
 
     /// Has it finish: what it is at is acknowledged, and one more.
@@ -65,71 +76,111 @@ impl Publisher {
     }
 
     /// Where everything stands that it has published.
-    pub async fn end(self) -> Vec<Option<StreamPosition>> {
+    pub async fn end(self) -> Positions {
         self.finish();
-        let ended = tokio::time::timeout(DEADLINE, self.task).await;
-        let what = format!("publisher {} of {} comes to its end within {DEADLINE:?}", self.publisher, self.channel);
+        let ended = tokio::time::timeout(DEADLINE, self.working).await;
+        let what = format!(
+            "publisher {} of {:?} comes to its end within {DEADLINE:?}",
+            self.task.publisher, self.task.channels
+        );
         ended.expect(&what).expect("it does not panic")
     }
 }
 
 struct Work {
-    publisher: u8,
-    channel: String,
+    task: Task,
     counts: Arc<Counts>,
     enough: CancellationToken,
 }
 
+/// Why something was not acknowledged.
+enum Not {
+    Done(String),
+    Known(String),
+}
+
 impl Work {
-    async fn run(self, addresses: Vec<SocketAddr>, pace: Duration) -> Vec<Option<StreamPosition>> {
-        let mut api: Vec<_> = addresses.into_iter().map(Http::new).collect();
-        let mut positions = Vec::new();
-        let mut is_last = false;
-        while !is_last {
-            is_last = self.enough.is_cancelled();
-            let number = Number { publisher: self.publisher, number: positions.len() as u64 };
-            positions.push(self.publish(number, &mut api).await);
-            self.counts.acknowledged.fetch_add(1, Ordering::Relaxed);
+    async fn run(self) -> Positions {
+        let mut api: Vec<_> = self.task.addresses.iter().copied().map(Http::new).collect();
+        let mut positions: Positions = self.task.channels.iter().map(|channel| (channel.clone(), Vec::new())).collect();
+        for number in 0.. {
+            let is_last = self.enough.is_cancelled();
+            let number = Number { publisher: self.task.publisher, number };
+            for (channel, position) in self.task.channels.iter().zip(self.publish(number, &mut api).await) {
+                positions.get_mut(channel).expect("its own").push(position);
+            }
+            self.counts.acknowledged.fetch_add(self.task.channels.len() as u64, Ordering::Relaxed);
+            if is_last {
+                break;
+            }
             tokio::select! {
-                () = tokio::time::sleep(pace) => {}
+                () = tokio::time::sleep(self.task.pace) => {}
                 () = self.enough.cancelled() => {}
             }
         }
         positions
     }
 
-    /// Until it is acknowledged.
-    async fn publish(&self, number: Number, api: &mut [Http]) -> Option<StreamPosition> {
-        let body = json!({
-            "channel": self.channel,
-            "data": {"publisher": number.publisher, "number": number.number},
-            "key": number.to_string(),
+    /// Until it is acknowledged on every channel.
+    async fn publish(&self, number: Number, api: &mut [Http]) -> Vec<Option<StreamPosition>> {
+        let data = json!({
+            "publisher": number.publisher,
+            "number": number.number,
+            "padding": "x".repeat(self.task.padding),
         });
-        let authorization = format!("Bearer {API_KEY}");
+        let (path, body) = match &self.task.channels[..] {
+            [channel] => ("/api/v1/publish", json!({"channel": channel, "data": data, "key": number.to_string()})),
+            channels => ("/api/v1/broadcast", json!({"channels": channels, "data": data, "key": number.to_string()})),
+        };
+        let (authorization, body) = (format!("Bearer {API_KEY}"), body.to_string());
         let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
         loop {
-            let answer = api[0].request("POST", "/api/v1/publish", &headers, body.to_string()).await;
-            let (refused, why) = match answer {
-                Ok((200, answer)) => {
-                    let answer: Value = serde_json::from_str(&answer).expect("the API speaks JSON");
-                    if answer["duplicate"] == true {
-                        self.counts.duplicates.fetch_add(1, Ordering::Relaxed);
-                    }
-                    return position(&answer["position"]);
-                }
-                Ok((503, why)) => (true, why),
-                Ok((504, why)) => (false, why),
-                Ok((status, answer)) => panic!("{status}: {answer}"),
-                Err(why) => {
-                    api.rotate_left(1);
-                    (false, why)
-                }
+            let answer = api[0].request("POST", path, &headers, body.clone()).await;
+            if answer.is_err() {
+                api.rotate_left(1);
+            }
+            let not = match self.read(answer) {
+                Ok(positions) => return positions,
+                Err(not) => not,
             };
-            let last = format!("{} on {}: {}", number, self.channel, why);
-            self.counts.last.lock().insert(self.channel.clone(), last);
-            let count = if refused { &self.counts.refused } else { &self.counts.unknown };
+            let (count, why) = match not {
+                Not::Done(why) => (&self.counts.refused, why),
+                Not::Known(why) => (&self.counts.unknown, why),
+            };
             count.fetch_add(1, Ordering::Relaxed);
+            self.counts.last.lock().insert(self.task.channels[0].clone(), format!("{number}: {why}"));
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    fn read(&self, answer: Result<(u16, String), String>) -> Result<Vec<Option<StreamPosition>>, Not> {
+        let (status, text) = answer.map_err(Not::Known)?;
+        let body: Value = serde_json::from_str(&text).expect("the API speaks JSON");
+        match status {
+            200 if self.task.channels.len() == 1 => Ok(vec![self.accepted(&body)]),
+            200 => {
+                let results = body["results"].as_array().expect("one for each channel");
+                if let Some(error) = results.iter().map(|result| &result["error"]).find(|error| !error.is_null()) {
+                    return Err(not(error["code"].as_str(), &text));
+                }
+                Ok(results.iter().map(|result| self.accepted(result)).collect())
+            }
+            _ => Err(not(body["code"].as_str(), &text)),
+        }
+    }
+
+    fn accepted(&self, answer: &Value) -> Option<StreamPosition> {
+        if answer["duplicate"] == true {
+            self.counts.duplicates.fetch_add(1, Ordering::Relaxed);
+        }
+        position(&answer["position"])
+    }
+}
+
+fn not(code: Option<&str>, text: &str) -> Not {
+    match code {
+        Some("unavailable") => Not::Done(text.to_owned()),
+        Some("unknown_outcome") => Not::Known(text.to_owned()),
+        _ => panic!("an error that a back end does not expect: {text}"),
     }
 }

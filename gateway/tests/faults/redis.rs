@@ -77,6 +77,19 @@ impl Redis {
         }));
     }
 
+    /// Starts it with more options than before, and waits for nothing.
+    pub fn relaunch(&mut self, options: &[&str]) {
+        self.options.extend(options.iter().map(|option| (*option).to_owned()));
+        self.spawn();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub async fn end(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.signal("TERM");
+        process.end().await;
+    }
+
     /// What `kill -9` does.
     pub fn kill(&mut self) {
         self.process = None;

@@ -6,7 +6,7 @@ use crate::{
     ledger::Word,
     node,
     redis::{EMPTY, KEEPING, Redis},
-    traffic::{PLAN, Traffic},
+    traffic::{PLAN, Plan, Traffic},
     wait::last,
 };
 
@@ -82,4 +82,35 @@ async fn an_outage_of_ten_seconds_is_a_delay() {
     redis.launch().await;
     traffic.flow(10).await;
     traffic.end().await.assert_unnoticed();
+}
+
+/// The snapshot that it comes back with is older than what clients have seen.
+#[tokio::test]
+async fn a_restart_that_lost_the_end_is_told_as_a_rollback() {
+    let mut redis = Redis::start(&["--save", "3600 1000000"]).await;
+    let [paris, oslo] = node::pair(&redis.url(), &redis.url()).await;
+    let traffic = Traffic::begin(PLAN, &[&paris, &oslo]).await;
+    traffic.flow(10).await;
+    redis.command::<()>(&["SAVE"]).await;
+    traffic.flow(10).await;
+    redis.kill();
+    traffic.until_backplane(false).await;
+    redis.launch().await;
+    // Beyond the offsets that were there before.
+    traffic.flow(20).await;
+    traffic.end().await.assert_told(&[Word::Rollback]);
+}
+
+#[tokio::test]
+async fn without_history_a_broken_subscription_is_told_as_a_possible_gap() {
+    let redis = Redis::start(EMPTY).await;
+    let [paris, oslo] = node::pair(&redis.url(), &redis.url()).await;
+    let traffic = Traffic::begin(Plan { namespace: "live", ..PLAN }, &[&paris, &oslo]).await;
+    for _ in 0..3 {
+        traffic.flow(5).await;
+        redis.command::<()>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        traffic.until_backplane(true).await;
+    }
+    traffic.flow(5).await;
+    traffic.end().await.assert_told(&[Word::Possible; 3]);
 }

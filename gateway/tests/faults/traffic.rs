@@ -7,11 +7,13 @@ use std::{
     time::Duration,
 };
 
+use skywave_proto::StreamPosition;
+
 use crate::{
     client::{Client, Record, Wants, all_subscribed},
     ledger::{Acknowledged, Heard, Number, Verdict, Word},
     node::Node,
-    publisher::{Counts, Publisher},
+    publisher::{Counts, Publisher, Task},
     wait::until,
 };
 
@@ -24,8 +26,12 @@ pub struct Plan {
     pub clients: usize,
     /// Publishers of each channel, each at a node of its own.
     pub publishers: usize,
+    /// Publishers of all channels together, each at a node of its own.
+    pub broadcasters: usize,
     /// From an acknowledgement to the next publication.
     pub pace: Duration,
+    /// Bytes beside the number.
+    pub padding: usize,
     /// Clients and publishers go to another node when theirs does not answer.
     pub roams: bool,
     /// How long clients bear with a silent node.
@@ -38,14 +44,16 @@ pub const PLAN: Plan = Plan {
     channels: 20,
     clients: 2,
     publishers: 1,
+    broadcasters: 0,
     pace: Duration::from_millis(30),
+    padding: 0,
     roams: false,
     patience: Duration::from_secs(60),
 };
 
 pub struct Traffic {
     pub clients: Vec<Client>,
-    pub channels: Vec<String>,
+    channels: Vec<String>,
     pub counts: Arc<Counts>,
     publishers: Vec<Publisher>,
 }
@@ -53,10 +61,15 @@ pub struct Traffic {
 impl Traffic {
     /// Begins once every client is subscribed to every channel.
     pub async fn begin(plan: Plan, nodes: &[&Node]) -> Self {
+        Self::begin_at(plan, nodes, nodes).await
+    }
+
+    /// Publishes through other nodes than clients are at.
+    pub async fn begin_at(plan: Plan, nodes: &[&Node], publishing: &[&Node]) -> Self {
         let channels: Vec<_> = (0..plan.channels).map(|number| format!("{}:{number}", plan.namespace)).collect();
         // The own node first, the others only for who roams.
-        let order = |own: usize| {
-            let mut nodes = nodes.to_vec();
+        let order = |nodes: &[&Node], own: usize| {
+            let mut nodes = nodes.iter().map(|node| (node.public(), node.internal())).collect::<Vec<_>>();
             let count = nodes.len();
             nodes.rotate_left(own % count);
             nodes.truncate(if plan.roams { count } else { 1 });
@@ -66,8 +79,9 @@ impl Traffic {
             .map(|number| {
                 Client::start(Wants {
                     name: format!("client {number} of {}", nodes[number % nodes.len()].name()),
-                    nodes: order(number).iter().map(|node| node.public()).collect(),
+                    nodes: order(nodes, number).into_iter().map(|(public, _)| public).collect(),
                     channels: channels.clone(),
+                    since: BTreeMap::new(),
                     presence: false,
                     patience: plan.patience,
                 })
@@ -75,15 +89,47 @@ impl Traffic {
             .collect();
         all_subscribed(&clients).await;
         let counts = Arc::new(Counts::default());
-        let mut publishers = Vec::new();
-        for (place, channel) in channels.iter().enumerate() {
-            for publisher in 0..plan.publishers {
-                let addresses = order(place + publisher).iter().map(|node| node.internal()).collect();
-                let number = u8::try_from(publisher).expect("a few");
-                publishers.push(Publisher::start(number, channel, addresses, plan.pace, counts.clone()));
-            }
-        }
+        let task = |publisher: usize, place: usize, channels: &[String]| Task {
+            publisher: u8::try_from(publisher).expect("a few"),
+            channels: channels.to_vec(),
+            addresses: order(publishing, place + publisher).into_iter().map(|(_, internal)| internal).collect(),
+            pace: plan.pace,
+            padding: plan.padding,
+        };
+        let each = |place| (0..plan.publishers).map(move |publisher| (publisher, place));
+        let of_one = (0..channels.len()).flat_map(each);
+        let of_one = of_one.map(|(publisher, place)| task(publisher, place, &channels[place..=place]));
+        let of_all = (0..plan.broadcasters).map(|number| task(plan.publishers + number, 0, &channels));
+        let publishers = of_one.chain(of_all).map(|task| Publisher::start(task, counts.clone())).collect();
         Self { clients, channels, counts, publishers }
+    }
+
+    /// A client of this node that is subscribed to all channels, or comes back to them, and is not part of the traffic.
+    pub async fn visitor(&self, node: &Node, since: BTreeMap<String, StreamPosition>) -> Client {
+        let visitor = Client::start(Wants {
+            name: format!("visitor of {}", node.name()),
+            nodes: vec![node.public()],
+            channels: self.channels.clone(),
+            since,
+            presence: false,
+            patience: PLAN.patience,
+        });
+        visitor.subscribed().await;
+        visitor
+    }
+
+    /// Has one more back end publish on all channels, through this node.
+    pub fn also(&mut self, publisher: u8, node: &Node) -> Arc<Counts> {
+        let counts = Arc::new(Counts::default());
+        let task = Task {
+            publisher,
+            channels: self.channels.clone(),
+            addresses: vec![node.internal()],
+            pace: PLAN.pace,
+            padding: 0,
+        };
+        self.publishers.push(Publisher::start(task, counts.clone()));
+        counts
     }
 
     /// Waits until every client has heard so many more publications on every channel.
@@ -125,8 +171,10 @@ impl Traffic {
         self.publishers.iter().for_each(Publisher::finish);
         let mut acknowledged: BTreeMap<String, Acknowledged> = BTreeMap::new();
         for publisher in std::mem::take(&mut self.publishers) {
-            let (channel, number) = (publisher.channel.clone(), publisher.publisher);
-            acknowledged.entry(channel).or_default().insert(number, publisher.end().await);
+            let number = publisher.number();
+            for (channel, positions) in publisher.end().await {
+                acknowledged.entry(channel).or_default().insert(number, positions);
+            }
         }
         let has_last = |record: &Record| {
             acknowledged.iter().all(|(channel, publishers)| {

@@ -1,11 +1,13 @@
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::Either;
 use skywave_proto::{ChannelName, Member, StreamPosition};
 
 use crate::{
-    Backplane, BackplaneState, HistoryError, HistoryPage, HistoryQuery, Interest, MemberPage, Memory, NewPublication,
-    Presence, PresenceError, PublishError, Published, Redis, SubscribeError,
+    Backplane, BackplaneState, Cluster, ClusterError, HistoryError, HistoryPage, HistoryQuery, Interest, MemberPage,
+    Memory, NewPublication, NodeInfo, NodeRecord, Presence, PresenceError, PublishError, Published, Redis,
+    SubscribeError, Target,
 };
 
 /// The backplane that the configuration chose.
@@ -100,6 +102,43 @@ impl Presence for Any {
         match self {
             Self::Memory(memory) => memory.members(channel, after, limit).await,
             Self::Redis(redis) => redis.members(channel, after, limit).await,
+        }
+    }
+
+    async fn count(&self, channel: &ChannelName) -> Result<u64, PresenceError> {
+        match self {
+            Self::Memory(memory) => memory.count(channel).await,
+            Self::Redis(redis) => redis.count(channel).await,
+        }
+    }
+}
+
+impl Cluster for Any {
+    fn incarnation(&self) -> Arc<str> {
+        match self {
+            Self::Memory(memory) => memory.incarnation(),
+            Self::Redis(redis) => redis.incarnation(),
+        }
+    }
+
+    fn announce(&self, info: NodeInfo) {
+        match self {
+            Self::Memory(memory) => memory.announce(info),
+            Self::Redis(redis) => redis.announce(info),
+        }
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRecord>, ClusterError> {
+        match self {
+            Self::Memory(memory) => memory.nodes().await,
+            Self::Redis(redis) => redis.nodes().await,
+        }
+    }
+
+    async fn signal(&self, to: Target, message: Bytes) -> Result<(), ClusterError> {
+        match self {
+            Self::Memory(memory) => memory.signal(to, message).await,
+            Self::Redis(redis) => redis.signal(to, message).await,
         }
     }
 }

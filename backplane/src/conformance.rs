@@ -17,8 +17,8 @@ use skywave_proto::{ChannelName, Payload, Publication, StreamPosition};
 use tokio::sync::watch;
 
 use crate::{
-    Backplane, BackplaneState, Gap, HistoryPage, HistoryPolicy, HistoryQuery, IdempotencyKey, Interest, NewPublication,
-    PresenceEvent, PublishError, Published, Sink,
+    Backplane, BackplaneState, Durability, Gap, HistoryPage, HistoryPolicy, HistoryQuery, IdempotencyKey, Interest,
+    NewPublication, PresenceEvent, PublishError, Published, Sink,
 };
 
 /// How long anything may take before its test has failed.
@@ -61,6 +61,8 @@ impl Told {
 pub struct Recorder {
     told: Mutex<HashMap<ChannelName, Vec<Told>>>,
     states: Mutex<Vec<BackplaneState>>,
+    presence: Mutex<HashMap<ChannelName, Vec<Option<PresenceEvent>>>>,
+    signals: Mutex<Vec<(Arc<str>, Bytes)>>,
     changed: watch::Sender<()>,
 }
 
@@ -68,7 +70,13 @@ impl Recorder {
     /// Knows nothing yet.
     #[allow(clippy::new_without_default)] // only ever used behind an Arc
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { told: Mutex::default(), states: Mutex::default(), changed: watch::channel(()).0 })
+        Arc::new(Self {
+            told: Mutex::default(),
+            states: Mutex::default(),
+            presence: Mutex::default(),
+            signals: Mutex::default(),
+            changed: watch::channel(()).0,
+        })
     }
 
     /// What it was told of a channel.
@@ -79,6 +87,16 @@ impl Recorder {
     /// The states it was told.
     pub fn states(&self) -> Vec<BackplaneState> {
         self.states.lock().clone()
+    }
+
+    /// The joins and leaves that it was told of a channel; `None` where some may be missing.
+    pub fn presence_told(&self, channel: &ChannelName) -> Vec<Option<PresenceEvent>> {
+        self.presence.lock().get(channel).cloned().unwrap_or_default()
+    }
+
+    /// The signals that it was told, with their senders.
+    pub fn signals(&self) -> Vec<(Arc<str>, Bytes)> {
+        self.signals.lock().clone()
     }
 
     /// Waits until `found` finds something; it is asked whenever something was told.
@@ -125,7 +143,20 @@ impl Sink for Recorder {
         self.tell(channel, Told::Gap(gap));
     }
 
-    fn presence(&self, _: &ChannelName, _: PresenceEvent) {}
+    fn presence(&self, channel: &ChannelName, event: PresenceEvent) {
+        self.presence.lock().entry(channel.clone()).or_default().push(Some(event));
+        self.changed.send_replace(());
+    }
+
+    fn presence_gap(&self, channel: &ChannelName) {
+        self.presence.lock().entry(channel.clone()).or_default().push(None);
+        self.changed.send_replace(());
+    }
+
+    fn signal(&self, from: Arc<str>, message: Bytes) {
+        self.signals.lock().push((from, message));
+        self.changed.send_replace(());
+    }
 
     fn state(&self, state: BackplaneState) {
         self.states.lock().push(state);
@@ -152,6 +183,7 @@ pub fn publication(channel: &ChannelName, text: &str, history: Option<HistoryPol
         published_at_ms: 1_700_000_000_000,
         key: None,
         history,
+        durability: Durability::Accepted,
     }
 }
 
@@ -179,7 +211,7 @@ async fn publish_many(node: &impl Backplane, channel: &ChannelName, texts: std::
 /// # Panics
 /// If it cannot.
 pub async fn subscribe(node: &impl Backplane, channel: &ChannelName) -> StreamPosition {
-    let interest = Interest { channel: channel.clone(), history: Some(KEPT) };
+    let interest = Interest { channel: channel.clone(), history: Some(KEPT), presence: false };
     one(node.subscribe(&[interest]).await).expect("the backplane is there").expect("it keeps history")
 }
 
@@ -335,7 +367,7 @@ pub async fn a_publication_arrives_as_it_was_sent(world: &impl World) {
     ];
     for (number, history) in [None, Some(KEPT)].into_iter().enumerate() {
         let name = channel(&format!("chat:a b}}:{{ü{number}"));
-        let interest = Interest { channel: name.clone(), history };
+        let interest = Interest { channel: name.clone(), history, presence: false };
         one(node.subscribe(&[interest]).await).expect("the backplane is there");
         for payload in &payloads {
             let new = NewPublication {
@@ -367,7 +399,7 @@ pub async fn without_history_there_is_no_position(world: &impl World) {
     let recorder = Recorder::new();
     let node = world.node(recorder.clone()).await;
     let cursors = channel("cursors");
-    let interest = Interest { channel: cursors.clone(), history: None };
+    let interest = Interest { channel: cursors.clone(), history: None, presence: false };
     assert_eq!(one(node.subscribe(&[interest]).await).expect("the backplane is there"), None);
     let published = node.publish(publication(&cursors, "x", None)).await.expect("the backplane is there");
     assert_eq!(published, Published { position: None, duplicate: false });
@@ -393,7 +425,11 @@ pub async fn subscribing_again_says_where_the_channel_stands(world: &impl World)
     let recorder = Recorder::new();
     let node = world.node(recorder.clone()).await;
     let (news, sport) = (channel("news"), channel("sport"));
-    let interests = [&news, &sport, &news].map(|channel| Interest { channel: channel.clone(), history: Some(KEPT) });
+    let interests = [&news, &sport, &news].map(|channel| Interest {
+        channel: channel.clone(),
+        history: Some(KEPT),
+        presence: false,
+    });
     let positions: Vec<_> =
         node.subscribe(&interests).await.into_iter().map(|answer| answer.expect("the backplane is there")).collect();
     assert!(positions[0] == positions[2] && positions[0] != positions[1], "each in its order: {positions:?}");
@@ -646,7 +682,8 @@ pub async fn a_key_publishes_once_without_history(world: &impl World) {
     let recorder = Recorder::new();
     let node = world.node(recorder.clone()).await;
     let cursors = channel("cursors");
-    one(node.subscribe(&[Interest { channel: cursors.clone(), history: None }]).await).expect("the backplane is there");
+    one(node.subscribe(&[Interest { channel: cursors.clone(), history: None, presence: false }]).await)
+        .expect("the backplane is there");
     for duplicate in [false, true, true] {
         let key = Some(IdempotencyKey { publisher: "ada".into(), key: "k".into() });
         let new = NewPublication { key, ..publication(&cursors, "once", None) };

@@ -1,8 +1,8 @@
 //! Carries publications between nodes and keeps their history. Knows nothing of clients, sockets or protocols.
 //!
-//! Two traits say what a backplane does for a node, one says what the node does for it:
+//! Three traits say what a backplane does for a node, one says what the node does for it:
 //!
-//! - [`Backplane`]: publish, subscribe, history; [`Presence`]: who is on a channel
+//! - [`Backplane`]: publish, subscribe, history; [`Presence`]: who is on a channel; [`Cluster`]: which nodes there are
 //! - [`Sink`]: what comes up, by call into queues that never wait
 //!
 //! [`Memory`] serves one node and is the reference; [`Redis`] joins many; [`Any`] is the one that was configured.
@@ -12,15 +12,18 @@ mod any;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod memory;
+mod metrics;
 mod redis;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use skywave_proto::{ChannelName, Member, Payload, Publication, StreamPosition};
 
 pub use any::Any;
 pub use memory::Memory;
-pub use redis::{Redis, RedisOptions, RedisOptionsError, SharedSecretError};
+pub use metrics::describe_metrics;
+pub use redis::{Generation, MAX_WITHIN, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,24 @@ pub struct Interest {
     pub channel: ChannelName,
     /// What is kept of it; `None`: live only.
     pub history: Option<HistoryPolicy>,
+    /// Whether joins and leaves are delivered too.
+    pub presence: bool,
+}
+
+/// When a publication counts as accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// It is stored and published by the backplane. A failover to a replica that had not got it yet loses it; whoever
+    /// has seen it is told [`Gap::Rollback`].
+    #[default]
+    Accepted,
+    /// So many replicas have it too. That is no consensus: another replica may be promoted.
+    Replicated {
+        /// How many; at least 1.
+        replicas: u32,
+        /// How long they may take; then the answer is [`PublishError::NotReplicated`].
+        within: Duration,
+    },
 }
 
 /// A publication before it has a position.
@@ -60,6 +81,9 @@ pub struct NewPublication {
     pub key: Option<IdempotencyKey>,
     /// What is kept of the channel; `None`: live only.
     pub history: Option<HistoryPolicy>,
+    /// When it counts as accepted. Publications of one channel keep the order of their calls among those of equal
+    /// durability.
+    pub durability: Durability,
 }
 
 /// How long the same key is known again.
@@ -98,7 +122,7 @@ pub struct HistoryPage {
 }
 
 /// What to read of a history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HistoryQuery {
     /// Only what comes after this; `None`: the newest.
     pub since: Option<StreamPosition>,
@@ -161,8 +185,7 @@ pub trait Backplane: Send + Sync + 'static {
         channels: &[ChannelName],
     ) -> impl Future<Output = Result<Vec<Option<StreamPosition>>, HistoryError>> + Send;
 
-    /// Drops a channel's history and begins a new epoch, at once or with the next publication. Subscribers are told
-    /// [`Gap::Reset`].
+    /// Drops a channel's history and begins a new epoch. Subscribers are told [`Gap::Reset`].
     ///
     /// # Errors
     /// [`HistoryError::Unavailable`] when the backplane is away.
@@ -177,10 +200,11 @@ pub trait Backplane: Send + Sync + 'static {
 pub trait Presence: Send + Sync + 'static {
     /// Adds a member, or renews what is known of it. A client that is marked as leaving stays, and nothing is told.
     ///
-    /// `connection` tells two connections of one client apart; the newer one has the larger number.
+    /// `connection` tells two connections of one client apart, on whatever nodes; the newer one has the larger number.
     ///
     /// # Errors
-    /// [`PresenceError::Unavailable`], also where this backplane keeps no presence.
+    /// [`PresenceError::Unavailable`]: not recorded yet. It is as soon as the backplane is back, unless the member leaves
+    /// before.
     fn join(
         &self,
         channel: &ChannelName,
@@ -188,11 +212,11 @@ pub trait Presence: Send + Sync + 'static {
         connection: u64,
     ) -> impl Future<Output = Result<(), PresenceError>> + Send;
 
-    /// Takes a member away after `grace`, unless it joins again before. Does nothing if `connection` is no longer the
-    /// client's.
+    /// Takes a member away after `grace`, unless it joins again before, on whatever node. Does nothing if `connection` is
+    /// no longer the client's.
     ///
     /// # Errors
-    /// [`PresenceError::Unavailable`], also where this backplane keeps no presence.
+    /// [`PresenceError::Unavailable`]: not done yet. It is as soon as the backplane is back.
     fn leave(
         &self,
         channel: &ChannelName,
@@ -204,13 +228,79 @@ pub trait Presence: Send + Sync + 'static {
     /// At most `limit` members, by client id, after `after`.
     ///
     /// # Errors
-    /// [`PresenceError::Unavailable`], also where this backplane keeps no presence.
+    /// [`PresenceError::Unavailable`] when the backplane is away.
     fn members(
         &self,
         channel: &ChannelName,
         after: Option<&str>,
         limit: usize,
     ) -> impl Future<Output = Result<MemberPage, PresenceError>> + Send;
+
+    /// How many members there are, without loading them.
+    ///
+    /// # Errors
+    /// [`PresenceError::Unavailable`] when the backplane is away.
+    fn count(&self, channel: &ChannelName) -> impl Future<Output = Result<u64, PresenceError>> + Send;
+}
+
+/// Which nodes there are, and a way to speak to them.
+///
+/// A node that stops beating for a lease is dead: others see it go from [`Cluster::nodes`], and its members leave.
+pub trait Cluster: Send + Sync + 'static {
+    /// This run of this node: never the same again, not even after a restart under the same name. A node that was taken
+    /// for dead and comes back is another one from then on.
+    fn incarnation(&self) -> Arc<str>;
+
+    /// What others are told about this node from the next beat on.
+    fn announce(&self, info: NodeInfo);
+
+    /// The nodes that are alive, this one included, by name.
+    ///
+    /// # Errors
+    /// [`ClusterError::Unavailable`] when the backplane is away.
+    fn nodes(&self) -> impl Future<Output = Result<Vec<NodeRecord>, ClusterError>> + Send;
+
+    /// Hands a message to the [`Sink`] of a node, or of every node, this one included. Each gets it at most once; one
+    /// that is away for a moment gets it afterwards.
+    ///
+    /// # Errors
+    /// [`ClusterError::Unavailable`]: perhaps nobody gets it.
+    fn signal(&self, to: Target, message: Bytes) -> impl Future<Output = Result<(), ClusterError>> + Send;
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Every node.
+    All,
+    /// The node of this incarnation.
+    Node(Arc<str>),
+}
+
+/// What a node tells about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Which version of the program it runs.
+    pub version: Arc<str>,
+    /// When it was started: milliseconds since 1970 on its clock.
+    pub started_at_ms: u64,
+    /// How many clients are connected to it.
+    pub connections: u64,
+    /// How many channels its clients are subscribed to.
+    pub channels: u64,
+}
+
+/// One node, as the cluster knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Which run of it.
+    pub incarnation: Arc<str>,
+    /// What it told last.
+    pub info: NodeInfo,
+    /// How long ago that was.
+    pub beat_age: Duration,
 }
 
 /// Part of a channel's members, by client id.
@@ -235,6 +325,12 @@ pub trait Sink: Send + Sync + 'static {
 
     /// A client joined or left.
     fn presence(&self, channel: &ChannelName, event: PresenceEvent);
+
+    /// Joins or leaves may be missing before the next one: a list of members has to be read again.
+    fn presence_gap(&self, channel: &ChannelName);
+
+    /// A node has sent [`Cluster::signal`].
+    fn signal(&self, from: Arc<str>, message: Bytes);
 
     /// The backplane came or went.
     fn state(&self, state: BackplaneState);
@@ -277,8 +373,8 @@ pub enum BackplaneState {
     Degraded,
 }
 
-/// A boxed error, kept as the `source` of ours and no part of the promise.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// An error, kept as the `source` of ours and no part of the promise.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Why a publication was not confirmed.
 #[derive(Debug, thiserror::Error)]
@@ -295,6 +391,16 @@ pub enum PublishError {
     /// The queue towards the backplane is full: certainly not done, retry later.
     #[error("too many publications are waiting for the backplane")]
     Overloaded,
+    /// Stored and published, but not on as many replicas in time. Retrying with the same key waits for them again.
+    #[error("a publication on {channel} is stored, but {replicas} replicas have it and not as many as were asked for")]
+    NotReplicated {
+        /// Where to.
+        channel: ChannelName,
+        /// Where it stands.
+        published: Published,
+        /// How many replicas have it.
+        replicas: u32,
+    },
     /// Sent, and no answer came: done or not. Retry with the same key.
     #[error("the backplane did not answer to a publication on {channel}")]
     UnknownOutcome {
@@ -312,7 +418,7 @@ pub enum SubscribeError {
 }
 
 /// Why a history could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum HistoryError {
     /// The backplane is away.
     #[error("the backplane is away")]
@@ -322,7 +428,15 @@ pub enum HistoryError {
 /// Why presence is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum PresenceError {
-    /// The backplane is away, or keeps no presence.
-    #[error("{0}")]
-    Unavailable(&'static str),
+    /// The backplane is away.
+    #[error("the backplane is away")]
+    Unavailable(#[source] Option<Cause>),
+}
+
+/// Why the cluster could not be asked or told.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The backplane is away.
+    #[error("the backplane is away")]
+    Unavailable(#[source] Option<Cause>),
 }

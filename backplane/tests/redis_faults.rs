@@ -249,8 +249,12 @@ async fn a_deleted_list_is_told_when_it_is_needed() {
     writer.publish(publication(&news, "1", Some(KEPT))).await.unwrap();
     let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", "skywave:*:l:news"]).await).unwrap();
     server.command(&["DEL", &keys[0]]).await;
-    let page = reader.history(&news, HistoryQuery { since: Some(start), limit: 9, bytes: 9 }).await.unwrap();
+    let query = HistoryQuery { since: Some(start), limit: 9, bytes: 9 };
+    let page = writer.history(&news, query).await.unwrap();
     assert!(!page.complete && page.publications.is_empty() && page.top == Some(start.next()));
+    heard.until_text(&news, "1").await;
+    let page = reader.history(&news, query).await.unwrap();
+    assert!(page.complete && page.publications.len() == 1, "who follows the channel has a copy");
     writer.publish(publication(&news, "2", Some(KEPT))).await.unwrap();
     let told = heard.until_text(&news, "2").await;
     assert!(gaps(&told).is_empty(), "whoever is connected has missed nothing");
@@ -267,7 +271,7 @@ async fn a_redis_that_was_never_there_is_joined_when_it_comes() {
     assert!(matches!(refused, Err(PublishError::Unavailable { .. })), "{refused:?}");
     assert!(node.positions(std::slice::from_ref(&news)).await.is_err());
     let asked = Instant::now();
-    let interest = Interest { channel: news.clone(), history: Some(KEPT) };
+    let interest = Interest { channel: news.clone(), history: Some(KEPT), presence: false };
     let answers = node.subscribe(std::slice::from_ref(&interest)).await;
     assert!(matches!(answers[..], [Err(SubscribeError::Unavailable)]), "{answers:?}");
     assert!((1900..3000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
@@ -288,8 +292,10 @@ async fn subscribing_survives_a_reconnect() {
     let (writer, reader, heard) = pair(&server).await;
     for round in 0..5 {
         let channels: Vec<_> = (0..300).map(|number| channel(&format!("r{round}:{number}"))).collect();
-        let interests: Vec<_> =
-            channels.iter().map(|channel| Interest { channel: channel.clone(), history: Some(KEPT) }).collect();
+        let interests: Vec<_> = channels
+            .iter()
+            .map(|channel| Interest { channel: channel.clone(), history: Some(KEPT), presence: false })
+            .collect();
         let kill = async { server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await };
         let (answers, _) = tokio::join!(reader.subscribe(&interests), kill);
         assert!(answers.iter().all(|answer| matches!(answer, Ok(Some(_)))));
@@ -308,7 +314,7 @@ async fn a_channel_without_history_hears_that_something_may_be_missing() {
     let server = Server::started().await;
     let (writer, reader, heard) = pair(&server).await;
     let cursors = channel("cursors");
-    reader.subscribe(&[Interest { channel: cursors.clone(), history: None }]).await;
+    reader.subscribe(&[Interest { channel: cursors.clone(), history: None, presence: false }]).await;
     for round in 0..3 {
         let text = round.to_string();
         writer.publish(publication(&cursors, &text, None)).await.unwrap();
@@ -342,6 +348,10 @@ impl Sink for Slow {
 
     fn presence(&self, _: &ChannelName, _: PresenceEvent) {}
 
+    fn presence_gap(&self, _: &ChannelName) {}
+
+    fn signal(&self, _: Arc<str>, _: bytes::Bytes) {}
+
     fn state(&self, state: BackplaneState) {
         self.inner.state(state);
     }
@@ -359,8 +369,8 @@ async fn a_sink_that_was_too_slow_catches_up() {
     let live: Vec<_> = (0..32).map(|number| channel(&format!("cursors:{number}"))).collect();
     let policy = HistoryPolicy { size: COUNT, ..KEPT };
     let mut interests: Vec<_> =
-        live.iter().map(|channel| Interest { channel: channel.clone(), history: None }).collect();
-    interests.push(Interest { channel: news.clone(), history: Some(policy) });
+        live.iter().map(|channel| Interest { channel: channel.clone(), history: None, presence: false }).collect();
+    interests.push(Interest { channel: news.clone(), history: Some(policy), presence: false });
     reader.subscribe(&interests).await;
     for first in (0..COUNT).step_by(1000) {
         let publish = |number: u32| writer.publish(publication(&news, &number.to_string(), Some(policy)));
@@ -426,7 +436,7 @@ async fn closing_sends_what_was_published_before() {
     let new = NewPublication { key: None, ..publication(&news, "late", Some(KEPT)) };
     assert!(matches!(writer.publish(new).await, Err(PublishError::Unavailable { .. })));
     assert!(matches!(
-        writer.subscribe(&[Interest { channel: channel("late"), history: None }]).await[..],
+        writer.subscribe(&[Interest { channel: channel("late"), history: None, presence: false }]).await[..],
         [Err(SubscribeError::Unavailable)]
     ));
 

@@ -55,11 +55,15 @@ impl Members {
         self.0.is_empty()
     }
 
+    pub(super) fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     pub(super) fn page(&self, after: Option<&str>, limit: usize) -> MemberPage {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.0.range::<str, _>((from, Bound::Unbounded));
         let members: Vec<_> = rest.by_ref().take(limit).map(|(_, seat)| seat.member.clone()).collect();
         let next = rest.next().and_then(|_| members.last().map(|member| member.client.clone()));
-        MemberPage { members, total: self.0.len() as u64, next }
+        MemberPage { members, total: self.count(), next }
     }
 }

@@ -8,15 +8,16 @@ mod members;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use skywave_proto::{ChannelName, Member, StreamPosition};
 use tokio::time::Instant;
 
 use self::{line::Line, members::Members};
 use crate::{
-    Backplane, BackplaneState, Gap, HistoryError, HistoryPage, HistoryQuery, IDEMPOTENCY_WINDOW, IdempotencyKey,
-    Interest, MemberPage, NewPublication, Presence, PresenceError, PresenceEvent, PublishError, Published, Sink,
-    SubscribeError,
+    Backplane, BackplaneState, Cluster, ClusterError, Durability, Gap, HistoryError, HistoryPage, HistoryQuery,
+    IDEMPOTENCY_WINDOW, IdempotencyKey, Interest, MemberPage, NewPublication, NodeInfo, NodeRecord, Presence,
+    PresenceError, PresenceEvent, PublishError, Published, Sink, SubscribeError, Target,
 };
 
 const STRIPES: usize = 64;
@@ -33,6 +34,8 @@ struct Inner {
     stripes: [Mutex<HashMap<ChannelName, Channel, ahash::RandomState>>; STRIPES],
     hasher: ahash::RandomState,
     sink: Arc<dyn Sink>,
+    incarnation: Arc<str>,
+    info: Mutex<NodeInfo>,
 }
 
 /// All that is known of one channel. Bound: what its namespace's history allows, the keys of the last
@@ -54,6 +57,8 @@ impl Memory {
             stripes: std::array::from_fn(|_| Mutex::default()),
             hasher: ahash::RandomState::new(),
             sink,
+            incarnation: format!("{:016x}", rand::random::<u64>()).into(),
+            info: Mutex::default(),
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -82,7 +87,8 @@ impl Inner {
             && let Some((until, position)) = channel.keys.get(key)
             && *until > now
         {
-            return Ok(Published { position: *position, duplicate: true });
+            let published = Published { position: *position, duplicate: true };
+            return confirm(new.channel, published, new.durability);
         }
         if new.key.is_some() && channel.keys.len() >= KEYS {
             channel.keys.retain(|_, (until, _)| *until > now);
@@ -101,7 +107,7 @@ impl Inner {
         if channel.subscribed {
             self.sink.publication(&new.channel, publication);
         }
-        Ok(Published { position, duplicate: false })
+        confirm(new.channel, Published { position, duplicate: false }, new.durability)
     }
 
     fn subscribe(&self, interest: &Interest) -> Option<StreamPosition> {
@@ -131,6 +137,14 @@ impl Inner {
                 channel.subscribed || channel.line.is_some() || !channel.keys.is_empty() || !channel.members.is_empty()
             });
         }
+    }
+}
+
+/// A process has no replicas.
+fn confirm(channel: ChannelName, published: Published, durability: Durability) -> Result<Published, PublishError> {
+    match durability {
+        Durability::Accepted => Ok(published),
+        Durability::Replicated { .. } => Err(PublishError::NotReplicated { channel, published, replicas: 0 }),
     }
 }
 
@@ -257,5 +271,36 @@ impl Presence for Memory {
     ) -> Result<MemberPage, PresenceError> {
         let stripe = self.0.stripe(channel);
         Ok(stripe.get(channel).map_or_else(MemberPage::default, |entry| entry.members.page(after, limit)))
+    }
+
+    async fn count(&self, channel: &ChannelName) -> Result<u64, PresenceError> {
+        let stripe = self.0.stripe(channel);
+        Ok(stripe.get(channel).map_or(0, |entry| entry.members.count()))
+    }
+}
+
+impl Cluster for Memory {
+    fn incarnation(&self) -> Arc<str> {
+        self.0.incarnation.clone()
+    }
+
+    fn announce(&self, info: NodeInfo) {
+        *self.0.info.lock() = info;
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRecord>, ClusterError> {
+        let (incarnation, info) = (self.incarnation(), self.0.info.lock().clone());
+        Ok(vec![NodeRecord { incarnation, info, beat_age: Duration::ZERO }])
+    }
+
+    async fn signal(&self, to: Target, message: Bytes) -> Result<(), ClusterError> {
+        let for_us = match to {
+            Target::All => true,
+            Target::Node(incarnation) => incarnation == self.0.incarnation,
+        };
+        if for_us {
+            self.0.sink.signal(self.incarnation(), message);
+        }
+        Ok(())
     }
 }

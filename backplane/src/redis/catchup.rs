@@ -9,10 +9,12 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     history::{self, Page},
+    inbox::Inbox,
     keys::Keys,
     link::Link,
     pump::Pump,
 };
+use crate::metrics;
 
 /// How many channels are asked for publications together, how many each gives, and how many bytes.
 const CHANNELS: usize = 32;
@@ -28,6 +30,9 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Asks the history for what subscribers lack. Cloning shares it.
 #[derive(Clone)]
 pub(super) struct CatchUp {
+    /// Which master is asked, and what waits for it.
+    pub(super) master: usize,
+    pub(super) inbox: Arc<Inbox>,
     pub(super) pump: Arc<Pump>,
     pub(super) keys: Keys,
     pub(super) link: watch::Receiver<Option<Arc<Link>>>,
@@ -41,13 +46,15 @@ impl CatchUp {
         let mut recheck = Instant::now();
         loop {
             tokio::select! {
-                () = self.pump.fell_behind.notified() => self.serve().await,
-                () = self.pump.overflow.notified() => {
+                () = self.inbox.fell_behind.notified() => self.serve().await,
+                () = self.inbox.overflow.notified() => {
                     if !self.sweep_all().await {
-                        self.pump.overflow.notify_one();
+                        self.inbox.overflow.notify_one();
                     }
                 }
                 () = tokio::time::sleep_until(next_idle_sweep) => {
+                    metrics::ring_bytes(self.pump.ring_bytes());
+                    self.touch().await;
                     suspects = self.suspects().await;
                     (recheck, next_idle_sweep) = (Instant::now() + IN_FLIGHT, Instant::now() + IDLE_SWEEP);
                 }
@@ -62,9 +69,17 @@ impl CatchUp {
         self.link.borrow().clone().filter(|link| !link.is_broken())
     }
 
+    /// A quiet channel's line lives as long as somebody is subscribed to it.
+    async fn touch(&self) {
+        let Some(link) = self.current() else { return };
+        if let Err(error) = history::touch(&link, &self.keys, &self.pump.untouched(self.master)).await {
+            debug!(%error, "lines could not be made to live on; the next time is soon enough");
+        }
+    }
+
     async fn serve(&self) {
         loop {
-            let channels = self.pump.take_behind(CHANNELS);
+            let channels = self.pump.take_behind(self.master, CHANNELS);
             if channels.is_empty() {
                 return;
             }
@@ -73,12 +88,12 @@ impl CatchUp {
             match self.round(&link, channels.clone()).await {
                 // To the end of the queue: a channel that is always behind must not hold up the others.
                 Ok(again) if again.is_empty() => {}
-                Ok(again) => self.pump.put_behind(again),
+                Ok(again) => self.pump.put_behind(self.master, again),
                 Err(error) => {
                     debug!(%error, "the history could not be asked");
                     tokio::time::sleep(RETRY).await;
                     if !link.is_broken() {
-                        self.pump.put_behind(channels);
+                        self.pump.put_behind(self.master, channels);
                     }
                 }
             }
@@ -88,7 +103,7 @@ impl CatchUp {
     /// After frames were dropped. True when done, or when a reconnect will do it.
     async fn sweep_all(&self) -> bool {
         let Some(link) = self.current() else { return true };
-        match self.sweep(&link, self.pump.channels()).await {
+        match self.sweep(&link, self.pump.channels(self.master)).await {
             Ok(()) => true,
             Err(error) => {
                 warn!(%error, "could not catch up after publications were dropped; trying again");
@@ -163,7 +178,7 @@ impl CatchUp {
         let mut pipeline = redis::pipe();
         for (channel, _, last) in asked {
             let first = i64::try_from(last.offset).unwrap_or(i64::MAX - 1) + 1;
-            pipeline.add_command(history::request(&self.keys, channel, first, PUBLICATIONS, BYTES));
+            pipeline.add_command(history::request(link, &self.keys, channel, first, PUBLICATIONS, BYTES));
         }
         if asked.is_empty() {
             return Ok(Vec::new());
@@ -176,7 +191,7 @@ impl CatchUp {
     /// without a line is none: its end was its time to live, and the next publication tells.
     async fn suspects(&self) -> Vec<(ChannelName, StreamPosition)> {
         let Some(link) = self.current() else { return Vec::new() };
-        let mut channels = self.pump.channels();
+        let mut channels = self.pump.channels(self.master);
         channels.retain(|channel| self.pump.last(channel).is_some());
         let Ok(positions) = history::positions(&link, &self.keys, &channels).await else { return Vec::new() };
         let suspect = |(channel, position): (ChannelName, RedisResult<Option<StreamPosition>>)| {
@@ -197,7 +212,7 @@ impl CatchUp {
             .collect();
         if !behind.is_empty() {
             warn!(channels = behind.len(), "publications had not come in although nothing seemed wrong");
-            self.pump.put_behind(behind);
+            self.pump.put_behind(self.master, behind);
         }
     }
 }

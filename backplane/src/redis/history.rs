@@ -10,7 +10,6 @@ use super::{
     line::{self, Line, Place},
     link::{Link, PIPELINE},
     publish::millis,
-    scripts::SCRIPTS,
 };
 use crate::{HistoryError, HistoryPage, HistoryPolicy, HistoryQuery};
 
@@ -26,8 +25,8 @@ pub(super) struct Page {
 }
 
 /// Asks for publications from an offset on; -1: the newest.
-pub(super) fn request(keys: &Keys, channel: &ChannelName, first: i64, limit: u32, bytes: u64) -> Cmd {
-    let mut call = SCRIPTS.page.call(&[&keys.meta(channel), &keys.list(channel)]);
+pub(super) fn request(link: &Link, keys: &Keys, channel: &ChannelName, first: i64, limit: u32, bytes: u64) -> Cmd {
+    let mut call = link.scripts().page.call(&[&keys.meta(channel), &keys.list(channel)]);
     call.arg(first).arg(limit).arg(bytes.min(1 << 40));
     call
 }
@@ -71,12 +70,12 @@ pub(super) async fn history(
 ) -> Result<HistoryPage, HistoryError> {
     let bytes = u64::from(query.limit).saturating_mul(ENVELOPE_BYTES).saturating_add(query.bytes as u64).max(1);
     let first = query.since.map_or(-1, |since| i64::try_from(since.offset).unwrap_or(i64::MAX - 1) + 1);
-    let mut page = ask_one(link, channel, request(keys, channel, first, query.limit, bytes)).await?;
+    let mut page = ask_one(link, channel, request(link, keys, channel, first, query.limit, bytes)).await?;
     if let (Some(line), Some(since)) = (&page.line, query.since)
         && line.place(since) != Place::Within
         && query.limit > 0
     {
-        page = ask_one(link, channel, request(keys, channel, 0, query.limit, bytes)).await?;
+        page = ask_one(link, channel, request(link, keys, channel, 0, query.limit, bytes)).await?;
     }
     let Some(line) = page.line else {
         return Ok(HistoryPage { top: None, publications: Vec::new(), complete: query.since.is_none(), more: false });
@@ -108,7 +107,7 @@ async fn ask_one(link: &Link, channel: &ChannelName, request: Cmd) -> Result<Pag
 }
 
 pub(super) fn unavailable(error: RedisError) -> HistoryError {
-    HistoryError::Unavailable(Some(Box::new(error)))
+    HistoryError::Unavailable(Some(std::sync::Arc::new(error)))
 }
 
 /// Where channels stand. One result for each: one bad key is not everybody's.
@@ -144,7 +143,7 @@ pub(super) async fn lines(
         let mut pipeline = redis::pipe();
         for (channel, _) in chunk {
             // First a read, which Redis answers even while it refuses writes.
-            pipeline.add_command(request(keys, channel, 0, 0, 1));
+            pipeline.add_command(request(link, keys, channel, 0, 0, 1));
         }
         let pages =
             link.ask(&pipeline).await?.into_iter().zip(chunk).map(|(answer, (channel, _))| read(channel, answer));
@@ -165,7 +164,7 @@ pub(super) async fn lines(
 }
 
 fn begin(link: &Link, keys: &Keys, (channel, policy): &(ChannelName, HistoryPolicy)) -> Cmd {
-    let mut call = SCRIPTS.line.call(&[&keys.meta(channel), &keys.list(channel)]);
+    let mut call = link.scripts().line.call(&[&keys.meta(channel), &keys.list(channel)]);
     call.arg(link.generation(keys::partition(channel)))
         .arg(Epoch::random().as_bytes())
         .arg(millis(policy.meta_ttl.max(policy.ttl)));
@@ -174,10 +173,25 @@ fn begin(link: &Link, keys: &Keys, (channel, policy): &(ChannelName, HistoryPoli
 
 /// See [`crate::Backplane::forget`]. What is idempotent stays so.
 pub(super) async fn forget(link: &Link, keys: &Keys, channel: &ChannelName) -> RedisResult<()> {
+    let mut call = link.scripts().forget.call(&[&keys.meta(channel), &keys.list(channel), &keys.channel(channel)]);
+    call.arg(link.generation(keys::partition(channel))).arg(Epoch::random().as_bytes());
     let mut pipeline = redis::pipe();
-    pipeline.cmd("DEL").arg(keys.meta(channel)).arg(keys.list(channel));
+    pipeline.add_command(call);
     for answer in link.ask(&pipeline).await? {
         answer.extract_error()?;
+    }
+    Ok(())
+}
+
+/// Lets the lines of these channels live on: somebody is subscribed to them.
+pub(super) async fn touch(link: &Link, keys: &Keys, channels: &[(ChannelName, HistoryPolicy)]) -> RedisResult<()> {
+    for chunk in channels.chunks(PIPELINE) {
+        let mut pipeline = redis::pipe();
+        for (channel, policy) in chunk {
+            let lives = millis(policy.meta_ttl.max(policy.ttl));
+            pipeline.cmd("PEXPIRE").arg(keys.meta(channel)).arg(lives).arg("GT");
+        }
+        link.ask(&pipeline).await?;
     }
     Ok(())
 }

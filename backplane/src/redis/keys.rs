@@ -25,6 +25,29 @@ pub(super) const PARTITIONS: usize = 1024;
 /// the 16,384 slots divides the partitions evenly too.
 static TAGS: LazyLock<Vec<String>> = LazyLock::new(find_tags);
 
+/// How many slots a cluster has.
+pub(super) const SLOTS: usize = 16384;
+
+/// The slot of a partition's tag.
+pub(super) fn slot(partition: usize) -> usize {
+    16 * partition + 8
+}
+
+/// The partition of a channel's key that came back from Redis.
+pub(super) fn partition_of(channel: &str) -> usize {
+    jump(fnv1a(channel.as_bytes()), PARTITIONS)
+}
+
+/// The slot of a key without a tag.
+pub(super) fn slot_of(key: &str) -> usize {
+    usize::from(crc16(key.as_bytes())) % SLOTS
+}
+
+/// Which of `masters` independent masters has a partition. Another one moves as few as can be.
+pub(super) fn share(partition: usize, masters: usize) -> usize {
+    jump(fnv1a(&partition.to_be_bytes()), masters)
+}
+
 /// Names keys under one prefix.
 #[derive(Debug, Clone)]
 pub(super) struct Keys(Arc<str>);
@@ -80,7 +103,7 @@ impl Keys {
 
 /// The partition of a channel: the same on every node, in every version.
 pub(super) fn partition(channel: &ChannelName) -> usize {
-    jump(fnv1a(channel.as_str().as_bytes()), PARTITIONS)
+    partition_of(channel.as_str())
 }
 
 fn fnv1a(bytes: &[u8]) -> u64 {
@@ -110,7 +133,7 @@ fn find_tags() -> Vec<String> {
         for number in 0..36usize.pow(length) {
             let tag: String =
                 (0..length).rev().map(|place| char::from(DIGITS[number / 36usize.pow(place) % 36])).collect();
-            let slot = usize::from(crc16(tag.as_bytes())) % 16384;
+            let slot = usize::from(crc16(tag.as_bytes())) % SLOTS;
             if slot % 16 == 8 && tags[slot / 16].is_empty() {
                 tags[slot / 16] = tag;
                 missing -= 1;

@@ -1,65 +1,69 @@
-//! The backplane through one Redis or Valkey (7.0 or later): joins many nodes.
+//! The backplane through Redis or Valkey (7.0 or later): joins many nodes. One master, one that sentinels name, several
+//! independent ones or a cluster.
 //!
 //! - the way out: [`publish`], in batches through scripts ([`scripts`], `scripts/*.lua`) that give a publication its
 //!   place, keep it and publish it in one step
 //! - the way in: [`subscriber`], a connection of its own; [`pump`], which applies the live rule ([`cursor`]) to each
 //!   channel; [`catchup`], which asks the history for what passed by unheard ([`history`], [`line`])
-//! - [`supervisor`] owns the connections ([`link`] carries the commands); [`heartbeat`] says when to doubt them
+//! - [`masters`]: the channels are spread over one or more of them; [`directory`] finds out where they are, [`inbox`] has
+//!   who owns which slot and what waits for each
+//! - for each, a [`supervisor`] owns the connections ([`link`] carries the commands); [`heartbeat`] says when to doubt them
 //! - [`keys`] and [`frame`] are what stands in Redis: nodes of different versions read each other's
 //!
 //! What it does against losing publications without saying so: a line of offsets gets a new epoch whenever the master may
 //! be another one than before (its replication id, read inside a script, has changed), with a boundary up to which the
 //! old epoch still holds.
-//!
-//! Not built yet: Sentinel, Cluster, TLS; presence; publications that wait for replicas; a service that hides the
-//! replication id. A master that is demoted and promoted again while a connection to it survives is not noticed.
 
 mod catchup;
 mod cursor;
+mod directory;
+mod flights;
 mod frame;
 mod heartbeat;
 mod history;
+mod inbox;
 mod keys;
 mod line;
 mod link;
+mod masters;
 mod options;
 mod presence;
 mod publish;
 mod pump;
+mod ring;
 mod scripts;
 mod secret;
+mod states;
 mod subscriber;
 mod supervisor;
 
-use std::{
-    sync::{Arc, Once},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use deadpool_redis::Pool;
+use parking_lot::RwLock;
 use skywave_proto::{ChannelName, StreamPosition};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use self::{
-    catchup::CatchUp,
+    flights::Flights,
+    inbox::Inboxes,
     keys::Keys,
     link::Link,
-    publish::Publisher,
+    masters::Masters,
     pump::{Interested, Pump},
-    subscriber::Heard,
-    supervisor::Supervisor,
+    states::States,
 };
 pub use self::{
-    options::{RedisOptions, RedisOptionsError},
+    link::MAX_WITHIN,
+    options::{Generation, RedisOptions, RedisOptionsError},
     secret::SharedSecretError,
 };
 use crate::{
     Backplane, BackplaneState, HistoryError, HistoryPage, HistoryQuery, Interest, NewPublication, PublishError,
-    Published, Sink, SubscribeError,
+    Published, Sink, SubscribeError, metrics,
 };
 
 /// How long whoever subscribes waits for a backplane that is away.
@@ -77,14 +81,11 @@ pub struct Redis(Arc<Inner>);
 struct Inner {
     keys: Keys,
     pump: Arc<Pump>,
-    publisher: Publisher,
-    link: watch::Receiver<Option<Arc<Link>>>,
-    /// For what is asked now and then and may wait: everything else has a connection of its own.
-    occasional: Pool,
+    flights: Flights,
+    masters: Arc<Masters>,
     state: watch::Receiver<BackplaneState>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    presence_warning: Once,
     _stops_when_dropped: DropGuard,
 }
 
@@ -92,57 +93,47 @@ impl Redis {
     /// Begins to connect in the background and delivers to `sink`. Never fails and never waits: what Redis says, and
     /// whether it is there, is in [`Backplane::state`]. Must be called within a tokio runtime.
     pub fn new(options: RedisOptions, sink: Arc<dyn Sink>) -> Self {
-        let stop = CancellationToken::new();
-        let keys = Keys::new(&options.prefix);
-        let occasional = options.pool();
-        let (pump, queues) = Pump::new(&sink);
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (keys, inboxes) = (Keys::new(&options.prefix), Arc::new(Inboxes::new()));
+        let (pump, queues) = Pump::new(&sink, inboxes.clone(), options.ring_bytes);
         let pump = Arc::new(pump);
-        let (link, link_now) = watch::channel(None);
-        let (state, state_now) = watch::channel(BackplaneState::Never);
-        let (publisher, writers) = Publisher::new(link_now.clone(), keys.clone(), &options.node, &stop);
-
-        let (tasks, writing) = (TaskTracker::new(), TaskTracker::new());
-        for writer in writers {
-            tasks.spawn(writing.track_future(writer.run()));
-        }
-        writing.close();
-        // Until the supervisor ends, and it ends last.
+        let states = Arc::new(States::new(sink));
+        let state = states.node();
+        // Until everything else has ended: what comes in last is delivered.
         let ended = CancellationToken::new();
         for queue in queues {
-            tasks.spawn(ended.clone().run_until_cancelled_owned(pump.clone().run(queue)));
+            tokio::spawn(ended.clone().run_until_cancelled_owned(pump.clone().run(queue)));
         }
-        let catch_up = CatchUp { pump: pump.clone(), keys: keys.clone(), link: link_now.clone() };
-        tasks.spawn(ended.clone().run_until_cancelled_owned(catch_up.clone().run()));
-        let supervisor = Supervisor {
+        tokio::spawn({
+            let (stop, tasks) = (stop.clone(), tasks.clone());
+            async move {
+                stop.cancelled().await;
+                tasks.close();
+                tasks.wait().await;
+                ended.cancel();
+            }
+        });
+        let masters = Arc::new(Masters {
             options,
             keys: keys.clone(),
             pump: pump.clone(),
-            publisher: publisher.clone(),
-            catch_up,
-            link,
-            state,
-            sink,
-            writers: writing,
+            inboxes,
+            states,
+            stale: Arc::new(Notify::new()),
+            tasks: tasks.clone(),
             stop: stop.clone(),
-            heard: Arc::new(Heard::new()),
-            probe: ChannelName::parse(&format!("#probe:{:032x}", rand::random::<u128>())).expect("a good name"),
-        };
-        tasks.spawn(async move {
-            let _ended = ended.drop_guard();
-            supervisor.run().await;
+            all: RwLock::default(),
         });
-        tasks.close();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(directory::keep(masters.clone())));
         Self(Arc::new(Inner {
             keys,
             pump,
-            publisher,
-            link: link_now,
-            occasional,
-            state: state_now,
+            flights: Flights::default(),
+            masters,
+            state,
             tasks,
             _stops_when_dropped: stop.clone().drop_guard(),
             stop,
-            presence_warning: Once::new(),
         }))
     }
 
@@ -152,11 +143,12 @@ impl Redis {
     /// Cancel-safe: it goes on ending by itself.
     pub async fn close(&self) {
         self.0.stop.cancel();
+        self.0.tasks.close();
         self.0.tasks.wait().await;
     }
 
-    fn link(&self) -> Result<Arc<Link>, HistoryError> {
-        self.0.link.borrow().clone().filter(|link| !link.is_broken()).ok_or(HistoryError::Unavailable(None))
+    fn link(&self, channel: &ChannelName) -> Result<Arc<Link>, HistoryError> {
+        self.0.masters.link_of(keys::partition(channel)).ok_or(HistoryError::Unavailable(None))
     }
 
     /// Returns when there is no more hope for a subscription.
@@ -184,7 +176,7 @@ impl Backplane for Redis {
         &self,
         publication: NewPublication,
     ) -> impl Future<Output = Result<Published, PublishError>> + Send + 'static {
-        self.0.publisher.publish(&publication)
+        self.0.masters.publish(&publication)
     }
 
     /// # Cancel safety
@@ -222,18 +214,34 @@ impl Backplane for Redis {
     }
 
     async fn history(&self, channel: &ChannelName, query: HistoryQuery) -> Result<HistoryPage, HistoryError> {
-        let link = self.link()?;
-        history::history(&link, &self.0.keys, channel, query).await
+        let here = self.0.pump.recent(channel, &query);
+        metrics::history_read(here.is_some());
+        if let Some(page) = here {
+            return Ok(page);
+        }
+        let (keys, name) = (self.0.keys.clone(), channel.clone());
+        let read = || {
+            let link = self.link(&name);
+            async move { history::history(&*link?, &keys, &name, query).await }
+        };
+        self.0.flights.ask(channel, query, read).await
     }
 
     async fn positions(&self, channels: &[ChannelName]) -> Result<Vec<Option<StreamPosition>>, HistoryError> {
-        let link = self.link()?;
-        let positions = history::positions(&link, &self.0.keys, channels).await.map_err(history::unavailable)?;
-        positions.into_iter().map(|position| position.map_err(history::unavailable)).collect()
+        let mut answers = vec![None; channels.len()];
+        for (link, places) in self.0.masters.spread(channels.iter()) {
+            let link = link.ok_or(HistoryError::Unavailable(None))?;
+            let asked: Vec<_> = places.iter().map(|place| channels[*place].clone()).collect();
+            let positions = history::positions(&link, &self.0.keys, &asked).await.map_err(history::unavailable)?;
+            for (place, position) in places.into_iter().zip(positions) {
+                answers[place] = position.map_err(history::unavailable)?;
+            }
+        }
+        Ok(answers)
     }
 
     async fn forget(&self, channel: &ChannelName) -> Result<(), HistoryError> {
-        let link = self.link()?;
+        let link = self.link(channel)?;
         history::forget(&link, &self.0.keys, channel).await.map_err(history::unavailable)
     }
 

@@ -2,21 +2,27 @@
 //!
 //! A channel belongs to one of [`STRIPES`] writers. Each has one queue, in which a publication takes its place when it is
 //! published, and one pipeline on its way at a time: that keeps the order of a channel, and makes large batches of their
-//! own accord when there is much to do.
+//! own accord when there is much to do. Publications that wait for replicas have a writer of their own, with one `WAIT`
+//! for each batch.
 
-use std::{collections::HashSet, collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use redis::{Cmd, Value};
 use skywave_proto::{ChannelName, Epoch, StreamPosition};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::{frame, keys, keys::Keys, link::Link, scripts::SCRIPTS};
-use crate::{Cause, HistoryPolicy, IDEMPOTENCY_WINDOW, NewPublication, PublishError, Published};
+use super::{frame, keys, keys::Keys, link::Link};
+use crate::{Cause, Durability, HistoryPolicy, IDEMPOTENCY_WINDOW, NewPublication, PublishError, Published};
 
-/// How many writers there are.
-pub(super) const STRIPES: usize = 4;
+/// How many writers there are for publications that wait for nobody.
+const STRIPES: usize = 4;
+/// All writers: the last one is for those that wait for replicas.
+pub(super) const WRITERS: usize = STRIPES + 1;
 /// How many publications wait for one writer, and how many bytes; what comes then is [`PublishError::Overloaded`].
 const QUEUE: usize = 4096;
 const QUEUE_BYTES: usize = 32 << 20;
@@ -32,6 +38,7 @@ type Answer = Result<Published, PublishError>;
 struct Job {
     channel: ChannelName,
     history: Option<HistoryPolicy>,
+    durability: Durability,
     idempotency: Option<String>,
     envelope: Vec<u8>,
     answer: oneshot::Sender<Answer>,
@@ -41,7 +48,7 @@ struct Job {
 /// Where publications are handed in. Cloning shares it.
 #[derive(Clone)]
 pub(super) struct Publisher {
-    stripes: Arc<[Stripe; STRIPES]>,
+    stripes: Arc<[Stripe; WRITERS]>,
     link: watch::Receiver<Option<Arc<Link>>>,
     keys: Keys,
     node: Arc<str>,
@@ -59,8 +66,8 @@ impl Publisher {
         keys: Keys,
         node: &str,
         stop: &CancellationToken,
-    ) -> (Self, [Writer; STRIPES]) {
-        let (queues, writers): (Vec<_>, Vec<_>) = (0..STRIPES)
+    ) -> (Self, [Writer; WRITERS]) {
+        let (queues, writers): (Vec<_>, Vec<_>) = (0..WRITERS)
             .map(|_| {
                 let (queue, jobs) = mpsc::channel(QUEUE);
                 let stripe = Stripe { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES)) };
@@ -68,8 +75,8 @@ impl Publisher {
                 (stripe, Writer { jobs, waiting, link: link.clone(), keys: keys.clone(), stop: stop.clone() })
             })
             .unzip();
-        let stripes = Arc::new(queues.try_into().ok().expect("made from 0..STRIPES"));
-        let writers = writers.try_into().ok().expect("made from 0..STRIPES");
+        let stripes = Arc::new(queues.try_into().ok().expect("made from 0..WRITERS"));
+        let writers = writers.try_into().ok().expect("made from 0..WRITERS");
         (Self { stripes, link, keys, node: node.into() }, writers)
     }
 
@@ -91,14 +98,18 @@ impl Publisher {
             return Err(away(new.channel.clone()));
         }
         let envelope = frame::envelope(new, &self.node);
-        // The partition's hash has nothing to do with the writer: 1,024 of them over 4.
-        let stripe = &self.stripes[keys::partition(&new.channel) % STRIPES];
+        let stripe = match new.durability {
+            // The partition's hash has nothing to do with the writer: 1,024 of them over 4.
+            Durability::Accepted => &self.stripes[keys::partition(&new.channel) % STRIPES],
+            Durability::Replicated { .. } => &self.stripes[STRIPES],
+        };
         let bytes = u32::try_from(envelope.len().clamp(1, QUEUE_BYTES)).expect("QUEUE_BYTES fits");
         let room = stripe.room.clone().try_acquire_many_owned(bytes).map_err(|_| PublishError::Overloaded)?;
         let (answer, receiver) = oneshot::channel();
         let job = Job {
             channel: new.channel.clone(),
             history: new.history,
+            durability: new.durability,
             idempotency: new.key.as_ref().map(|key| self.keys.idempotency(&new.channel, key)),
             envelope,
             answer,
@@ -175,9 +186,10 @@ impl Writer {
 
     fn batch(&mut self) -> Vec<Job> {
         let mut bytes = 0;
+        let durability = self.waiting.front().map(|job| job.durability);
         let fits = self.waiting.iter().take(BATCH).take_while(|job| {
             bytes += job.envelope.len();
-            bytes <= BATCH_BYTES
+            bytes <= BATCH_BYTES && Some(job.durability) == durability
         });
         let count = fits.count().max(1);
         self.waiting.drain(..count).collect()
@@ -185,17 +197,30 @@ impl Writer {
 
     /// Sends a batch until each of its publications is answered.
     async fn send(&self, link: &Link, mut batch: Vec<Job>) {
+        if let Err(error) = learn(link, &batch).await {
+            debug!(%error, "redis does not say which generation it is of");
+            return batch.into_iter().for_each(|job| job.refuse(None));
+        }
         for _ in 0..ATTEMPTS {
             let mut pipeline = redis::pipe();
             for job in &batch {
                 pipeline.add_command(self.command(link, job));
             }
-            let Ok(answers) = link.publish(&pipeline).await else {
+            let (answers, replicas) = match batch[0].durability {
+                Durability::Accepted => (link.publish(&pipeline).await, None),
+                Durability::Replicated { replicas, within } => {
+                    match link.publish_replicated(&pipeline, replicas, within).await {
+                        Ok((answers, confirmed)) => (Ok(answers), (confirmed < replicas).then_some(confirmed)),
+                        Err(error) => (Err(error), None),
+                    }
+                }
+            };
+            let Ok(answers) = answers else {
                 batch.into_iter().for_each(Job::unknown);
                 return;
             };
             let stale;
-            (batch, stale) = settle(link, batch, answers);
+            (batch, stale) = settle(link, batch, answers, replicas);
             if batch.is_empty() {
                 return;
             }
@@ -211,12 +236,14 @@ impl Writer {
         let channel = self.keys.channel(&job.channel);
         let idempotency = job.idempotency.as_deref();
         let window = millis(IDEMPOTENCY_WINDOW);
+        // Something must be written for WAIT to wait for, also for a publication that is there already.
+        let touch = u8::from(job.durability != Durability::Accepted);
         match job.history {
             Some(policy) => {
                 let (meta, list) = (self.keys.meta(&job.channel), self.keys.list(&job.channel));
                 let keys: Vec<_> =
                     [&meta, &list, &channel].map(String::as_str).into_iter().chain(idempotency).collect();
-                let mut command = SCRIPTS.publish.call(&keys);
+                let mut command = link.scripts().publish.call(&keys);
                 command
                     .arg(link.generation(keys::partition(&job.channel)))
                     .arg(Epoch::random().as_bytes())
@@ -224,17 +251,29 @@ impl Writer {
                     .arg(millis(policy.ttl))
                     .arg(millis(policy.meta_ttl.max(policy.ttl)))
                     .arg(window)
-                    .arg(&job.envelope);
+                    .arg(&job.envelope)
+                    .arg(touch);
                 command
             }
             None => {
                 let keys: Vec<_> = std::iter::once(channel.as_str()).chain(idempotency).collect();
-                let mut command = SCRIPTS.publish_live.call(&keys);
-                command.arg(frame::live(&job.envelope)).arg(window);
+                let mut command = link.scripts().publish_live.call(&keys);
+                command.arg(frame::live(&job.envelope)).arg(window).arg(touch);
                 command
             }
         }
     }
+}
+
+/// The generations of partitions that this connection has not seen before: they have come from another master.
+async fn learn(link: &Link, batch: &[Job]) -> redis::RedisResult<()> {
+    let partitions: BTreeSet<_> = batch
+        .iter()
+        .filter(|job| job.history.is_some())
+        .map(|job| keys::partition(&job.channel))
+        .filter(|partition| link.generation(*partition) == 0)
+        .collect();
+    link.learn(partitions.into_iter()).await
 }
 
 /// Milliseconds as Redis takes a time to live: at least one.
@@ -246,14 +285,16 @@ pub(super) fn millis(duration: std::time::Duration) -> u64 {
 ///
 /// A publication is not sent again if a later one of its channel was accepted: it would take a place behind it. Then it
 /// certainly has not happened, and its publisher decides.
-fn settle(link: &Link, batch: Vec<Job>, answers: Vec<Value>) -> (Vec<Job>, Vec<(usize, u64)>) {
+///
+/// `short`: only so many replicas have confirmed, and that is too few.
+fn settle(link: &Link, batch: Vec<Job>, answers: Vec<Value>, short: Option<u32>) -> (Vec<Job>, Vec<(usize, u64)>) {
     let (mut again, mut stale) = (Vec::new(), Vec::new());
     let mut overtaken = HashSet::new();
     for (job, answer) in batch.into_iter().zip(answers).rev() {
         match verdict(answer) {
             Verdict::Done(published) => {
                 overtaken.insert(job.channel.clone());
-                let _ = job.answer.send(Ok(published)); // its publisher may have stopped waiting
+                job.done(published, short);
             }
             Verdict::Unknown(error) => {
                 overtaken.insert(job.channel.clone());
@@ -264,7 +305,7 @@ fn settle(link: &Link, batch: Vec<Job>, answers: Vec<Value>) -> (Vec<Job>, Vec<(
                 if error.code() == Some("READONLY") {
                     link.give_up("the master has become a replica");
                 }
-                job.refuse(Some(Box::new(error)));
+                job.refuse(Some(std::sync::Arc::new(error)));
             }
             Verdict::Repairable { .. } if overtaken.contains(&job.channel) => job.refuse(None),
             Verdict::Repairable { least_generation } => {
@@ -299,11 +340,20 @@ fn verdict(answer: Value) -> Verdict {
 }
 
 impl Job {
+    fn done(self, published: Published, short: Option<u32>) {
+        let answer = match short {
+            None => Ok(published),
+            Some(replicas) => Err(PublishError::NotReplicated { channel: self.channel, published, replicas }),
+        };
+        let _ = self.answer.send(answer); // its publisher may have stopped waiting
+    }
+
     fn refuse(self, source: Option<Cause>) {
         let _ = self.answer.send(Err(PublishError::Unavailable { channel: self.channel, source }));
     }
 
     fn unknown(self) {
+        crate::metrics::outcome_unknown();
         let _ = self.answer.send(Err(PublishError::UnknownOutcome { channel: self.channel }));
     }
 }

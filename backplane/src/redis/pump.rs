@@ -3,10 +3,10 @@
 //! A channel belongs to one of [`LANES`] lanes. Redis' connection hands a frame to the lane's queue and never waits; the
 //! lane's task empties it, and calls the [`Sink`] under the lane's lock, so that what the sink sees of a channel is in
 //! order whoever delivers it. Under a lock nothing waits, and the sink must not call back. Order of locks: `lingering`,
-//! then one lane's table, then `joining` or `behind`.
+//! then one lane's table, then `joining` or `behind` of an inbox.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,17 +18,20 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use skywave_proto::{ChannelName, StreamPosition};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::Instant,
 };
 use tracing::{error, warn};
 
 use super::{
     cursor::{Cursor, Event, Next},
-    frame,
+    frame::{self, Frame},
+    inbox::Inboxes,
+    keys,
     line::Line,
+    ring::Rings,
 };
-use crate::{Gap, HistoryPolicy, Interest, Sink};
+use crate::{Gap, HistoryPage, HistoryPolicy, HistoryQuery, Interest, Sink, metrics};
 
 /// How many lanes there are.
 pub(super) const LANES: usize = 4;
@@ -48,18 +51,23 @@ enum Item {
     },
     /// The queue was full: frames are missing here.
     Overflow,
-    /// The connection has ended: from here on frames are missing.
-    Lost,
-    /// Every channel is subscribed again: up to here frames were missing.
-    Restored,
+    /// A master's connection has ended: from here on frames are missing on its channels.
+    Lost(usize),
+    /// Every channel of that master is subscribed again: up to here frames were missing.
+    Restored(usize),
+    /// These partitions have come to another master, and are subscribed there: up to here frames may be missing.
+    Moved(Arc<BTreeSet<usize>>),
 }
 
 /// One channel that somebody is subscribed to.
 struct Entry {
+    partition: usize,
     cursor: Cursor,
     history: Option<HistoryPolicy>,
     waiting: Vec<oneshot::Sender<Option<StreamPosition>>>,
     lingers_until: Option<Instant>,
+    /// When its line was last made to live on.
+    touched_at: Instant,
 }
 
 struct Lane {
@@ -71,6 +79,7 @@ struct Lane {
 /// Bound: the channels that the node's clients are subscribed to.
 struct Table {
     channels: HashMap<ChannelName, Entry, ahash::RandomState>,
+    rings: Rings,
     events: Vec<Event>,
     sink: Arc<dyn Sink>,
 }
@@ -87,17 +96,8 @@ pub(super) enum Interested {
 pub(super) struct Pump {
     lanes: Vec<Lane>,
     hasher: ahash::RandomState,
-    /// Channels that the supervisor has yet to subscribe. Bound: as [`Table`], for a channel is put here when it enters.
-    joining: Mutex<Vec<ChannelName>>,
-    pub(super) joined: Notify,
-    /// Channels whose history has to be asked. Bound: as [`Table`], for one that is catching up is not put here again
-    /// until it is done.
-    behind: Mutex<VecDeque<ChannelName>>,
-    pub(super) fell_behind: Notify,
-    /// Lanes have lost frames: sweep.
-    pub(super) overflow: Notify,
-    /// What to give up, in the order of its time.
-    lingering: Mutex<VecDeque<(Instant, ChannelName)>>,
+    /// What the masters are to do.
+    inboxes: Arc<Inboxes>,
     tickets: std::sync::atomic::AtomicU64,
 }
 
@@ -108,26 +108,22 @@ pub(super) struct LaneQueue {
 }
 
 impl Pump {
-    pub(super) fn new(sink: &Arc<dyn Sink>) -> (Self, Vec<LaneQueue>) {
+    /// `ring_bytes`: how much is kept of what was delivered.
+    pub(super) fn new(sink: &Arc<dyn Sink>, inboxes: Arc<Inboxes>, ring_bytes: usize) -> (Self, Vec<LaneQueue>) {
         let (lanes, queues) = (0..LANES)
             .map(|number| {
                 let (queue, items) = mpsc::channel(QUEUE);
-                let table = Table { channels: HashMap::default(), events: Vec::new(), sink: sink.clone() };
+                let table = Table {
+                    channels: HashMap::default(),
+                    rings: Rings::new(ring_bytes / LANES),
+                    events: Vec::new(),
+                    sink: sink.clone(),
+                };
                 let lane = Lane { queue, overflowed: AtomicBool::new(false), table: Mutex::new(table) };
                 (lane, LaneQueue { number, items })
             })
             .unzip();
-        let pump = Self {
-            lanes,
-            hasher: ahash::RandomState::new(),
-            joining: Mutex::default(),
-            joined: Notify::new(),
-            behind: Mutex::default(),
-            fell_behind: Notify::new(),
-            overflow: Notify::new(),
-            lingering: Mutex::default(),
-            tickets: 1.into(),
-        };
+        let pump = Self { lanes, hasher: ahash::RandomState::new(), inboxes, tickets: 1.into() };
         (pump, queues)
     }
 
@@ -170,47 +166,69 @@ impl Pump {
     fn take(&self, lane: &Lane, item: Item) {
         match item {
             Item::Frame { channel, frame } => {
-                let publication = match frame::read(frame) {
-                    Ok(publication) => publication,
+                let frame = match frame::read_any(frame) {
+                    Ok(frame) => frame,
                     Err(error) => return error!(channel = &*channel, %error, "dropping what is not a frame"),
                 };
-                self.advance(&mut lane.table.lock(), &channel, |cursor, events| cursor.offer(publication, events));
+                self.advance(&mut lane.table.lock(), &channel, |cursor, events| match frame {
+                    Frame::Publication(publication) => cursor.offer(publication, events),
+                    Frame::Begun(epoch) => cursor.begun(epoch),
+                });
             }
             Item::Overflow => {
                 warn!("publications come in faster than they are taken; catching up from history");
-                lane.table.lock().tell_missed(|_| true);
-                self.overflow.notify_one();
+                metrics::overflowed();
+                lane.table.lock().tell_missed(|_, _| true);
+                self.inboxes.overflow();
             }
-            Item::Lost => {
+            Item::Lost(master) => {
                 for entry in lane.table.lock().channels.values_mut() {
-                    if let Cursor::Live { missed } = &mut entry.cursor {
+                    if let Cursor::Live { missed } = &mut entry.cursor
+                        && self.inboxes.owner_of(entry.partition) == Some(master)
+                    {
                         *missed = true;
                     }
                 }
             }
-            Item::Restored => lane.table.lock().tell_missed(|missed| missed),
+            Item::Restored(master) => lane
+                .table
+                .lock()
+                .tell_missed(|partition, missed| missed && self.inboxes.owner_of(partition) == Some(master)),
+            Item::Moved(partitions) => {
+                lane.table.lock().tell_missed(|partition, _| partitions.contains(&partition));
+            }
         }
     }
 
-    /// Marks the place in every queue where the connection ended.
-    pub(super) async fn lost(&self) {
+    /// Marks the place in every queue where a master's connection ended.
+    pub(super) async fn lost(&self, master: usize) {
         for lane in &self.lanes {
-            let _ = lane.queue.send(Item::Lost).await; // closed only when nobody is left to tell
+            let _ = lane.queue.send(Item::Lost(master)).await; // closed only when nobody is left to tell
         }
     }
 
-    /// Marks the place in every queue from which on every channel is delivered again.
-    pub(super) async fn restored(&self) {
+    /// Marks the place in every queue from which on every channel of a master is delivered again.
+    pub(super) async fn restored(&self, master: usize) {
         for lane in &self.lanes {
-            let _ = lane.queue.send(Item::Restored).await;
+            let _ = lane.queue.send(Item::Restored(master)).await;
+        }
+    }
+
+    /// Marks the place in every queue from which on these partitions are delivered by another master.
+    pub(super) async fn moved(&self, partitions: &Arc<BTreeSet<usize>>) {
+        for lane in &self.lanes {
+            let _ = lane.queue.send(Item::Moved(partitions.clone())).await;
         }
     }
 
     /// One step of one channel's cursor; its history is asked if it wants that.
     fn advance(&self, table: &mut Table, channel: &str, step: impl FnOnce(&mut Cursor, &mut Vec<Event>) -> Next) {
-        if let Some(channel) = table.step(channel, step) {
-            self.behind.lock().push_back(channel);
-            self.fell_behind.notify_one();
+        // Without a master nobody can be asked: whoever takes the partition over looks after all of its channels.
+        if let Some(channel) = table.step(channel, step)
+            && let Some(inbox) = self.inboxes.of(keys::partition(&channel))
+        {
+            inbox.behind.lock().push_back(channel);
+            inbox.fell_behind.notify_one();
         }
     }
 
@@ -218,9 +236,17 @@ impl Pump {
     pub(super) fn subscribe(&self, interest: &Interest) -> Interested {
         let channel = &interest.channel;
         let mut table = self.lane(channel.as_str()).table.lock();
+        let mut enters = false;
         let entry = table.channels.entry(channel.clone()).or_insert_with(|| {
-            self.joining.lock().push(channel.clone());
-            Entry { cursor: Cursor::joining(), history: interest.history, waiting: Vec::new(), lingers_until: None }
+            enters = true;
+            Entry {
+                partition: keys::partition(channel),
+                cursor: Cursor::joining(),
+                history: interest.history,
+                waiting: Vec::new(),
+                lingers_until: None,
+                touched_at: Instant::now(),
+            }
         });
         entry.lingers_until = None;
         match (entry.cursor.standing(), interest.history) {
@@ -233,27 +259,37 @@ impl Pump {
                 // It kept nothing when it was subscribed, and does now: its line has to be found.
                 entry.history = Some(policy);
                 entry.cursor = Cursor::joining();
-                self.joining.lock().push(channel.clone());
+                enters = true;
             }
             (None, history) => entry.history = entry.history.or(history),
         }
         let (answer, receiver) = oneshot::channel();
         entry.waiting.retain(|answer| !answer.is_closed());
         entry.waiting.push(answer);
-        drop(table);
-        self.joined.notify_one();
+        // Still under the lock: whoever takes the partition over either finds the channel here or is its owner by now.
+        if let Some(inbox) = self.inboxes.of(entry.partition) {
+            if enters {
+                inbox.joining.lock().push(channel.clone());
+            }
+            inbox.joined.notify_one();
+        }
         Interested::Waiting(receiver)
     }
 
     /// Gives a channel up a little later.
     pub(super) fn unsubscribe(&self, channel: &ChannelName) {
         let until = Instant::now() + LINGER;
-        if let Some(entry) = self.lane(channel.as_str()).table.lock().channels.get_mut(channel) {
-            entry.lingers_until = Some(until);
-        } else {
-            return;
+        let partition = match self.lane(channel.as_str()).table.lock().channels.get_mut(channel) {
+            Some(entry) => {
+                entry.lingers_until = Some(until);
+                entry.partition
+            }
+            None => return,
+        };
+        // Without a master: the next one does not subscribe what has lingered long enough.
+        if let Some(inbox) = self.inboxes.of(partition) {
+            inbox.lingering.lock().push_back((until, channel.clone()));
         }
-        self.lingering.lock().push_back((until, channel.clone()));
     }
 
     /// The answer to an interest did not come in time and nobody waits for it any more. The interest stands until it is
@@ -264,43 +300,117 @@ impl Pump {
         }
     }
 
-    /// Forgets the channels that have lingered long enough, and says which. Only the supervisor asks, and unsubscribes
-    /// them before it subscribes anything else: so nobody who comes back falls in between.
-    pub(super) fn expire(&self, now: Instant) -> Vec<ChannelName> {
-        let mut expired = Vec::new();
-        let mut lingering = self.lingering.lock();
+    /// Forgets the channels of a master that have lingered long enough, and says which. Only its supervisor asks, and
+    /// unsubscribes them before it subscribes anything else: so nobody who comes back falls in between.
+    pub(super) fn expire(&self, master: usize, now: Instant) -> Vec<ChannelName> {
+        let (mut expired, mut moved) = (Vec::new(), Vec::new());
+        let inbox = self.inboxes.inbox(master);
+        let mut lingering = inbox.lingering.lock();
         while lingering.front().is_some_and(|(until, _)| *until <= now)
-            && let Some((_, channel)) = lingering.pop_front()
+            && let Some((until, channel)) = lingering.pop_front()
         {
             let mut table = self.lane(channel.as_str()).table.lock();
-            if table.channels.get(&channel).is_some_and(|entry| entry.lingers_until.is_some_and(|until| until <= now)) {
-                table.channels.remove(&channel);
-                expired.push(channel);
+            let Some(entry) = table.channels.get(&channel) else { continue };
+            if entry.lingers_until.is_none_or(|until| until > now) {
+                continue;
             }
+            match self.inboxes.owner_of(entry.partition) {
+                Some(other) if other != master => moved.push((other, until, channel)),
+                _ => {
+                    table.channels.remove(&channel);
+                    table.rings.forget(&channel);
+                    expired.push(channel);
+                }
+            }
+        }
+        drop(lingering);
+        for (other, until, channel) in moved {
+            self.inboxes.inbox(other).lingering.lock().push_front((until, channel));
         }
         expired
     }
 
-    /// The channels that have asked to be subscribed since the last time and still are.
-    pub(super) fn take_joining(&self) -> Vec<ChannelName> {
-        let mut joining = std::mem::take(&mut *self.joining.lock());
-        joining.retain(|channel| self.is_joining(channel));
+    /// Forgets the channels of partitions that come from elsewhere and have lingered long enough.
+    pub(super) fn expire_in(&self, partitions: &BTreeSet<usize>, now: Instant) {
+        for lane in &self.lanes {
+            let Table { channels, rings, .. } = &mut *lane.table.lock();
+            channels.retain(|channel, entry| {
+                let has_expired = entry.lingers_until.is_some_and(|until| until <= now);
+                let is_gone = has_expired && partitions.contains(&entry.partition);
+                if is_gone {
+                    rings.forget(channel);
+                }
+                !is_gone
+            });
+        }
+    }
+
+    /// The channels that have asked a master to be subscribed since the last time and still are.
+    pub(super) fn take_joining(&self, master: usize) -> Vec<ChannelName> {
+        let mut joining = std::mem::take(&mut *self.inboxes.inbox(master).joining.lock());
+        joining.retain(|channel| self.is_joining(channel, master));
         joining
     }
 
-    fn is_joining(&self, channel: &ChannelName) -> bool {
+    fn is_joining(&self, channel: &ChannelName, master: usize) -> bool {
         let table = self.lane(channel.as_str()).table.lock();
-        table.channels.get(channel).is_some_and(|entry| entry.cursor.standing().is_none())
+        table.channels.get(channel).is_some_and(|entry| {
+            entry.cursor.standing().is_none() && self.inboxes.owner_of(entry.partition) == Some(master)
+        })
     }
 
-    /// Every channel.
-    pub(super) fn channels(&self) -> Vec<ChannelName> {
-        self.lanes.iter().flat_map(|lane| lane.table.lock().channels.keys().cloned().collect::<Vec<_>>()).collect()
+    /// Every channel of a master.
+    pub(super) fn channels(&self, master: usize) -> Vec<ChannelName> {
+        self.channels_where(|partition| self.inboxes.owner_of(partition) == Some(master))
+    }
+
+    /// Every channel of some partitions.
+    pub(super) fn channels_in(&self, partitions: &BTreeSet<usize>) -> Vec<ChannelName> {
+        self.channels_where(|partition| partitions.contains(&partition))
+    }
+
+    fn channels_where(&self, is_wanted: impl Fn(usize) -> bool) -> Vec<ChannelName> {
+        let mut channels = Vec::new();
+        for lane in &self.lanes {
+            let table = lane.table.lock();
+            let wanted = table.channels.iter().filter(|(_, entry)| is_wanted(entry.partition));
+            channels.extend(wanted.map(|(channel, _)| channel.clone()));
+        }
+        channels
     }
 
     /// Where a channel with history has been delivered up to; `None` without one.
     pub(super) fn last(&self, channel: &ChannelName) -> Option<StreamPosition> {
         self.lane(channel.as_str()).table.lock().channels.get(channel)?.cursor.standing().flatten()
+    }
+
+    /// What the node itself has of a channel's history, if that is all that is asked for.
+    pub(super) fn recent(&self, channel: &ChannelName, query: &HistoryQuery) -> Option<HistoryPage> {
+        let Table { channels, rings, .. } = &mut *self.lane(channel.as_str()).table.lock();
+        let entry = channels.get(channel)?;
+        rings.page(channel, query, entry.cursor.standing()??, entry.history?)
+    }
+
+    /// How much the node itself has of all histories, in bytes.
+    pub(super) fn ring_bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.table.lock().rings.bytes()).sum()
+    }
+
+    /// The channels of a master whose lines have to be made to live on: they would end while somebody is subscribed.
+    pub(super) fn untouched(&self, master: usize) -> Vec<(ChannelName, HistoryPolicy)> {
+        let mut untouched = Vec::new();
+        for lane in &self.lanes {
+            for (channel, entry) in &mut lane.table.lock().channels {
+                if let Some(policy) = entry.history
+                    && entry.touched_at.elapsed() >= policy.meta_ttl.max(policy.ttl) / 4
+                    && self.inboxes.owner_of(entry.partition) == Some(master)
+                {
+                    entry.touched_at = Instant::now();
+                    untouched.push((channel.clone(), policy));
+                }
+            }
+        }
+        untouched
     }
 
     /// What is kept of a channel.
@@ -341,9 +451,10 @@ impl Pump {
         }
     }
 
-    /// The next channels whose history has to be asked.
-    pub(super) fn take_behind(&self, count: usize) -> Vec<ChannelName> {
-        let mut behind = self.behind.lock();
+    /// The next channels whose history a master has to be asked for.
+    pub(super) fn take_behind(&self, master: usize, count: usize) -> Vec<ChannelName> {
+        let inbox = self.inboxes.inbox(master);
+        let mut behind = inbox.behind.lock();
         let count = count.min(behind.len());
         behind.drain(..count).collect()
     }
@@ -364,14 +475,16 @@ impl Pump {
         line: &Line,
         publications: Vec<skywave_proto::Publication>,
     ) -> bool {
+        metrics::recovered(publications.len());
         let mut table = self.lane(channel.as_str()).table.lock();
         table.step(channel.as_str(), |cursor, events| cursor.absorb(ticket, line, publications, events)).is_some()
     }
 
     /// What was taken out is not done yet.
-    pub(super) fn put_behind(&self, channels: Vec<ChannelName>) {
-        self.behind.lock().extend(channels);
-        self.fell_behind.notify_one();
+    pub(super) fn put_behind(&self, master: usize, channels: Vec<ChannelName>) {
+        let inbox = self.inboxes.inbox(master);
+        inbox.behind.lock().extend(channels);
+        inbox.fell_behind.notify_one();
     }
 
     /// The channel could not be joined: whoever waits for it hears so.
@@ -398,19 +511,29 @@ impl Table {
         let next = step(&mut entry.cursor, &mut self.events);
         for event in self.events.drain(..) {
             match event {
-                Event::Publication(publication) => self.sink.publication(&name, publication),
-                Event::Gap(gap) => self.sink.gap(&name, gap),
+                Event::Publication(publication) => {
+                    self.rings.push(&name, &publication);
+                    self.sink.publication(&name, publication);
+                }
+                Event::Gap(gap) => {
+                    self.rings.forget(&name);
+                    metrics::gap(gap);
+                    self.sink.gap(&name, gap);
+                }
             }
         }
         (next == Next::Fetch).then_some(name)
     }
 
-    /// Tells the channels without history that something may have passed by.
-    fn tell_missed(&mut self, tell: impl Fn(bool) -> bool) {
+    /// Tells the channels without history that something may have passed by, by their partition and whether they were
+    /// marked.
+    fn tell_missed(&mut self, tell: impl Fn(usize, bool) -> bool) {
         for (channel, entry) in &mut self.channels {
             if let Cursor::Live { missed } = &mut entry.cursor
-                && tell(std::mem::take(missed))
+                && tell(entry.partition, *missed)
             {
+                *missed = false;
+                metrics::gap(Gap::Possible);
                 self.sink.gap(channel, Gap::Possible);
             }
         }

@@ -5,28 +5,41 @@ use std::sync::LazyLock;
 use redis::{Cmd, Script};
 
 /// The scripts, ready to be loaded and called.
-pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-    publish: Step::new(include_str!("scripts/publish.lua")),
-    publish_live: Step::new(include_str!("scripts/publish_live.lua")),
-    line: Step::new(include_str!("scripts/line.lua")),
-    page: Step::new(include_str!("scripts/page.lua")),
-    generation: Step::new(include_str!("scripts/generation.lua")),
-});
-
 pub(super) struct Scripts {
     pub(super) publish: Step,
     pub(super) publish_live: Step,
     pub(super) line: Step,
     pub(super) page: Step,
     pub(super) generation: Step,
+    pub(super) forget: Step,
+}
+
+static PLAIN: LazyLock<Scripts> = LazyLock::new(|| Scripts::new("PUBLISH"));
+static SHARDED: LazyLock<Scripts> = LazyLock::new(|| Scripts::new("SPUBLISH"));
+
+/// Those for a single master or for a cluster, where a plain `PUBLISH` would go to every node of it.
+pub(super) fn scripts(sharded: bool) -> &'static Scripts {
+    if sharded { &SHARDED } else { &PLAIN }
 }
 
 impl Scripts {
+    fn new(publish: &str) -> Self {
+        let step = |code: &str| Step::new(code.replace("'PUBLISH'", &format!("'{publish}'")));
+        Self {
+            publish: step(include_str!("scripts/publish.lua")),
+            publish_live: step(include_str!("scripts/publish_live.lua")),
+            line: step(include_str!("scripts/line.lua")),
+            page: step(include_str!("scripts/page.lua")),
+            generation: step(include_str!("scripts/generation.lua")),
+            forget: step(include_str!("scripts/forget.lua")),
+        }
+    }
+
     /// `SCRIPT LOAD` for each. LOAD and not EVAL: from Redis 7.4 on, what EVAL brought in can be evicted.
     pub(super) fn load(&self) -> redis::Pipeline {
         let mut pipeline = redis::pipe();
-        for step in [&self.publish, &self.publish_live, &self.line, &self.page, &self.generation] {
-            pipeline.cmd("SCRIPT").arg("LOAD").arg(step.code);
+        for step in [&self.publish, &self.publish_live, &self.line, &self.page, &self.generation, &self.forget] {
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(&step.code);
         }
         pipeline
     }
@@ -34,13 +47,13 @@ impl Scripts {
 
 /// One script and its digest.
 pub(super) struct Step {
-    code: &'static str,
+    code: String,
     digest: Script,
 }
 
 impl Step {
-    fn new(code: &'static str) -> Self {
-        Self { code, digest: Script::new(code) }
+    fn new(code: String) -> Self {
+        Self { digest: Script::new(&code), code }
     }
 
     /// An `EVALSHA` with its keys; the arguments follow.

@@ -33,13 +33,19 @@ impl Redis {
         let key = self.0.keys.secret();
         let fresh: [u8; 32] = rand::random();
         let fresh: String = fresh.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut links = self.0.link.clone();
+        let mut state = self.0.state.clone();
         loop {
-            links.wait_for(Option::is_some).await.map_err(|_| SharedSecretError::Unavailable(None))?;
-            match agree(&self.0.occasional, &key, &fresh).await {
+            let Some(link) = self.0.masters.link_of_key(&key) else {
+                if self.0.stop.is_cancelled() {
+                    return Err(SharedSecretError::Unavailable(None));
+                }
+                let _ = tokio::time::timeout(RETRY_INTERVAL, state.changed()).await;
+                continue;
+            };
+            match agree(link.occasional(), &key, &fresh).await {
                 Ok(secret) => return read(&secret).ok_or(SharedSecretError::Malformed { key }),
                 Err(PoolError::Backend(error)) if error.code().is_some() => {
-                    return Err(SharedSecretError::Unavailable(Some(Box::new(error))));
+                    return Err(SharedSecretError::Unavailable(Some(std::sync::Arc::new(error))));
                 }
                 // Gone again before it answered.
                 Err(_) if !self.0.stop.is_cancelled() => tokio::time::sleep(RETRY_INTERVAL).await,

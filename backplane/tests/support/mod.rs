@@ -2,6 +2,7 @@
 // Each test file uses its part; and what clippy.toml allows in tests it does not see here.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod cluster;
 pub(crate) mod traffic;
 
 use std::{
@@ -90,9 +91,12 @@ impl Server {
         command.query_async(&mut connection).await.unwrap()
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
     pub(crate) fn options(&self) -> RedisOptions {
-        let url = format!("redis://127.0.0.1:{}", self.port);
-        RedisOptions::parse(&url, "skywave", None, None, "test node").unwrap()
+        RedisOptions::parse(&self.url(), "skywave", None, None, "test node").unwrap()
     }
 
     /// A node that is live.

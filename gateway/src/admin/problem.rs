@@ -33,18 +33,27 @@ impl Problem {
 
 /// The error object of a reply, the same for clients and back ends.
 pub(super) fn error_object(refusal: &Refusal) -> serde_json::Value {
-    json!({
+    let mut error = json!({
         "code": refusal.code.as_str(),
         "message": refusal.message,
         "retry": refusal.code.retry(),
         "after_ms": refusal.after_ms,
-    })
+    });
+    add_position(&mut error, refusal);
+    error
+}
+
+/// `not_replicated` says where the publication stands.
+fn add_position(error: &mut serde_json::Value, refusal: &Refusal) {
+    if let Some(at) = refusal.position {
+        error["position"] = json!({ "epoch": at.epoch.as_str(), "offset": at.offset });
+    }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Self(refusal, status) = self;
-        let body = json!({
+        let mut body = json!({
             "type": "about:blank",
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
@@ -53,6 +62,7 @@ impl IntoResponse for Problem {
             "retry": refusal.code.retry(),
             "after_ms": refusal.after_ms,
         });
+        add_position(&mut body, &refusal);
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

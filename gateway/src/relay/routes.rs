@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use skywave_backplane::{BackplaneState, Gap, PresenceEvent, Sink, SubscribeError};
 use skywave_proto::{ChannelName, Publication, StreamPosition};
@@ -18,6 +19,9 @@ const STRIPES: usize = 64;
 pub trait Mailbox: Send + Sync + 'static {
     /// Hands over a push for everybody on its channel. Full: the shard is told what it [`Lost`] when it comes round.
     fn push(&self, channel: &ChannelName, push: Arc<Prepared>);
+
+    /// Joins or leaves of a channel may be missing.
+    fn presence_gap(&self, channel: &ChannelName);
 
     /// Hands over the answer to a join. Never lost.
     fn joined(&self, channel: ChannelName, join: u64, outcome: Result<Option<StreamPosition>, SubscribeError>);
@@ -83,16 +87,20 @@ impl Routes {
     }
 
     fn deliver(&self, channel: &ChannelName, push: Push) {
+        let mut shards = self.shards_of(channel).peekable();
+        if shards.peek().is_some() {
+            let prepared = Prepared::new(push);
+            shards.for_each(|shard| self.mailboxes[shard].push(channel, prepared.clone()));
+        }
+    }
+
+    fn shards_of(&self, channel: &ChannelName) -> impl Iterator<Item = usize> + use<> {
         let mut shards = self.stripe(channel).read().get(channel).copied().unwrap_or_default();
-        if shards == 0 {
-            return;
-        }
-        let prepared = Prepared::new(push);
-        while shards != 0 {
-            let shard = shards.trailing_zeros() as usize;
+        std::iter::from_fn(move || {
+            let shard = (shards != 0).then(|| shards.trailing_zeros() as usize)?;
             shards &= shards - 1;
-            self.mailboxes[shard].push(channel, prepared.clone());
-        }
+            Some(shard)
+        })
     }
 }
 
@@ -108,6 +116,12 @@ impl Sink for Routes {
     fn presence(&self, channel: &ChannelName, event: PresenceEvent) {
         self.deliver(channel, Push::Presence(channel.clone(), event));
     }
+
+    fn presence_gap(&self, channel: &ChannelName) {
+        self.shards_of(channel).for_each(|shard| self.mailboxes[shard].presence_gap(channel));
+    }
+
+    fn signal(&self, _from: Arc<str>, _message: Bytes) {}
 
     fn state(&self, state: BackplaneState) {
         crate::metrics::backplane_state(state);

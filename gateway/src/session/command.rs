@@ -152,11 +152,13 @@ pub struct Refusal {
     pub message: String,
     /// How long to wait before trying again, in milliseconds; 0: as you like.
     pub after_ms: u64,
+    /// With `not_replicated`: where the publication stands.
+    pub position: Option<StreamPosition>,
 }
 
 impl Refusal {
     /// With a message that says what to do.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), after_ms: 0 }
+        Self { code, message: message.into(), after_ms: 0, position: None }
     }
 }

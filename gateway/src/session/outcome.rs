@@ -14,10 +14,19 @@ impl From<PublishError> for Refusal {
         match error {
             PublishError::Unavailable { .. } => unavailable("the backplane is away: nothing was published, try again"),
             PublishError::Overloaded => Overloaded.into(),
+            PublishError::NotReplicated { published, replicas, .. } => Self {
+                message: format!(
+                    "stored and delivered, but in time only {replicas} replicas have it; try again with the same key to \
+                     wait for more"
+                ),
+                position: published.position,
+                ..Self::new(ErrorCode::NotReplicated, "")
+            },
             PublishError::UnknownOutcome { .. } => Self {
                 code: ErrorCode::UnknownOutcome,
                 message: "the backplane did not answer: published or not; try again with the same key".into(),
                 after_ms: RETRY_AFTER_MS,
+                position: None,
             },
         }
     }
@@ -36,8 +45,8 @@ impl From<HistoryError> for Refusal {
 }
 
 impl From<PresenceError> for Refusal {
-    fn from(PresenceError::Unavailable(why): PresenceError) -> Self {
-        unavailable(why)
+    fn from(PresenceError::Unavailable(_): PresenceError) -> Self {
+        unavailable("the backplane is away: who is there cannot be told now, try again")
     }
 }
 
@@ -48,5 +57,5 @@ impl From<Overloaded> for Refusal {
 }
 
 fn unavailable(message: &str) -> Refusal {
-    Refusal { code: ErrorCode::Unavailable, message: message.into(), after_ms: RETRY_AFTER_MS }
+    Refusal { code: ErrorCode::Unavailable, message: message.into(), after_ms: RETRY_AFTER_MS, position: None }
 }

@@ -63,7 +63,7 @@ impl Session {
             return Err(Refusal::new(ErrorCode::Limit, message));
         }
         let attach = Attach {
-            interest: Interest { channel: channel.clone(), history: namespace.history },
+            interest: Interest { channel: channel.clone(), history: namespace.history, presence: namespace.presence },
             namespace: name,
             echo: request.echo,
             presence: request.presence,
@@ -161,7 +161,7 @@ impl Session {
                     None => return self.ask_for_roll(channel),
                 }
             }
-            // A backplane without presence: subscribed all the same, without members.
+            // The backplane is away: subscribed all the same, without members.
             Ok(None) | Err(PresenceError::Unavailable(_)) => None,
         };
         self.opening(channel, |opening, _, _| opening.members = Part::Here(members));

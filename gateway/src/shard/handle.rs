@@ -121,6 +121,14 @@ impl ShardHandle {
         }
     }
 
+    fn lose(&self, channel: &ChannelName, what: Lost) {
+        let mut all = self.0.lost.lock();
+        let lost = all.entry(channel.clone()).or_default();
+        lost.presence |= what.presence;
+        lost.publications |= what.publications;
+        self.0.any_lost.store(true, Ordering::Release);
+    }
+
     pub(super) fn take_lost(&self, mut each: impl FnMut(&ChannelName, Lost)) {
         if self.0.any_lost.swap(false, Ordering::AcqRel) {
             let lost = std::mem::take(&mut *self.0.lost.lock());
@@ -157,12 +165,12 @@ impl Mailbox for ShardHandle {
     fn push(&self, channel: &ChannelName, push: Arc<Prepared>) {
         if let Err(mpsc::error::TrySendError::Full(Item::Push(push))) = self.0.mailbox.try_send(Item::Push(push)) {
             let presence = matches!(push.push(), Push::Presence(..));
-            let mut behind = self.0.lost.lock();
-            let lost = behind.entry(channel.clone()).or_default();
-            lost.presence |= presence;
-            lost.publications |= !presence;
-            self.0.any_lost.store(true, Ordering::Release);
+            self.lose(channel, Lost { presence, publications: !presence });
         }
+    }
+
+    fn presence_gap(&self, channel: &ChannelName) {
+        self.lose(channel, Lost { presence: true, publications: false });
     }
 
     fn joined(&self, channel: ChannelName, join: u64, outcome: Result<Option<StreamPosition>, SubscribeError>) {

@@ -5,7 +5,8 @@
 -- *before* it runs, so those errors mean "certainly not done". A bare PUBLISH would be accepted there, and lost.
 --
 -- KEYS  meta, list, channel, [idempotency key]
--- ARGV  generation, fresh epoch, size, ttl ms, meta ttl ms, window of the idempotency key ms, envelope
+-- ARGV  generation, fresh epoch, size, ttl ms, meta ttl ms, window of the idempotency key ms, envelope,
+--       1 if something has to be written in any case, for WAIT to wait for
 -- Gives { duplicate 0|1, "epoch:offset" or "" }
 local meta, list, channel, idempotency = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local generation, size, ttl = tonumber(ARGV[1]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -13,6 +14,9 @@ local generation, size, ttl = tonumber(ARGV[1]), tonumber(ARGV[3]), tonumber(ARG
 if idempotency then
   local first = redis.call('GET', idempotency)
   if first then
+    if ARGV[8] == '1' then
+      redis.call('PEXPIRE', idempotency, ARGV[6])
+    end
     return { 1, first }
   end
 end

@@ -232,6 +232,7 @@ impl Writer {
             out.key("message").string(&refusal.message);
             out.key("retry").boolean(refusal.code.retry());
             out.key("after_ms").number(refusal.after_ms);
+            out.position(refusal.position);
         });
     }
 

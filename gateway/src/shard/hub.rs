@@ -332,7 +332,10 @@ impl Hub {
             return;
         }
         for publication in page.publications {
-            if publication.position.is_some() && publication.position == topic.last.map(StreamPosition::next) {
+            // By the offset alone: a complete page goes on where the channel stood, and behind a restart or a failover
+            // the same line goes on under another epoch.
+            let is_next = |last: StreamPosition| publication.position.is_some_and(|at| at.offset == last.offset + 1);
+            if topic.last.is_some_and(is_next) {
                 topic.last = publication.position;
                 self.figures.delivered(&publication);
                 topic.deliver(&Prepared::new(Push::Publication(channel.clone(), publication)));

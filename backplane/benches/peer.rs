@@ -65,7 +65,11 @@ pub(crate) async fn frames(server: &Server, channel: &ChannelName, count: u32) {
 
 async fn load(server: &Server) -> String {
     let mut connection = server.connection().await;
-    let code = include_str!("../src/redis/scripts/publish.lua");
+    let code = concat!(
+        "#!lua\n",
+        include_str!("../src/redis/scripts/append.lua"),
+        include_str!("../src/redis/scripts/publish.lua")
+    );
     redis::cmd("SCRIPT").arg("LOAD").arg(code).query_async(&mut connection).await.unwrap()
 }
 

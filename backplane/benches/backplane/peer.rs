@@ -67,8 +67,8 @@ async fn load(server: &Server) -> String {
     let mut connection = server.connection().await;
     let code = concat!(
         "#!lua\n",
-        include_str!("../src/redis/scripts/append.lua"),
-        include_str!("../src/redis/scripts/publish.lua")
+        include_str!("../../src/redis/scripts/append.lua"),
+        include_str!("../../src/redis/scripts/publish.lua")
     );
     redis::cmd("SCRIPT").arg("LOAD").arg(code).query_async(&mut connection).await.unwrap()
 }

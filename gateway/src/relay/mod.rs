@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use skywave_backplane::{
-    Any, Backplane as _, BackplaneState, HistoryQuery, Interest, NewPublication, Presence as _, PublishError, Published,
+    Any, Backplane as _, BackplaneState, Cluster as _, HistoryQuery, Interest, NewPublication, Presence as _,
+    PublishError, Published,
 };
 use skywave_proto::{ChannelName, Member};
 use tokio::sync::mpsc;
@@ -83,6 +84,11 @@ impl Relay {
     /// Whether the node reaches its backplane.
     pub fn state(&self) -> BackplaneState {
         self.backplane.state()
+    }
+
+    /// This run of this node, as other nodes know it.
+    pub fn incarnation(&self) -> Arc<str> {
+        self.backplane.incarnation()
     }
 
     /// Publishes; the outcome goes to `reply_to`. Publications of a channel keep the order of these calls.

@@ -26,7 +26,7 @@ use skywave_proto::{ChannelName, ErrorCode, Member, Payload};
 use tokio::time::Instant as TokioInstant;
 
 pub use self::{
-    clients::{Clients, Seat},
+    clients::{Clients, Seat, Who},
     command::{Command, Connect, Connected, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
     rights::{may_publish, may_subscribe, named_namespace, namespace},
     seal::Seal,
@@ -110,6 +110,8 @@ struct Client {
     id: Arc<str>,
     user: Option<Arc<str>>,
     info: Option<Bytes>,
+    /// The connection's place among those of its client, on whatever nodes: the newer has the larger.
+    serial: u64,
 }
 
 /// A command that waits for the backplane.
@@ -354,10 +356,10 @@ impl Session {
         for (channel, subscription) in state.subscriptions {
             self.shard.hub().detach(&channel, self.link.key());
             if subscription.is_member {
-                self.shard.relay().exit(channel, client.id.clone(), self.link.key(), grace);
+                self.shard.relay().exit(channel, client.id.clone(), client.serial, grace);
             }
         }
-        self.ground.clients.release(&client.id, self.seat());
+        self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
     }
 
     /// Ends the connection with this goodbye, after what is queued.

@@ -133,12 +133,12 @@ impl Session {
     }
 
     fn enter(&self, channel: &ChannelName, list: bool) {
-        let member = self.client().member();
+        let client = self.client();
         if list {
             self.opening(channel, |opening, _, _| opening.members = Part::Awaited);
         }
         let receipt = self.ask(Asked::Roll);
-        let ordered = self.shard.relay().enter(channel.clone(), member, self.link.key(), list, receipt);
+        let ordered = self.shard.relay().enter(channel.clone(), client.member(), client.serial, list, receipt);
         if let Err(overloaded) = ordered {
             self.forget(receipt);
             self.give_up(channel, overloaded.into());
@@ -412,8 +412,8 @@ impl Session {
             self.replaying.set(self.replaying.get() - 1);
         }
         if subscription.is_member {
-            let (client, grace) = (self.client().id, std::time::Duration::ZERO);
-            self.shard.relay().exit(channel.clone(), client, self.link.key(), grace);
+            let (client, grace) = (self.client(), std::time::Duration::ZERO);
+            self.shard.relay().exit(channel.clone(), client.id, client.serial, grace);
         }
         Some(subscription)
     }

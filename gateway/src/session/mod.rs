@@ -281,7 +281,7 @@ impl Session {
         may_subscribe(namespace, &channel, self.client().user.as_deref())?;
         subscriptions::require_presence(namespace, &channel)?;
         let receipt = self.ask(Asked::Presence { id });
-        let ordered = self.shard.relay().members(channel, after, receipt);
+        let ordered = self.shard.relay().members(channel, Some(self.client().id), after, receipt);
         ordered.inspect_err(|_| self.forget(receipt)).map_err(Refusal::from)
     }
 

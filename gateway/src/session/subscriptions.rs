@@ -170,7 +170,8 @@ impl Session {
 
     fn ask_for_roll(&self, channel: &ChannelName) {
         let receipt = self.ask(Asked::Roll);
-        if let Err(overloaded) = self.shard.relay().members(channel.clone(), None, receipt) {
+        let client = Some(self.client().id);
+        if let Err(overloaded) = self.shard.relay().members(channel.clone(), client, None, receipt) {
             self.forget(receipt);
             self.give_up(channel, overloaded.into());
         }

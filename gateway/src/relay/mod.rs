@@ -7,20 +7,23 @@
 mod answer;
 mod presence;
 mod routes;
+mod signals;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use skywave_backplane::{
-    Any, Backplane as _, BackplaneState, Cluster as _, HistoryQuery, Interest, NewPublication, PublishError, Published,
+    Any, Backplane as _, BackplaneState, Cluster as _, ClusterError, HistoryQuery, Interest, NewPublication,
+    PublishError, Published, Target,
 };
-use skywave_proto::{ChannelName, Member};
+use skywave_proto::{ChannelName, Member, v1::signal};
 use tokio::sync::mpsc;
 
 use self::presence::Order as PresenceOrder;
 pub use self::{
     answer::{Answer, Answers, MembersAnswer, Receipt, ReplyTo},
-    routes::{Lost, Mailbox, Routes},
+    routes::{Lost, Mailbox, Routes, SIGNALS, Signal},
 };
 
 /// Publications of one channel go through one stripe, so that they keep their order.
@@ -47,6 +50,7 @@ pub struct Relay {
     memberships: mpsc::Sender<Membership>,
     presence: mpsc::Sender<PresenceOrder>,
     reads: mpsc::Sender<(ChannelName, HistoryQuery, Receipt)>,
+    signals: mpsc::Sender<(Target, Bytes)>,
     hasher: ahash::RandomState,
 }
 
@@ -73,7 +77,9 @@ impl Relay {
         tokio::spawn(presence::keep(backplane.clone(), queue, answers.clone()));
         let (reads, queue) = mpsc::channel(ORDERS);
         tokio::spawn(read(backplane.clone(), queue, answers));
-        Self { backplane, stripes, memberships, presence, reads, hasher: ahash::RandomState::new() }
+        let (signals, queue) = mpsc::channel(SIGNALS);
+        tokio::spawn(signals::send(backplane.clone(), queue));
+        Self { backplane, stripes, memberships, presence, reads, signals, hasher: ahash::RandomState::new() }
     }
 
     /// Whether the node reaches its backplane.
@@ -84,6 +90,27 @@ impl Relay {
     /// This run of this node, as other nodes know it.
     pub fn incarnation(&self) -> Arc<str> {
         self.backplane.incarnation()
+    }
+
+    /// The backplane itself, for callers outside the shards, which may wait.
+    pub fn backplane(&self) -> &Any {
+        &self.backplane
+    }
+
+    /// Says something to other nodes. Nobody hears whether it came; should too much be waiting, it does not.
+    pub fn signal(&self, to: Target, op: signal::Op) {
+        if self.signals.try_send((to, signals::encode(op))).is_err() {
+            crate::metrics::signal_dropped("out");
+            tracing::warn!("too many signals to other nodes are waiting, one is dropped");
+        }
+    }
+
+    /// Says something to other nodes, and waits until it is on its way.
+    ///
+    /// # Errors
+    /// As [`skywave_backplane::Cluster::signal`].
+    pub async fn signal_and_wait(&self, to: Target, op: signal::Op) -> Result<(), ClusterError> {
+        self.backplane.signal(to, signals::encode(op)).await
     }
 
     /// Publishes; the outcome goes to `reply_to`. Publications of a channel keep the order of these calls.

@@ -89,8 +89,8 @@ impl Session {
         let serial = seal::serial(earlier.as_ref(), now_ms);
         let (serial, older) = self.ground.clients.claim(&id, user.as_ref(), self.seat(), serial);
         self.state.borrow_mut().client = Some(Client { id, user, info, serial });
-        if let Some((shard, key)) = older {
-            self.ground.shards[shard].run(move |shard| shard.replace(key));
+        if let Some(older) = older {
+            self.ground.replace(older);
         }
     }
 

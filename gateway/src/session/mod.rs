@@ -22,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication};
-use skywave_proto::{ChannelName, ErrorCode, Member, Payload};
+use skywave_proto::{ChannelName, CloseCode, ErrorCode, Member, Payload};
 use tokio::time::Instant as TokioInstant;
 
 pub use self::{
@@ -42,7 +42,7 @@ use crate::{
     metrics::{self, Source},
     push::{Encoded, Format, Goodbye},
     relay::{Answer, MembersAnswer, Receipt, ReplyTo},
-    shard::{Link, Shard},
+    shard::{Description, Link, Shard},
 };
 
 /// Publications in one reply, over all its channels, and in one page of history: at most this many bytes of payload.
@@ -81,6 +81,17 @@ pub struct Ground {
     pub clients: Clients,
     /// The node's shards, to reach a connection of another one.
     pub shards: Vec<crate::shard::ShardHandle>,
+}
+
+impl Ground {
+    /// A newer connection speaks for the client of this one.
+    pub fn replace(&self, (shard, key): Seat) {
+        self.shards[shard].run(move |shard| {
+            if let Some(owner) = shard.owner(key) {
+                owner.leave(CloseCode::Replaced.into());
+            }
+        });
+    }
 }
 
 /// See the module.
@@ -360,6 +371,20 @@ impl Session {
             }
         }
         self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
+    }
+
+    /// What back ends are told of it; nothing until the client is known.
+    pub fn describe(&self) -> Option<Description> {
+        let state = self.state.borrow();
+        let client = state.client.as_ref()?;
+        let age_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Some(Description {
+            client: client.id.clone(),
+            user: client.user.clone(),
+            protocol: self.voice.name(),
+            connected_at_ms: now_ms().saturating_sub(age_ms),
+            channels: state.subscriptions.keys().cloned().collect(),
+        })
     }
 
     /// Ends the connection with this goodbye, after what is queued.

@@ -406,6 +406,33 @@ impl Session {
         Ok(())
     }
 
+    /// Ends a subscription that the client would keep.
+    pub fn end_subscription(&self, channel: &ChannelName, reason: &'static str) {
+        let Some(subscription) = self.drop_subscription(channel) else { return };
+        match subscription.stage {
+            Stage::Opening(opening) => {
+                let message = format!("the subscription to {channel} was ended before it was there ({reason})");
+                self.not_opened(opening.asker, channel, Refusal::new(ErrorCode::PermissionDenied, message));
+            }
+            Stage::Replaying { .. } | Stage::Live => self.link.tell(&Push::Unsubscribed(channel.clone(), reason)),
+        }
+    }
+
+    /// Looks at the rights behind every subscription again. Those to publish are looked at with each publication.
+    pub fn refresh(&self) {
+        let Some(user) = self.state.borrow().client.as_ref().map(|client| client.user.clone()) else { return };
+        let settings = &self.ground.settings;
+        let may_stay = |channel: &ChannelName| {
+            named_namespace(settings, channel)
+                .and_then(|(_, namespace)| may_subscribe(namespace, channel, user.as_deref()))
+                .is_ok()
+        };
+        let subscribed: Vec<_> = self.state.borrow().subscriptions.keys().cloned().collect();
+        for channel in subscribed.iter().filter(|channel| !may_stay(channel)) {
+            self.end_subscription(channel, "permission");
+        }
+    }
+
     fn drop_subscription(&self, channel: &ChannelName) -> Option<Subscription> {
         let subscription = self.state.borrow_mut().subscriptions.remove(channel)?;
         self.shard.hub().detach(channel, self.link.key());

@@ -25,7 +25,7 @@ async fn node(server: &Server, heard: Arc<Recorder>) -> Redis {
 async fn join_all(node: &Redis, room: &ChannelName, clients: std::ops::Range<u32>, connection: u64) {
     let joins = clients.map(|client| node.join(room, member(&format!("c{client}")), connection));
     for joined in futures_util::future::join_all(joins).await {
-        joined.unwrap();
+        joined.expect("the backplane is there");
     }
 }
 

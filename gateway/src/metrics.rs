@@ -20,6 +20,8 @@ const SLOW_CONSUMERS: &str = "skywave_slow_consumers_total";
 const RECOVERIES: &str = "skywave_recoveries_total";
 const BACKPLANE_STATE: &str = "skywave_backplane_state";
 const REFUSED: &str = "skywave_handshakes_refused_total";
+const NODES: &str = "skywave_nodes";
+const SIGNALS_DROPPED: &str = "skywave_signals_dropped_total";
 const BUILD_INFO: &str = "skywave_build_info";
 
 /// From 100 us (a publication within one node) to 10 s (a backplane that was away).
@@ -74,6 +76,8 @@ fn describe() {
     describe_counter!(RECOVERIES, Unit::Count, "Subscriptions that came back with a position, by outcome");
     describe_gauge!(BACKPLANE_STATE, Unit::Count, "0 never reached, 1 degraded, 2 live");
     describe_counter!(REFUSED, Unit::Count, "Handshakes that were refused, by reason");
+    describe_gauge!(NODES, Unit::Count, "Nodes that are alive, as this one sees them");
+    describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the version is its label");
 
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -88,6 +92,9 @@ fn describe() {
         counter!(RECOVERIES, "outcome" => outcome).absolute(0);
     }
     counter!(SLOW_CONSUMERS, "policy" => "disconnect").absolute(0);
+    for direction in ["in", "out"] {
+        counter!(SIGNALS_DROPPED, "direction" => direction).absolute(0);
+    }
 }
 
 /// Opens the namespace's counters at 0, so that the first event is not missed.
@@ -110,6 +117,16 @@ pub fn backplane_state(state: BackplaneState) {
         BackplaneState::Degraded => 1.0,
         BackplaneState::Live => 2.0,
     });
+}
+
+/// So many nodes are alive.
+pub fn nodes(count: usize) {
+    gauge!(NODES).set(count as f64);
+}
+
+/// A signal found no room: `in` from another node, `out` to one.
+pub fn signal_dropped(direction: &'static str) {
+    counter!(SIGNALS_DROPPED, "direction" => direction).increment(1);
 }
 
 /// A publication was accepted.

@@ -49,7 +49,7 @@ impl Sink for Demux {
                 Some(event) => self.0.presence(&of, event),
                 None => error!(%channel, "dropping what is neither a join nor a leave"),
             },
-            Purpose::Control => match v1::Signal::decode(publication.payload.data().clone()) {
+            Purpose::Control => match v1::Carried::decode(publication.payload.data().clone()) {
                 Ok(signal) => self.0.signal(signal.from.into(), signal.message),
                 Err(error) => error!(%channel, %error, "dropping what is not a signal"),
             },

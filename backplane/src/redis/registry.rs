@@ -408,7 +408,7 @@ impl Cluster for Redis {
             Target::All => control(),
             Target::Node(incarnation) => control_of(&incarnation),
         };
-        let signal = v1::Signal { from: self.incarnation().to_string(), message };
+        let signal = v1::Carried { from: self.incarnation().to_string(), message };
         let published = self.0.masters.publish(&NewPublication {
             channel,
             payload: Payload::binary(signal.encode_to_vec().into()),

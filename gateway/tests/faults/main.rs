@@ -19,6 +19,7 @@ mod sentinel;
 mod traffic;
 mod wait;
 
+mod chaos;
 mod emptied;
 mod failover;
 mod identity;

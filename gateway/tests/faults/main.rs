@@ -4,9 +4,9 @@
 //! acknowledged is heard once and in order, or its absence is told in its place. `make faults` runs all of it; what
 //! takes long is left out of a plain `cargo test`.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)] // nobody reads these from outside; a test may fail
-#![allow(dead_code)] // more faults follow
 
 mod client;
+mod cluster;
 mod http;
 mod ledger;
 mod node;
@@ -14,13 +14,19 @@ mod process;
 mod proxy;
 mod publisher;
 mod redis;
+mod roll;
+mod sentinel;
 mod traffic;
 mod wait;
 
+mod chaos;
 mod emptied;
+mod failover;
 mod identity;
 mod node_gone;
+mod presence;
 mod refusal;
+mod resharding;
 mod restart;
 mod slow;
 mod stall;

@@ -26,7 +26,7 @@ pub async fn pair(paris: &str, oslo: &str) -> [Node; 2] {
     [paris, oslo]
 }
 
-/// A node with a configuration file of its own. Killed when dropped; if a test fails, its log is shown.
+/// A node with a configuration file of its own. Killed when dropped; if a test fails, or with `SHOW_LOGS`, its log is shown.
 pub struct Node {
     name: &'static str,
     settings: String,
@@ -179,7 +179,7 @@ history = {{ size = 4000, ttl = "10m" }}
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("SHOW_LOGS").is_some() {
             let log = self.log.lock();
             let from = log.len().saturating_sub(60);
             let lines: Vec<_> = log.iter().skip(from).map(String::as_str).collect();

@@ -1,7 +1,11 @@
 //! A TCP proxy that misbehaves on demand.
+//!
+//! It knows which process is at the other end of a connection (Linux tells), so that it can cut a network in two between
+//! processes that all live on one loopback interface.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, fs, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -21,18 +25,71 @@ enum Way {
 }
 
 /// Connections are numbered; those up to `until` have one way, later ones another.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Rules {
     until: u64,
     old: Way,
     new: Way,
     delay: Duration,
+    apart: Option<Arc<Apart>>,
+}
+
+/// A connection that was accepted.
+#[derive(Debug, Clone, Copy)]
+struct Accepted {
+    number: u64,
+    /// The socket at its other end.
+    inode: Option<u64>,
 }
 
 impl Rules {
-    fn way(&self, number: u64) -> Way {
-        if number <= self.until { self.old } else { self.new }
+    fn way(&self, accepted: Accepted) -> Way {
+        match &self.apart {
+            Some(apart) if apart.separates(accepted) => Way::Hole,
+            _ if accepted.number <= self.until => self.old,
+            _ => self.new,
+        }
     }
+}
+
+/// Processes that are on the other side of a partition: these, or all but these.
+#[derive(Debug)]
+struct Apart {
+    processes: Vec<u32>,
+    all_but: bool,
+    known: Mutex<HashMap<u64, bool>>,
+}
+
+impl Apart {
+    fn separates(&self, accepted: Accepted) -> bool {
+        let inode = accepted.inode.expect("a connection on this machine has two sockets");
+        *self.known.lock().entry(inode).or_insert_with(|| {
+            let is_one = self.processes.iter().any(|process| has_socket(*process, inode));
+            is_one != self.all_but
+        })
+    }
+}
+
+/// The inode of the other end's socket, as the kernel lists it. Ports alone do not tell: the same one is used towards
+/// different addresses.
+fn inode_of(accepted: &TcpStream) -> Option<u64> {
+    let written = |address: io::Result<SocketAddr>| match address.ok()? {
+        SocketAddr::V4(address) => {
+            Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port()))
+        }
+        SocketAddr::V6(_) => None,
+    };
+    let (from, to) = (written(accepted.peer_addr())?, written(accepted.local_addr())?);
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    let line = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = line.into_iter().find(|line| line.len() > 9 && line[1..3] == [&from, &to])?;
+    line[9].parse().ok()
+}
+
+fn has_socket(process: u32, inode: u64) -> bool {
+    let wanted = format!("socket:[{inode}]");
+    let open = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|file| fs::read_link(file.path()).ok()).any(|file| file.as_os_str() == &*wanted)
 }
 
 /// Listens on a port of its own and passes every connection on to one address. Ends when dropped.
@@ -46,7 +103,7 @@ impl Proxy {
     pub async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let open = Rules { until: 0, old: Way::Open, new: Way::Open, delay: Duration::ZERO };
+        let open = Rules { until: 0, old: Way::Open, new: Way::Open, delay: Duration::ZERO, apart: None };
         let (rules, now) = watch::channel(open);
         let (number, numbers) = watch::channel(0);
         tokio::spawn(accept(listener, target, now, number));
@@ -77,9 +134,15 @@ impl Proxy {
         self.rules.send_modify(|rules| (rules.old, rules.new) = (Way::Closed, Way::Closed));
     }
 
+    /// Nothing comes through between what it stands before and these processes; with `all_but`, between it and all others.
+    pub fn part(&self, processes: &[u32], all_but: bool) {
+        let apart = Apart { processes: processes.to_vec(), all_but, known: Mutex::default() };
+        self.rules.send_modify(|rules| rules.apart = Some(Arc::new(apart)));
+    }
+
     /// All is well again, and what waited comes through: late, as on a healed network.
     pub fn heal(&self) {
-        self.rules.send_modify(|rules| (rules.old, rules.new) = (Way::Open, Way::Open));
+        self.rules.send_modify(|rules| (rules.old, rules.new, rules.apart) = (Way::Open, Way::Open, None));
     }
 
     /// Every piece takes this much longer.
@@ -95,7 +158,8 @@ async fn accept(listener: TcpListener, target: SocketAddr, rules: watch::Receive
             accepted = listener.accept() => {
                 let Ok((socket, _)) = accepted else { continue };
                 number.send_modify(|number| *number += 1);
-                tokio::spawn(pass_on(socket, target, *number.borrow(), rules.clone()));
+                let accepted = Accepted { number: *number.borrow(), inode: inode_of(&socket) };
+                tokio::spawn(pass_on(socket, target, accepted, rules.clone()));
             }
             changed = gone.changed() => {
                 if changed.is_err() {
@@ -106,8 +170,8 @@ async fn accept(listener: TcpListener, target: SocketAddr, rules: watch::Receive
     }
 }
 
-async fn pass_on(client: TcpStream, target: SocketAddr, number: u64, mut rules: watch::Receiver<Rules>) {
-    if !is_open(&mut rules, number).await {
+async fn pass_on(client: TcpStream, target: SocketAddr, accepted: Accepted, mut rules: watch::Receiver<Rules>) {
+    if !is_open(&mut rules, accepted).await {
         return;
     }
     let Ok(server) = TcpStream::connect(target).await else { return };
@@ -117,24 +181,24 @@ async fn pass_on(client: TcpStream, target: SocketAddr, number: u64, mut rules: 
     let (there, back) = (rules.clone(), rules);
     // The end of either way is the end of both, and dropping the sockets tells both ends.
     let _ = tokio::select! {
-        ended = pump(client_reads, server_writes, number, there) => ended,
-        ended = pump(server_reads, client_writes, number, back) => ended,
+        ended = pump(client_reads, server_writes, accepted, there) => ended,
+        ended = pump(server_reads, client_writes, accepted, back) => ended,
     };
 }
 
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    number: u64,
+    accepted: Accepted,
     mut rules: watch::Receiver<Rules>,
 ) -> io::Result<()> {
     let mut piece = vec![0; 64 * 1024];
     loop {
         let length = tokio::select! {
             read = from.read(&mut piece) => read,
-            () = closed(rules.clone(), number) => return Ok(()),
+            () = closed(rules.clone(), accepted) => return Ok(()),
         };
-        if !is_open(&mut rules, number).await {
+        if !is_open(&mut rules, accepted).await {
             return Ok(());
         }
         let length = length?;
@@ -147,19 +211,19 @@ async fn pump(
         }
         tokio::select! {
             written = to.write_all(&piece[..length]) => written?,
-            () = closed(rules.clone(), number) => return Ok(()),
+            () = closed(rules.clone(), accepted) => return Ok(()),
         }
     }
 }
 
 /// Waits out a hole. False: closed.
-async fn is_open(rules: &mut watch::Receiver<Rules>, number: u64) -> bool {
-    let way = rules.wait_for(|rules| rules.way(number) != Way::Hole).await.map(|rules| rules.way(number));
+async fn is_open(rules: &mut watch::Receiver<Rules>, accepted: Accepted) -> bool {
+    let way = rules.wait_for(|rules| rules.way(accepted) != Way::Hole).await.map(|rules| rules.way(accepted));
     way.is_ok_and(|way| way == Way::Open)
 }
 
-async fn closed(mut rules: watch::Receiver<Rules>, number: u64) {
-    let _ = rules.wait_for(|rules| rules.way(number) == Way::Closed).await; // an error: the proxy is gone
+async fn closed(mut rules: watch::Receiver<Rules>, accepted: Accepted) {
+    let _ = rules.wait_for(|rules| rules.way(accepted) == Way::Closed).await; // an error: the proxy is gone
 }
 
 mod tests {
@@ -206,6 +270,17 @@ mod tests {
         let mut waited = [0];
         old.read_exact(&mut waited).await.unwrap();
         assert!(answers(&mut old).await && waited == *b"x");
+    }
+
+    #[tokio::test]
+    async fn it_knows_who_is_at_the_other_end() {
+        let proxy = Proxy::start(echo().await).await;
+        let mut old = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(answers(&mut old).await);
+        proxy.part(&[std::process::id()], true);
+        assert!(answers(&mut old).await && answers(&mut TcpStream::connect(proxy.address()).await.unwrap()).await);
+        proxy.part(&[std::process::id()], false);
+        assert!(!answers(&mut old).await && !answers(&mut TcpStream::connect(proxy.address()).await.unwrap()).await);
     }
 
     #[tokio::test]

@@ -37,6 +37,18 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Runs one command at whoever speaks the protocol there.
+pub async fn command<T: FromRedisValue>(at: SocketAddr, words: &[&str]) -> T {
+    let answer = try_command(at, words).await.unwrap_or_else(|error| panic!("{at}: {words:?}: {error}"));
+    redis::from_redis_value(answer).unwrap_or_else(|error| panic!("{at}: {words:?}: {error}"))
+}
+
+pub async fn try_command(at: SocketAddr, words: &[&str]) -> RedisResult<Value> {
+    let client = redis::Client::open(format!("redis://{at}"))?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+}
+
 /// One server on a port and in a folder of its own. Killed when dropped.
 pub struct Redis {
     port: u16,
@@ -77,10 +89,9 @@ impl Redis {
         }));
     }
 
-    /// Starts it with more options than before, and waits for nothing.
-    pub fn relaunch(&mut self, options: &[&str]) {
+    /// More options, from the next start on.
+    pub fn add(&mut self, options: &[&str]) {
         self.options.extend(options.iter().map(|option| (*option).to_owned()));
-        self.spawn();
     }
 
     /// Asks it to end, and waits until it has.
@@ -105,6 +116,10 @@ impl Redis {
         self.process().signal("CONT");
     }
 
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("it runs")
     }
@@ -123,14 +138,11 @@ impl Redis {
 
     /// Runs one command, as an operator would.
     pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
-        let answer = self.try_command(words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
-        redis::from_redis_value(answer).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        command(self.address(), words).await
     }
 
     pub async fn try_command(&self, words: &[&str]) -> RedisResult<Value> {
-        let client = redis::Client::open(self.url())?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+        try_command(self.address(), words).await
     }
 
     /// The end of its log.

@@ -97,7 +97,8 @@ async fn a_server_that_loads_its_data_for_long_is_waited_for() {
     redis.command::<()>(&["EVAL", many, "0"]).await;
     // Ended kindly it writes everything, and then it reads at 300 us for a key.
     redis.end().await;
-    redis.relaunch(&["--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024"]);
+    redis.add(&["--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024"]);
+    redis.spawn();
     let loading = async || {
         let answer = redis.try_command(&["PING"]).await;
         answer.is_err_and(|error| error.code() == Some("LOADING"))

@@ -63,3 +63,20 @@ async fn a_connection_that_swallows_everything_is_replaced() {
     traffic.flow(10).await;
     traffic.end().await.assert_unnoticed();
 }
+
+#[tokio::test]
+async fn a_network_that_is_slow_and_then_breaks_is_a_delay() {
+    let redis = Redis::start(EMPTY).await;
+    let proxy = Proxy::start(redis.address()).await;
+    let [paris, oslo] = node::pair(&proxy.url(), &proxy.url()).await;
+    let traffic = Traffic::begin(PLAN, &[&paris, &oslo]).await;
+    proxy.delay(Duration::from_millis(60));
+    traffic.flow(5).await;
+    proxy.cut();
+    last(Duration::from_secs(1)).await;
+    proxy.heal();
+    traffic.flow(5).await;
+    proxy.delay(Duration::ZERO);
+    traffic.flow(5).await;
+    traffic.end().await.assert_unnoticed();
+}

@@ -228,6 +228,19 @@ impl Outcome {
         }
     }
 
+    /// Replication is asynchronous: what was on its way when a master died may be acknowledged and lost, and who saw it is
+    /// told. Nothing else is, and nobody is told anything else.
+    pub fn assert_lost_what_was_on_its_way_at_most(&self) {
+        let overwritten: usize = self.judge().iter().map(|(.., verdict)| verdict.overwritten).sum();
+        assert!(overwritten < 100, "{overwritten} were acknowledged and lost");
+        for (name, record) in &self.records {
+            for (channel, account) in &record.channels {
+                let told = account.told();
+                assert!(told.iter().all(|word| *word == Word::Rollback), "{name} of {channel}: {told:?}");
+            }
+        }
+    }
+
     /// As [`Outcome::assert_kept`], and on every channel every client was told this and nothing else.
     pub fn assert_told(&self, words: &[Word]) {
         self.assert_kept();

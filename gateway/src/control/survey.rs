@@ -25,11 +25,14 @@ pub struct Surveyed<T> {
     pub silent: Vec<Arc<str>>,
 }
 
+/// Where the answers to one survey go, each with the incarnation that gave it.
+type AnswerSender = mpsc::Sender<(Arc<str>, Answer)>;
+
 /// The surveys that are open. Bound: [`OPEN`]. The lock is held for one look-up.
 #[derive(Debug, Default)]
 pub(super) struct Surveys {
     ids: AtomicU64,
-    open: Mutex<HashMap<u64, mpsc::Sender<(Arc<str>, Answer)>>>,
+    open: Mutex<HashMap<u64, AnswerSender>>,
 }
 
 /// One survey, open until it is dropped.

@@ -21,7 +21,11 @@ const RING_BYTES: &str = "skywave_backplane_ring_bytes";
 pub fn describe_metrics() {
     describe_gauge!(STATE, Unit::Count, "0 never reached, 1 degraded, 2 live; one for each master");
     describe_histogram!(PROBE, Unit::Seconds, "From publishing a probe to hearing it, while nothing else is heard");
-    describe_counter!(RECOVERED, Unit::Count, "Publications that were fetched from history because they were not heard");
+    describe_counter!(
+        RECOVERED,
+        Unit::Count,
+        "Publications that were fetched from history because they were not heard"
+    );
     describe_counter!(GAPS, Unit::Count, "Gaps that the channels of this node were told, by kind");
     describe_counter!(SESSIONS, Unit::Count, "Times that a master was reached, subscribed and caught up with");
     describe_histogram!(SWEEP, Unit::Seconds, "From reaching a master to having caught up on all of its channels");

@@ -228,7 +228,11 @@ fn read_slots(slots: Value, from: &ConnectionInfo, access: &Access) -> Option<Vi
             let at = address.addr().to_string();
             nodes.insert(at.clone(), address.clone());
             if place == 0 {
-                masters.entry(at).or_insert_with(|| Found { address, slots: BTreeSet::new() }).slots.extend(first..=last);
+                masters
+                    .entry(at)
+                    .or_insert_with(|| Found { address, slots: BTreeSet::new() })
+                    .slots
+                    .extend(first..=last);
             }
         }
     }
@@ -271,7 +275,8 @@ mod tests {
         let from = "redis://seed:7000".into_connection_info().unwrap();
         let view = read_slots(answer, &from, &Access::default()).unwrap();
         assert!(view.is_whole());
-        let at: Vec<_> = view.masters.iter().map(|found| (found.address.addr().to_string(), found.slots.len())).collect();
+        let at: Vec<_> =
+            view.masters.iter().map(|found| (found.address.addr().to_string(), found.slots.len())).collect();
         assert_eq!(at, [("10.0.0.1:7000".to_owned(), 100), ("seed:7002".to_owned(), 16284)]);
         assert!(view.nodes.contains_key("10.0.0.2:7001"), "a replica can be asked too");
     }

@@ -72,9 +72,9 @@ impl Masters {
         new: &NewPublication,
     ) -> impl Future<Output = Result<Published, PublishError>> + Send + 'static + use<> {
         let master = self.inboxes.owner_of(keys::partition(&new.channel));
-        let answer = master.map(|master| self.all.read()[master].publisher.publish(new)).ok_or_else(|| {
-            PublishError::Unavailable { channel: new.channel.clone(), source: None }
-        });
+        let answer = master
+            .map(|master| self.all.read()[master].publisher.publish(new))
+            .ok_or_else(|| PublishError::Unavailable { channel: new.channel.clone(), source: None });
         async move { answer?.await }
     }
 
@@ -229,13 +229,15 @@ mod tests {
     fn a_master_keeps_its_number_over_a_failover() {
         let before = [target(1, 0..8000), target(2, 8000..SLOTS)];
         assert_eq!(assign(&before, &[found(2, 8000..SLOTS), found(3, 0..8000)]), [Some(1), Some(0)]);
-        assert_eq!(assign(&before, &[found(1, 0..8000), found(2, 9000..SLOTS), found(3, 8000..9000)]), [
-            Some(0),
-            Some(1),
-            None
-        ]);
+        assert_eq!(
+            assign(&before, &[found(1, 0..8000), found(2, 9000..SLOTS), found(3, 8000..9000)]),
+            [Some(0), Some(1), None]
+        );
         assert_eq!(assign(&[], &[found(1, 0..SLOTS)]), [None]);
         let gone = Target { address: None, partitions: Arc::default(), sharded: true };
-        assert_eq!(assign(&[target(1, 0..8000), gone], &[found(1, 0..8000), found(3, 8000..SLOTS)]), [Some(0), Some(1)]);
+        assert_eq!(
+            assign(&[target(1, 0..8000), gone], &[found(1, 0..8000), found(3, 8000..SLOTS)]),
+            [Some(0), Some(1)]
+        );
     }
 }

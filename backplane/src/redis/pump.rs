@@ -113,12 +113,7 @@ impl Pump {
                 (lane, LaneQueue { number, items })
             })
             .unzip();
-        let pump = Self {
-            lanes,
-            hasher: ahash::RandomState::new(),
-            inboxes,
-            tickets: 1.into(),
-        };
+        let pump = Self { lanes, hasher: ahash::RandomState::new(), inboxes, tickets: 1.into() };
         (pump, queues)
     }
 

@@ -179,10 +179,9 @@ impl Supervisor {
     async fn establish(&self, target: &Target) -> Result<Session, Ended> {
         let began = Instant::now();
         let link = self.link(target).await?;
-        let mut subscriber =
-            Subscriber::open(&self.options, target, &self.keys, &self.pump, &self.inbox, &self.heard)
-                .await
-                .map_err(Ended::anew)?;
+        let mut subscriber = Subscriber::open(&self.options, target, &self.keys, &self.pump, &self.inbox, &self.heard)
+            .await
+            .map_err(Ended::anew)?;
         // Nothing of this is subscribed on this connection.
         self.inbox.dropped.lock().clear();
         self.pump.expire(self.number, Instant::now());

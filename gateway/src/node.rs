@@ -9,13 +9,13 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::Rng as _;
-use skywave_backplane::{Any, BackplaneState, Memory, Redis, RedisOptions, RedisOptionsError, Sink};
+use skywave_backplane::{Any, Generation, Memory, Redis, RedisOptions, RedisOptionsError, Sink};
 use skywave_proto::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Internal},
-    config::{Secret, Settings},
+    config::{RedisUrl, Secret, Settings},
     metrics,
     push::Goodbye,
     relay::{Answers, Mailbox, Relay, Routes},
@@ -188,15 +188,34 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, tokio::net::Tcp
 /// Where Redis is, if the backplane is there.
 fn redis_options(settings: &Settings) -> Result<Option<RedisOptions>, RedisOptionsError> {
     let backplane = &settings.backplane;
-    let Some(url) = backplane.url.redis() else { return Ok(None) };
+    let urls: Vec<_> = backplane.redis().iter().map(RedisUrl::reveal).collect();
+    if urls.is_empty() {
+        return Ok(None);
+    }
     let password = backplane.password.as_ref().map(Secret::reveal);
     let (username, node) = (backplane.username.as_deref(), &settings.node.name);
-    RedisOptions::parse(url.reveal(), &backplane.prefix, username, password, node).map(Some)
+    let sentinel_password = backplane.sentinel_password.as_ref().map(Secret::reveal);
+    let mut options = RedisOptions::parse_all(&urls, &backplane.prefix, username, password, node)?
+        .with_sentinel_credentials(backplane.sentinel_username.as_deref(), sentinel_password)
+        .with_generation(backplane.generation)
+        .with_ring_bytes(settings.limits.node_ring_bytes)
+        .with_session_grace(settings.timeouts.session_grace);
+    if let Some(authorities) = &backplane.ca {
+        options = options.with_ca(authorities.pem())?;
+    }
+    if backplane.generation == Generation::Connection {
+        tracing::warn!(
+            "backplane.generation = \"connection\": every new connection to redis counts as another master, so each time \
+             every channel begins a new epoch and costs a look into its history; use it only where redis hides its \
+             replication id and its run id"
+        );
+    }
+    Ok(Some(options))
 }
 
 fn open_backplane(redis: Option<RedisOptions>, sink: Arc<dyn Sink>) -> (Any, Option<Redis>) {
     let Some(options) = redis else {
-        metrics::backplane_state(BackplaneState::Live);
+        metrics::embedded_backplane();
         return (Any::Memory(Memory::new(sink)), None);
     };
     let redis = Redis::new(options, sink);

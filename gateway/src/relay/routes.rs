@@ -124,7 +124,6 @@ impl Sink for Routes {
     fn signal(&self, _from: Arc<str>, _message: Bytes) {}
 
     fn state(&self, state: BackplaneState) {
-        crate::metrics::backplane_state(state);
         self.mailboxes.iter().for_each(|mailbox| mailbox.backplane(state));
     }
 }

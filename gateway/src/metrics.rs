@@ -4,7 +4,6 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use skywave_backplane::BackplaneState;
 use skywave_proto::{CloseCode, Publication};
 
 const CONNECTIONS: &str = "skywave_connections";
@@ -55,6 +54,7 @@ pub fn install(node: &str) -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
         .install_recorder()?;
     describe();
+    skywave_backplane::describe_metrics();
     Ok(handle)
 }
 
@@ -74,7 +74,6 @@ fn describe() {
     );
     describe_counter!(SLOW_CONSUMERS, Unit::Count, "Clients that did not read fast enough, by what was done");
     describe_counter!(RECOVERIES, Unit::Count, "Subscriptions that came back with a position, by outcome");
-    describe_gauge!(BACKPLANE_STATE, Unit::Count, "0 never reached, 1 degraded, 2 live");
     describe_counter!(REFUSED, Unit::Count, "Handshakes that were refused, by reason");
     describe_gauge!(NODES, Unit::Count, "Nodes that are alive, as this one sees them");
     describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
@@ -110,13 +109,9 @@ pub fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
 }
 
-/// The backplane came or went.
-pub fn backplane_state(state: BackplaneState) {
-    gauge!(BACKPLANE_STATE, "shard" => "0").set(match state {
-        BackplaneState::Never => 0.0,
-        BackplaneState::Degraded => 1.0,
-        BackplaneState::Live => 2.0,
-    });
+/// The embedded backplane is there as long as the node is. Through Redis the backplane says it itself, for each master.
+pub fn embedded_backplane() {
+    gauge!(BACKPLANE_STATE, "shard" => "0").set(2.0);
 }
 
 /// So many nodes are alive.

@@ -9,14 +9,14 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::Rng as _;
-use skywave_backplane::{Any, BackplaneState, Memory, NodeInfo, Redis, RedisOptions, RedisOptionsError, Sink};
+use skywave_backplane::{Any, Generation, Memory, NodeInfo, Redis, RedisOptions, RedisOptionsError, Sink};
 use skywave_proto::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Internal},
     clock::now_ms,
-    config::{Secret, Settings},
+    config::{RedisUrl, Secret, Settings},
     control::{self, Control},
     metrics,
     push::Goodbye,
@@ -32,6 +32,8 @@ const LEAVE_WINDOW: Duration = Duration::from_secs(5);
 const LEAVE_WINDOW_DEVELOPMENT: Duration = Duration::from_millis(500);
 /// A client is asked to wait at most this long before it comes back.
 const COME_BACK_WITHIN_MS: u64 = 1000;
+/// How long leaving the backplane may take at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a drain looks whether everybody has left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often the cluster's secret is asked for while it cannot be read.
@@ -64,6 +66,8 @@ pub struct Node {
     leaving: CancellationToken,
     /// Closes the internal ones, last of all.
     gone: CancellationToken,
+    /// The backplane, where it has to be left in good order.
+    redis: Option<Redis>,
 }
 
 impl Node {
@@ -96,7 +100,7 @@ impl Node {
             shards: shards.clone(),
             settings: settings.clone(),
         });
-        find_secret(ground.clone(), redis);
+        find_secret(ground.clone(), redis.clone());
         let origins = OriginRules { allowed: settings.public.origins.clone(), development: settings.development() };
         let public = Arc::new(Public::new(ground.clone(), origins));
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
@@ -114,6 +118,7 @@ impl Node {
             internal_addresses: Vec::new(),
             leaving,
             gone,
+            redis,
         };
         for (address, listener) in public_listeners {
             node.public_addresses.push(address);
@@ -164,6 +169,10 @@ impl Node {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         tracing::info!(cut = self.public.websockets(), "stopped");
+        // What was published still goes out, and whoever does not come back elsewhere leaves when the grace is over.
+        if let Some(redis) = &self.redis {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, redis.close()).await;
+        }
         self.stop();
     }
 
@@ -207,15 +216,34 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, tokio::net::Tcp
 /// Where Redis is, if the backplane is there.
 fn redis_options(settings: &Settings) -> Result<Option<RedisOptions>, RedisOptionsError> {
     let backplane = &settings.backplane;
-    let Some(url) = backplane.url.redis() else { return Ok(None) };
+    let urls: Vec<_> = backplane.redis().iter().map(RedisUrl::reveal).collect();
+    if urls.is_empty() {
+        return Ok(None);
+    }
     let password = backplane.password.as_ref().map(Secret::reveal);
     let (username, node) = (backplane.username.as_deref(), &settings.node.name);
-    RedisOptions::parse(url.reveal(), &backplane.prefix, username, password, node).map(Some)
+    let sentinel_password = backplane.sentinel_password.as_ref().map(Secret::reveal);
+    let mut options = RedisOptions::parse_all(&urls, &backplane.prefix, username, password, node)?
+        .with_sentinel_credentials(backplane.sentinel_username.as_deref(), sentinel_password)
+        .with_generation(backplane.generation)
+        .with_ring_bytes(settings.limits.node_ring_bytes)
+        .with_session_grace(settings.timeouts.session_grace);
+    if let Some(authorities) = &backplane.ca {
+        options = options.with_ca(authorities.pem())?;
+    }
+    if backplane.generation == Generation::Connection {
+        tracing::warn!(
+            "backplane.generation = \"connection\": every new connection to redis counts as another master, so each time \
+             every channel begins a new epoch and costs a look into its history; use it only where redis hides its \
+             replication id and its run id"
+        );
+    }
+    Ok(Some(options))
 }
 
 fn open_backplane(redis: Option<RedisOptions>, sink: Arc<dyn Sink>) -> (Any, Option<Redis>) {
     let Some(options) = redis else {
-        metrics::backplane_state(BackplaneState::Live);
+        metrics::embedded_backplane();
         return (Any::Memory(Memory::new(sink)), None);
     };
     let redis = Redis::new(options, sink);

@@ -46,9 +46,9 @@ fn mistakes_are_told_with_their_place_and_what_is_allowed() {
         ("[node]\nshards = 129\n", "skywave.toml:2:1: node.shards", &["128"]),
         ("[public]\norigins = [\"example.com\"]\n", "public.origins", &["https://"]),
         (
-            "[backplane]\nurl = \"rediss://a\"\n",
-            "skywave.toml:2:1: backplane.url",
-            &["not supported by this version yet"],
+            "[namespaces.a]\ndurability = { replicated = 1, within = \"1s\" }\n",
+            "skywave.toml:2:1: namespaces.a.durability",
+            &["memory", "accepted"],
         ),
         ("[backplane]\nurl = \"redis://a/7\"\n", "skywave.toml:2:1: backplane.url", &["database 0", "prefix"]),
         ("[backplane]\nurl = \"postgres://a\"\n", "skywave.toml:2:1: backplane.url", &["memory", "redis://"]),

@@ -4,7 +4,7 @@
 use std::{ffi::OsString, fs, num::NonZeroU32, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
 
 use proptest::prelude::*;
-use skywave_backplane::HistoryPolicy;
+use skywave_backplane::{Durability, Generation, HistoryPolicy};
 use skywave_gateway::config::{
     self, BackplaneUrl, ConfigError, Flags, LogFormat, Namespace, Place, PublishRight, Scope, Settings, SubscribeRight,
 };
@@ -94,6 +94,9 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(settings.limits.frame_bytes, 1 << 20);
     assert_eq!(settings.limits.publication_bytes, 64 << 10);
     assert_eq!(settings.limits.outbox_bytes, 1 << 20);
+    assert_eq!(settings.limits.node_ring_bytes, 256 << 20);
+    assert_eq!(settings.backplane.generation, Generation::Replid);
+    assert!(settings.backplane.ca.is_none() && settings.backplane.redis().is_empty());
     assert_eq!(settings.timeouts.handshake, seconds(5));
     assert_eq!(settings.timeouts.connect, seconds(10));
     assert_eq!(settings.timeouts.ping_interval, seconds(25));
@@ -165,7 +168,7 @@ fn a_full_file_is_read() {
     assert_eq!(settings.node.log, LogFormat::Json);
     assert_eq!(settings.public.listen.len(), 2);
     assert_eq!(settings.public.origins.len(), 3);
-    assert_eq!(settings.backplane.url.redis().unwrap().reveal(), "redis://redis:6379/0");
+    assert_eq!(settings.backplane.redis()[0].reveal(), "redis://redis:6379/0");
     assert_eq!(settings.backplane.password.as_ref().unwrap().reveal(), "[not, a list]");
     let key = &settings.api.keys[0];
     assert!(key.allows(Scope::Read) && key.allows(Scope::Publish) && !key.allows(Scope::Control));
@@ -181,6 +184,7 @@ fn a_full_file_is_read() {
         Some(&Namespace {
             history: Some(history),
             presence: true,
+            durability: Durability::Accepted,
             publish: PublishRight::Nobody,
             subscribe: SubscribeRight::Users,
         })
@@ -251,10 +255,6 @@ fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
         (
             "[namespaces.chat]\nslow_consumer = \"latest\"",
             "2:1: namespaces.chat.slow_consumer: `slow_consumer` is not supported by this version yet",
-        ),
-        (
-            "[namespaces.chat]\ndurability = { replicated = 1 }",
-            "2:1: namespaces.chat.durability: `durability` is not supported by this version yet",
         ),
         (
             "[namespaces.chat]\nflush_interval = \"0ms\"",
@@ -363,15 +363,39 @@ fn addresses_urls_and_origins_are_checked() {
             "2:17: public.origins.1: \"https://a.com/\" is not an origin (it has no path, not even a slash at the end)",
         ),
         (
-            "[backplane]\nurl = \"redis-sentinel://a,b/m\"",
-            "2:1: backplane.url: `redis-sentinel://` is not supported by this version yet; this version knows \
-             \"memory\" and \"redis://host:6379\"",
+            "[backplane]\nurl = \"nats://a\"",
+            "2:1: backplane.url: unknown scheme `nats://`: write memory (one node), redis://host:6379, \
+             redis-sentinel://host:26379,…/name or redis-cluster://host:6379,…, with rediss for TLS",
+        ),
+        ("[backplane]\nurl = \"redis\"", "2:1: backplane.url: not a URL: write memory (one node), redis://host:6379, "),
+        (
+            "[backplane]\nurl = \"redis://a,b\"",
+            "2:1: backplane.url: not a Redis URL (it needs one host; for several set backplane.urls): write \
+             redis://user:password@host:6379",
         ),
         (
-            "[backplane]\nurl = \"nats://a\"",
-            "2:1: backplane.url: unknown scheme `nats://`; this version knows \"memory\" and \"redis://host:6379\"",
+            "[backplane]\nurl = \"redis-sentinel://ada:hunter2@a,b\"",
+            "2:1: backplane.url: not a Redis URL (it ends with the name that the sentinels know the master by): write \
+             redis-sentinel://user:password@host:26379,host:26379,host:26379/name-of-the-master",
         ),
-        ("[backplane]\nurl = \"redis\"", "2:1: backplane.url: neither a URL nor `memory`; this version knows"),
+        (
+            "[backplane]\nurl = \"rediss-cluster://a,b/3\"",
+            "2:1: backplane.url: not a Redis URL (only database 0 is used: all databases share one pub/sub, so take \
+             another backplane.prefix): write rediss-cluster://user:password@host:6379,host:6379,host:6379",
+        ),
+        (
+            "[backplane]\nurl = \"rediss://a/#insecure\"",
+            "2:1: backplane.url: not a Redis URL (there is no `#` in it: in a password it is written %23, and whom to \
+             trust is said by backplane.ca): write rediss://user:password@host:6379",
+        ),
+        (
+            "[backplane]\nurls = [\"redis://a\", \"nats://:hunter2@b\"]",
+            "2:22: backplane.urls.1: unknown scheme `nats://`: write redis://host:6379, or rediss:// for TLS",
+        ),
+        (
+            "[backplane]\ngeneration = \"epoch\"",
+            "2:1: backplane.generation: unknown variant `epoch`, expected one of `replid`, `run_id`, `connection`",
+        ),
     ]);
 }
 
@@ -382,6 +406,7 @@ fn values_out_of_range_are_refused() {
             "[limits]\nframe_bytes = 0",
             "2:1: limits.frame_bytes: must be more than 0: without a bound one client could take all memory",
         ),
+        ("[limits]\nnode_ring_bytes = 0", "2:1: limits.node_ring_bytes: must be more than 0: without a bound"),
         ("[timeouts]\nhandshake = \"0s\"", "2:1: timeouts.handshake: must be more than 0s"),
         ("[timeouts]\nconnect = \"0s\"", "2:1: timeouts.connect: must be more than 0s"),
         ("[timeouts]\nping_interval = \"0s\"", "2:1: timeouts.ping_interval: must be more than 0s"),
@@ -455,7 +480,194 @@ fn contradictions_are_refused_with_advice() {
             "[backplane]\nurl = \"redis://ada@h\"\nusername = \"ada\"",
             "3:1: backplane.username: the URL has a user too; set one of them",
         ),
+        (
+            "[backplane]\nurls = [\"redis://a\", \"redis://:pw@b\"]\npassword = \"pw\"",
+            "3:1: backplane.password: the URL has a password too; set one of them",
+        ),
+        (
+            "[backplane]\nurl = \"redis://a\"\nurls = [\"redis://a\", \"redis://b\"]",
+            "3:1: backplane.urls: `url` is set too; set one of them",
+        ),
+        (
+            "[backplane]\nurls = [\"redis://a\", \"redis://b\"]\nurl = \"memory\"",
+            "2:1: backplane.urls: `url` is set too; set one of them",
+        ),
+        (
+            "[backplane]\nurls = [\"redis://a\"]",
+            "2:1: backplane.urls: needs at least two independent masters; for one set backplane.url",
+        ),
+        ("[backplane]\nurls = []", "2:1: backplane.urls: needs at least two independent masters"),
+        (
+            "[backplane]\nurls = [\"redis://ada:hunter2@a\", \"rediss://b\", \"redis://A:6379/0\"]",
+            "2:48: backplane.urls.2: redis://A:6379/0 is the same Redis as backplane.urls.0; each stands there once",
+        ),
+        (
+            "[backplane]\nurls = [\"redis://a\", \"redis-cluster://:hunter2@b\"]",
+            "2:22: backplane.urls.1: redis-cluster://***@b is not one master: write redis://host:6379 or",
+        ),
+        (
+            "[backplane]\nurl = \"redis://a\"\nsentinel_username = \"ada\"",
+            "3:1: backplane.sentinel_username: only sentinels need it, and backplane.url does not name any: \
+             redis-sentinel://host,…/name",
+        ),
+        ("[backplane]\nsentinel_password = \"pw\"", "2:1: backplane.sentinel_password: only sentinels need it"),
     ]);
+}
+
+/// What `openssl req -x509` makes, with its key thrown away.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBhDCCASugAwIBAgIUKN5D66Kg3uMJAzMQfLR1PVFvzmQwCgYIKoZIzj0EAwIw
+FzEVMBMGA1UEAwwMc2t5d2F2ZS10ZXN0MCAXDTI2MTEyNTE3NDAxOVoYDzIxMjYx
+MTAxMTc0MDE5WjAXMRUwEwYDVQQDDAxza3l3YXZlLXRlc3QwWTATBgcqhkjOPQIB
+BggqhkjOPQMBBwNCAAS31UaT3Rz+ykLBlNnRpwHPGWjMEkCEkgsUNNPLC78hxWn4
+MVNaTMMvXupDo9ffGL7uEcTizqFUbEpLy33LDCyvo1MwUTAdBgNVHQ4EFgQUmtse
+bPgAiQF84b8ROVsvEr9BGngwHwYDVR0jBBgwFoAUmtsebPgAiQF84b8ROVsvEr9B
+GngwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNHADBEAiAGg9FOFYnHoMZE
+xkq9dNUD8FRCZQLnwvFeu8KEO2m/SAIgLI59/+Knf0Tk0uavcbviCay3D/IGQfuX
+CwgnxV0GK1M=
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn every_way_to_redis_is_read() {
+    for (text, shown) in [
+        ("url = \"rediss://ada:hunter2@h\"", "rediss://***@h"),
+        ("url = \"redis-sentinel://:hunter2@a,b:1,c/main\"", "redis-sentinel://***@a,b:1,c/main"),
+        ("url = \"rediss-sentinel://a/main\"", "rediss-sentinel://a/main"),
+        ("url = \"redis-cluster://a,b\"", "redis-cluster://a,b"),
+        ("url = \"rediss-cluster://:hunter2@a:1\"", "rediss-cluster://***@a:1"),
+        ("urls = [\"redis://a\", \"rediss://:hunter2@b\"]", "redis://a rediss://***@b"),
+        ("url = \"memory\"", ""),
+    ] {
+        let settings = file(&format!("[backplane]\n{text}")).good();
+        let urls: Vec<_> = settings.backplane.redis().iter().map(ToString::to_string).collect();
+        assert_eq!(urls.join(" "), shown);
+        assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
+    }
+}
+
+#[test]
+fn everything_about_redis_is_read() {
+    let start = file(
+        "[backplane]\nurl = \"rediss-sentinel://a/main\"\nusername = \"skywave\"\nsentinel_username = \"watcher\"\n\
+         sentinel_password_file = \"DIR/password\"\nca = \"DIR/ca.pem\"\ngeneration = \"run_id\"\n\
+         [limits]\nnode_ring_bytes = \"64MiB\"",
+    );
+    fs::write(start.path("password"), "hunter2\n").unwrap();
+    fs::write(start.path("ca.pem"), CERTIFICATE).unwrap();
+    let settings = start.good();
+    assert_eq!(settings.backplane.sentinel_username.as_deref(), Some("watcher"));
+    assert_eq!(settings.backplane.sentinel_password.as_ref().unwrap().reveal(), "hunter2");
+    assert_eq!(settings.backplane.ca.as_ref().unwrap().pem(), CERTIFICATE.as_bytes());
+    assert_eq!(settings.backplane.generation, Generation::RunId);
+    assert_eq!(settings.limits.node_ring_bytes, 64 << 20);
+    assert!(!format!("{settings:?}").contains("hunter2"));
+}
+
+#[test]
+fn who_is_trusted_is_known_at_start() {
+    let with = |content: Option<&str>, url: &str| {
+        let start = file(&format!("[backplane]\nurl = \"{url}\"\nca = \"DIR/ca.pem\""));
+        if let Some(content) = content {
+            fs::write(start.path("ca.pem"), content).unwrap();
+        }
+        start.bad()
+    };
+    let key = "-----BEGIN PRIVATE KEY-----\nQUJD\n-----END PRIVATE KEY-----\n";
+    let broken = "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n";
+    for content in ["", "hunter2", key, broken] {
+        let bad = with(Some(content), "rediss://h");
+        let place =
+            "skywave.toml:3:1: backplane.ca: ca.pem holds no certificate, or a broken one: write the path of a PEM";
+        assert!(bad.starts_with(place) && !bad.contains("hunter2"), "{bad}");
+    }
+    let bad = with(None, "rediss://h");
+    assert_eq!(bad, "skywave.toml:3:1: backplane.ca: cannot read ca.pem: No such file or directory (os error 2)");
+    for url in ["redis://h", "redis-cluster://h", "memory"] {
+        let bad = with(Some(CERTIFICATE), url);
+        let advice = "only TLS needs it, and no address of Redis begins with rediss; write rediss://…";
+        assert_eq!(bad, format!("skywave.toml:3:1: backplane.ca: {advice}"));
+    }
+}
+
+#[test]
+fn a_higher_layer_says_anew_where_the_backplane_is() {
+    let several = "[backplane]\nurls = [\"redis://a\", \"redis://b\"]";
+    let settings = file(several).flags(|flags| flags.backplane = Some("memory".into())).good();
+    assert!(settings.backplane.redis().is_empty());
+    let settings = file(several).var("SKYWAVE__BACKPLANE__URL", "redis://c").good();
+    assert_eq!(format!("{:?}", settings.backplane.redis()), "[redis://c]");
+    let settings = file("[backplane]\nurl_file = \"DIR/none\"").var("SKYWAVE__BACKPLANE__URLS", "redis://a,redis://b");
+    assert_eq!(format!("{:?}", settings.good().backplane.redis()), "[redis://a, redis://b]");
+    let bad = start().var("SKYWAVE__BACKPLANE__URLS", "redis://a,hunter2@b").bad();
+    assert!(
+        bad.starts_with("environment variable SKYWAVE__BACKPLANE__URLS: backplane.urls.1: not a URL: write"),
+        "{bad}"
+    );
+    assert!(!bad.contains("hunter2"), "{bad}");
+    let both =
+        start().var("SKYWAVE__BACKPLANE__URLS", "redis://a,redis://b").var("SKYWAVE__BACKPLANE__URL", "redis://c");
+    let bad = both.bad();
+    assert!(bad.ends_with("SKYWAVE__BACKPLANE__URLS: backplane.urls: `url` is set too; set one of them"), "{bad}");
+}
+
+#[test]
+fn a_namespace_says_when_a_publication_counts_as_accepted() {
+    let durability = |text: &str| {
+        let file = file(&format!("[backplane]\nurl = \"redis://h\"\n[namespaces.chat]\ndurability = {text}"));
+        file.load().map(|settings| settings.namespace("chat").unwrap().durability).map_err(|error| error.to_string())
+    };
+    assert_eq!(durability("\"accepted\""), Ok(Durability::Accepted));
+    for (replicas, text, within_ms) in [(1, "1ms", 1), (2, "500ms", 500), (5, "10s", 10_000)] {
+        let within = Duration::from_millis(within_ms);
+        let written = format!("{{ replicated = {replicas}, within = \"{text}\" }}");
+        assert_eq!(durability(&written), Ok(Durability::Replicated { replicas, within }));
+    }
+    let form = r#"write "accepted" or { replicated = 1, within = "500ms" }"#;
+    for (text, message) in [
+        (r#""replicated""#, format!("4:1: namespaces.chat.durability: \"replicated\" is not a durability: {form}")),
+        ("1", "4:1: namespaces.chat.durability: invalid type: integer `1`, expected \"accepted\" or {".to_owned()),
+        ("{ replicated = 1 }", "4:1: namespaces.chat.durability: missing field `within`".to_owned()),
+        (r#"{ within = "1s" }"#, "4:1: namespaces.chat.durability: missing field `replicated`".to_owned()),
+        (
+            r#"{ replicated = 1, within = "1s", x = 1 }"#,
+            "4:47: namespaces.chat.durability.x: unknown field `x`, expected `replicated` or `within`".to_owned(),
+        ),
+        (
+            r#"{ replicated = 0, within = "1s" }"#,
+            "4:16: namespaces.chat.durability.replicated: 0 is not one of 1 to 5 replicas".to_owned(),
+        ),
+        (
+            r#"{ replicated = 6, within = "1s" }"#,
+            "4:16: namespaces.chat.durability.replicated: 6 is not one of 1 to 5 replicas".to_owned(),
+        ),
+        (
+            r#"{ replicated = 1, within = "0s" }"#,
+            "4:32: namespaces.chat.durability.within: 0s is not one of 1ms to 10s".to_owned(),
+        ),
+        (
+            r#"{ replicated = 1, within = "11s" }"#,
+            "4:32: namespaces.chat.durability.within: 11s is not one of 1ms to 10s".to_owned(),
+        ),
+        (
+            r#"{ replicated = 1, within = 500 }"#,
+            "4:32: namespaces.chat.durability.within: 500 has no unit: write \"500s\" or \"500ms\"".to_owned(),
+        ),
+    ] {
+        let bad = durability(text).unwrap_err();
+        let told = bad.rsplit_once("skywave.toml:").unwrap().1;
+        assert!(told.starts_with(&message), "{text}\n  is: {told}\n not: {message}");
+    }
+    let replicated = "{ replicated = 1, within = \"500ms\" }";
+    let bad = file(&format!("[namespaces.chat]\ndurability = {replicated}")).bad();
+    assert_eq!(
+        bad,
+        "skywave.toml:2:1: namespaces.chat.durability: the memory backplane has no replicas: write \"accepted\", or set \
+         backplane.url to a Redis that has some"
+    );
+    let settings =
+        start().var("SKYWAVE__BACKPLANE__URL", "redis://h").var("SKYWAVE__NAMESPACES__A__DURABILITY", replicated);
+    assert_ne!(settings.good().namespace("a").unwrap().durability, Durability::Accepted);
 }
 
 #[test]
@@ -532,6 +744,12 @@ fn what_a_mistake_in_the_environment_is_answered() {
         ("API__KEYS__0__KEY", "hunter2", "api.keys: invalid type: map, expected a list"),
         ("BACKPLANE", "redis://:hunter2@h", "backplane: invalid type: string, expected a table"),
         ("BACKPLANE__URL", "redis://:hunter2@h/x", "backplane.url: not a Redis URL (only database 0 is used"),
+        (
+            "BACKPLANE__URLS",
+            "redis://:hunter2@h,redis://:hunter2@h/x",
+            "backplane.urls.1: not a Redis URL (only database",
+        ),
+        ("BACKPLANE__SENTINEL_PASSWORD", "hunter2", "backplane.sentinel_password: only sentinels need it"),
         ("", "x", "not the name of a setting: the shape is SKYWAVE__SECTION__KEY, with two underscores between"),
         ("LIMITS__", "x", "not the name of a setting: the shape is"),
         ("LIMITS____CONNECTIONS", "5", "not the name of a setting: the shape is"),
@@ -579,7 +797,7 @@ fn what_a_mistake_in_a_flag_is_answered() {
     let bad = start().flags(|flags| flags.name = Some("a/b".into())).bad();
     assert!(bad.starts_with("--name: node.name: has 1 to 64 letters"), "{bad}");
     let bad = start().flags(|flags| flags.backplane = Some("kafka://x".into())).bad();
-    assert!(bad.starts_with("--backplane: backplane.url: unknown scheme `kafka://`; this version knows"), "{bad}");
+    assert!(bad.starts_with("--backplane: backplane.url: unknown scheme `kafka://`: write memory"), "{bad}");
     let bad = start().flags(|flags| flags.listen = vec!["127.0.0.1:8001".into()]).bad();
     assert!(bad.starts_with("--listen: public.listen: 127.0.0.1:8001 collides with"), "{bad}");
 
@@ -676,6 +894,7 @@ fn development_mode_is_open_on_loopback() {
     let expected = Namespace {
         history: Some(HistoryPolicy { size: 100, ttl: seconds(600), meta_ttl: seconds(86_400) }),
         presence: true,
+        durability: Durability::Accepted,
         publish: PublishRight::Subscribers,
         subscribe: SubscribeRight::Anyone,
     };
@@ -729,7 +948,7 @@ fn secrets_and_urls_may_stand_in_files() {
     fs::write(start.path("key"), "0123456789abcdef").unwrap();
     let settings = start.good();
     assert_eq!(settings.node.secret.as_ref().unwrap().reveal(), SECRET);
-    assert_eq!(settings.backplane.url.redis().unwrap().reveal(), "redis://h:1");
+    assert_eq!(settings.backplane.redis()[0].reveal(), "redis://h:1");
     assert_eq!(settings.backplane.password.as_ref().unwrap().reveal(), "two words \n");
     assert_eq!(settings.api.keys[0].key.reveal(), "0123456789abcdef");
 }
@@ -793,6 +1012,8 @@ fn a_mistyped_secret_is_not_repeated() {
     for text in [
         "[node]\nsecret = 123456789",
         "[backplane]\npassword = 123456789",
+        "[backplane]\nsentinel_password = 123456789",
+        "[backplane]\nurls = [123456789]",
         "[api]\nkeys = [123456789]",
         "[api]\nkeys = [{ name = \"a\", key = 123456789, scopes = [] }]",
         "[[api.keys]]\nname = \"a\"\nkey = \"123456789\"\nscopes = [\"read\"]",

@@ -4,6 +4,10 @@ use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, TlsCertificates,
     io::tcp::TcpSettings,
 };
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 
 /// Where Redis is, and under which names everything stands there.
 #[derive(Clone)]
@@ -146,6 +150,18 @@ impl RedisOptions {
             }
         }
         Ok(self)
+    }
+
+    /// Whether [`RedisOptions::with_ca`] can take it, also where there is no TLS.
+    ///
+    /// # Errors
+    /// [`RedisOptionsError::Ca`] if there is no certificate in it, or one that cannot be read.
+    pub fn check_ca(pem: &[u8]) -> Result<(), RedisOptionsError> {
+        let mut trusted = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            trusted.add(certificate.map_err(|_| RedisOptionsError::Ca)?).map_err(|_| RedisOptionsError::Ca)?;
+        }
+        if trusted.is_empty() { Err(RedisOptionsError::Ca) } else { Ok(()) }
     }
 
     /// By what a master is known to be the one that it was.
@@ -303,9 +319,7 @@ fn with_ca(info: ConnectionInfo, pem: &[u8]) -> Result<ConnectionInfo, RedisOpti
     if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         return Ok(info);
     }
-    if !pem.windows(11).any(|window| window == b"-----BEGIN ") {
-        return Err(RedisOptionsError::Ca);
-    }
+    RedisOptions::check_ca(pem)?;
     let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem.to_vec()) };
     let client = Client::build_with_tls(info, certificates).map_err(|_| RedisOptionsError::Ca)?;
     Ok(client.get_connection_info().clone())
@@ -349,7 +363,7 @@ pub enum RedisOptionsError {
     #[error("the prefix has 1 to 64 letters, digits, '-', '_', '.' or ':'")]
     Prefix,
     /// Nobody to trust in it.
-    #[error("there is no certificate in PEM in it")]
+    #[error("there is no certificate in PEM in it, or a broken one")]
     Ca,
 }
 

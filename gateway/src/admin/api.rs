@@ -153,7 +153,7 @@ async fn publish(
         published_at_ms: now_ms(),
         key,
         history: namespace.history,
-        durability: skywave_backplane::Durability::Accepted,
+        durability: namespace.durability,
     };
     let at = Instant::now();
     let published = internal.relay.publish_and_wait(publication).await?;

@@ -2,15 +2,20 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use skywave_backplane::{Durability, MAX_WITHIN};
+
 use super::{
-    MAX_SHARDS, address, api::ApiKey, backplane::BackplaneUrl, layer::Path, namespaces, problem::Problem,
-    schema::Document, source::Sources,
+    MAX_SHARDS, RedisUrl, address, api::ApiKey, layer::Path, namespaces, problem::Problem, schema::Document,
+    source::Sources,
 };
 
 /// The fewest bytes of `node.secret`: as many as the hash that it keys.
 const SECRET_BYTES: usize = 32;
 /// The fewest bytes of an API key: 16 random letters cannot be guessed over a network.
 const KEY_BYTES: usize = 16;
+
+/// The most replicas that a publication may wait for.
+const MAX_REPLICAS: u32 = 5;
 
 /// Reports all of them.
 pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<Problem>) {
@@ -21,6 +26,7 @@ pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<P
     api_keys(&document.api.keys, &mut report);
     sizes(document, &mut report);
     times(document, &mut report);
+    durability(document, &mut report);
     for name in document.namespaces.keys() {
         if let Err(message) = namespaces::check_name(name) {
             report.at(vec!["namespaces".to_owned(), name.clone()], message);
@@ -88,12 +94,65 @@ fn backplane(document: &Document, report: &mut Report<'_>) {
     if !is_name(&backplane.prefix, "-_.:") {
         report.add("backplane.prefix", "has 1 to 64 letters (a to z), digits, `-`, `_`, `.` or `:`");
     }
-    let BackplaneUrl::Redis(url) = &backplane.url else { return };
-    if url.has_password() && backplane.password.is_some() {
-        report.add("backplane.password", "the URL has a password too; set one of them");
+    let urls = backplane.redis();
+    if backplane.ca.is_some() && !urls.iter().any(RedisUrl::is_tls) {
+        report.add("backplane.ca", "only TLS needs it, and no address of Redis begins with rediss; write rediss://…");
     }
-    if url.has_username() && backplane.username.is_some() {
-        report.add("backplane.username", "the URL has a user too; set one of them");
+    for (key, is_set) in [
+        ("backplane.sentinel_username", backplane.sentinel_username.is_some()),
+        ("backplane.sentinel_password", backplane.sentinel_password.is_some()),
+    ] {
+        if is_set && !urls.iter().any(RedisUrl::is_sentinel) {
+            report
+                .add(key, "only sentinels need it, and backplane.url does not name any: redis-sentinel://host,…/name");
+        }
+    }
+    for (key, other, in_url, is_set) in [
+        ("backplane.password", "password", RedisUrl::has_password as fn(&_) -> _, backplane.password.is_some()),
+        ("backplane.username", "user", RedisUrl::has_username, backplane.username.is_some()),
+    ] {
+        if is_set && urls.iter().any(in_url) {
+            report.add(key, format!("the URL has a {other} too; set one of them"));
+        }
+    }
+    masters(&backplane.urls, report);
+}
+
+/// What is true of `backplane.urls` only.
+fn masters(urls: &[RedisUrl], report: &mut Report<'_>) {
+    for (index, url) in urls.iter().enumerate() {
+        let key = format!("backplane.urls.{index}");
+        if !url.is_single() {
+            report.add(&key, format!("{url} is not one master: write redis://host:6379 or rediss://host:6379"));
+        }
+        if let Some(earlier) = urls[..index].iter().position(|earlier| earlier.address() == url.address()) {
+            report.add(&key, format!("{url} is the same Redis as backplane.urls.{earlier}; each stands there once"));
+        }
+    }
+}
+
+fn durability(document: &Document, report: &mut Report<'_>) {
+    let is_in_memory = document.backplane.redis().is_empty();
+    for (name, namespace) in &document.namespaces {
+        let Durability::Replicated { replicas, within } = namespace.durability else { continue };
+        let key = |last: &[&str]| {
+            let steps = ["namespaces", name, "durability"].into_iter().chain(last.iter().copied());
+            steps.map(str::to_owned).collect::<Path>()
+        };
+        if is_in_memory {
+            report.at(
+                key(&[]),
+                "the memory backplane has no replicas: write \"accepted\", or set backplane.url to a Redis that has some",
+            );
+        }
+        if !(1..=MAX_REPLICAS).contains(&replicas) {
+            report.at(key(&["replicated"]), format!("{replicas} is not one of 1 to {MAX_REPLICAS} replicas"));
+        }
+        if !(Duration::from_millis(1)..=MAX_WITHIN).contains(&within) {
+            let shown = humantime::format_duration(within);
+            let longest = humantime::format_duration(MAX_WITHIN);
+            report.at(key(&["within"]), format!("{shown} is not one of 1ms to {longest}"));
+        }
     }
 }
 
@@ -134,6 +193,7 @@ fn sizes(document: &Document, report: &mut Report<'_>) {
         ("limits.frame_bytes", limits.frame_bytes),
         ("limits.publication_bytes", limits.publication_bytes),
         ("limits.outbox_bytes", limits.outbox_bytes),
+        ("limits.node_ring_bytes", limits.node_ring_bytes),
     ] {
         if bytes == 0 {
             report.add(key, "must be more than 0: without a bound one client could take all memory");

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::{backplane::BackplaneUrl, layer::Layer, problem::Place};
+use super::{backplane_url::BackplaneUrl, layer::Layer, problem::Place};
 
 /// The flags of `skywave serve` that are settings: they win over the environment and the file.
 // The comments of the fields are the text of `--help`.
@@ -20,7 +20,8 @@ pub struct Flags {
     /// Address for back ends and operators [default: 127.0.0.1:8001]
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub internal_listen: Vec<String>,
-    /// What carries publications between nodes: memory (one node) or redis://host:6379 [default: memory]
+    /// What carries publications between nodes: memory (one node), redis://host, redis-sentinel://host,…/name or
+    /// redis-cluster://host,…, with rediss for TLS [default: memory]
     #[arg(long, value_name = "URL")]
     pub backplane: Option<String>,
     /// Development mode: anonymous clients, open namespaces and the demo, on loopback addresses

@@ -2,18 +2,12 @@
 //! without effect is worse than none, but with a word that says so.
 
 /// Each dotted, `*` for one step. A section stands for all that is in it.
-const LATER: [&str; 32] = [
+const LATER: [&str; 24] = [
     "node.advertise",
     "public.trusted_proxies",
     "public.proxy_protocol",
     "public.tls",
     "internal.tls",
-    "backplane.urls",
-    "backplane.sentinel_username",
-    "backplane.sentinel_password",
-    "backplane.sentinel_password_file",
-    "backplane.ca",
-    "backplane.generation",
     "auth.tokens",
     "limits.connections_per_ip",
     "limits.connections_per_user",
@@ -24,7 +18,6 @@ const LATER: [&str; 32] = [
     "limits.bytes_per_second",
     "limits.fragments",
     "limits.node_outbox_bytes",
-    "limits.node_ring_bytes",
     "timeouts.tls",
     "timeouts.connection_age",
     "drain.window",
@@ -33,7 +26,6 @@ const LATER: [&str; 32] = [
     "sockjs",
     "webhooks",
     "namespaces.*.slow_consumer",
-    "namespaces.*.durability",
     "namespaces.*.flush_interval",
 ];
 
@@ -53,9 +45,9 @@ mod tests {
     fn knows_its_own_only() {
         let is_later = |path: &str| is_later(&path.split('.').map(Into::into).collect::<Vec<_>>());
         assert!(is_later("webhooks"));
-        assert!(is_later("namespaces.chat.durability"));
+        assert!(is_later("namespaces.chat.slow_consumer"));
         assert!(!is_later("namespaces.chat"));
-        assert!(!is_later("namespaces.chat.durability.x"));
+        assert!(!is_later("namespaces.chat.slow_consumer.x"));
         assert!(!is_later("limits.connections"));
         assert!(!is_later("limits"));
     }

@@ -16,16 +16,20 @@ pub(super) type Path = Vec<String>;
 const PREFIX: &str = "SKYWAVE__";
 
 /// Texts, whatever they begin with: never read as TOML. The rest of the environment may hold lists and tables.
-const TEXTS: [&[&str]; 5] = [
+const TEXTS: [&[&str]; 8] = [
     &["node", "name"],
     &["node", "secret"],
     &["backplane", "url"],
     &["backplane", "username"],
     &["backplane", "password"],
+    &["backplane", "sentinel_username"],
+    &["backplane", "sentinel_password"],
+    &["backplane", "ca"],
 ];
 
 /// Lists that a variable may also give as texts with commas between them.
-const LISTS: [&[&str]; 3] = [&["public", "listen"], &["public", "origins"], &["internal", "listen"]];
+const LISTS: [&[&str]; 4] =
+    [&["public", "listen"], &["public", "origins"], &["internal", "listen"], &["backplane", "urls"]];
 
 /// What one place outside the file says: variables, or flags.
 #[derive(Debug, Clone, Default)]
@@ -119,9 +123,9 @@ impl Source for Layer {
         let mut root = Map::new();
         for entry in &self.entries {
             insert(&mut root, &entry.path, entry.value.clone());
-            // A twin from a lower layer must not stand beside this one.
-            if let Some(twin) = twins::of(&entry.path).filter(|twin| !self.sets(twin)) {
-                insert(&mut root, &twin, Value::new(None, ValueKind::Nil));
+            // What a lower layer says instead must not stand beside this one.
+            for other in twins::instead_of(&entry.path).filter(|other| !self.sets(other)) {
+                insert(&mut root, &other, Value::new(None, ValueKind::Nil));
             }
         }
         Ok(root)

@@ -11,6 +11,7 @@
 mod address;
 mod api;
 mod backplane;
+mod backplane_url;
 mod contradictions;
 mod count;
 mod development;
@@ -35,7 +36,8 @@ use rand::Rng as _;
 
 pub use self::{
     api::{ApiKey, ApiSettings, Scope},
-    backplane::{BackplaneSettings, BackplaneUrl, RedisUrl},
+    backplane::{Authorities, BackplaneSettings},
+    backplane_url::{BackplaneUrl, RedisUrl},
     flags::Flags,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SubscribeRight},
     origin::Origin,

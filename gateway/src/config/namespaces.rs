@@ -1,9 +1,9 @@
 //! `[namespaces.NAME]`: how channels behave.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
-use skywave_backplane::HistoryPolicy;
+use skywave_backplane::{Durability, HistoryPolicy};
 
 use super::duration::Written;
 
@@ -24,6 +24,11 @@ pub struct Namespace {
     /// Whether its subscribers are members that others may see. Each join and leave then is a step on the backplane.
     /// Default `false`.
     pub presence: bool,
+    /// When a publication counts as accepted: `"accepted"`, once Redis has it, or `{ replicated = 1, within = "500ms" }`,
+    /// once so many (1 to 5) of its replicas have it too, or an error after so long (1 ms to 10 s). That costs a seventh of
+    /// the throughput and the time to the replica. Default `accepted`.
+    #[serde(deserialize_with = "durability")]
+    pub durability: Durability,
     /// Which clients may publish. Default `token`.
     pub publish: PublishRight,
     /// Which clients may subscribe. Default `token`.
@@ -116,6 +121,42 @@ fn history<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HistoryP
         )));
     }
     Ok(Some(HistoryPolicy { size, ttl, meta_ttl }))
+}
+
+fn durability<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Durability, D::Error> {
+    deserializer.deserialize_any(DurabilityVisitor)
+}
+
+struct DurabilityVisitor;
+
+impl<'de> de::Visitor<'de> for DurabilityVisitor {
+    type Value = Durability;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#""accepted" or { replicated = 1, within = "500ms" }"#)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Durability, E> {
+        match text {
+            "accepted" => Ok(Durability::Accepted),
+            _ => Err(E::custom(format!(
+                r#""{text}" is not a durability: write "accepted" or {{ replicated = 1, within = "500ms" }}"#
+            ))),
+        }
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Durability, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Replicated {
+            replicated: u32,
+            within: Written,
+        }
+
+        let Replicated { replicated, within: Written(within) } =
+            Replicated::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        Ok(Durability::Replicated { replicas: replicated, within })
+    }
 }
 
 #[cfg(test)]

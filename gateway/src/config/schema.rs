@@ -108,7 +108,14 @@ fn reword(path: &[String], message: &str) -> String {
 
 /// Whether a secret may stand here, or somebody may have put one here by mistake.
 fn may_be_secret(path: &[String]) -> bool {
-    const SECRETS: [&[&str]; 4] = [&["node", "secret"], &["backplane", "url"], &["backplane", "password"], &["api"]];
+    const SECRETS: [&[&str]; 6] = [
+        &["node", "secret"],
+        &["backplane", "url"],
+        &["backplane", "urls"],
+        &["backplane", "password"],
+        &["backplane", "sentinel_password"],
+        &["api"],
+    ];
     SECRETS.iter().any(|secret| path.iter().zip(*secret).all(|(a, b)| a == b))
 }
 

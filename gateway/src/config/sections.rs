@@ -116,6 +116,11 @@ pub struct Limits {
     /// this is what the node may need. Default 1 MiB: some seconds of a busy channel.
     #[serde(deserialize_with = "size::deserialize")]
     pub outbox_bytes: usize,
+    /// Bytes of recent publications that the node keeps itself, of all channels with history together, the longest unused
+    /// ones going first: what a client that comes back after a moment missed then costs Redis nothing. Only over Redis.
+    /// Default 256 MiB.
+    #[serde(deserialize_with = "size::deserialize")]
+    pub node_ring_bytes: usize,
 }
 
 impl Default for Limits {
@@ -127,6 +132,7 @@ impl Default for Limits {
             frame_bytes: 1 << 20,
             publication_bytes: 64 << 10,
             outbox_bytes: 1 << 20,
+            node_ring_bytes: 256 << 20,
         }
     }
 }

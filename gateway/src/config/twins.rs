@@ -5,7 +5,10 @@ use serde_json::Value as Json;
 
 use super::{layer::Path, problem::Problem, source::Sources};
 
-const TWINS: [[&str; 2]; 3] = [["node", "secret"], ["backplane", "url"], ["backplane", "password"]];
+const TWINS: [[&str; 2]; 4] =
+    [["node", "secret"], ["backplane", "url"], ["backplane", "password"], ["backplane", "sentinel_password"]];
+/// Where the backplane is: said in one of these ways.
+const BACKPLANE: [&str; 3] = ["url", "url_file", "urls"];
 
 /// The other name of the same setting.
 pub(super) fn of(path: &[String]) -> Option<Path> {
@@ -20,9 +23,33 @@ pub(super) fn of(path: &[String]) -> Option<Path> {
     known.then(|| [around, &[other]].concat())
 }
 
+/// What cannot stand beside this setting in one layer, and is replaced by it in lower ones: its other name, and another way
+/// to say the same.
+pub(super) fn instead_of(path: &[String]) -> impl Iterator<Item = Path> + use<> {
+    let others = match path {
+        [section, key] if section == "backplane" && BACKPLANE.contains(&key.as_str()) => {
+            let others = BACKPLANE.iter().filter(|other| *other != key);
+            others.map(|other| vec![section.clone(), (*other).to_owned()]).collect()
+        }
+        path => Vec::from_iter(of(path)),
+    };
+    others.into_iter()
+}
+
 /// Puts what the files hold in the place of their twins. Paths are as the process sees them: relative ones start at its
 /// working directory.
 pub(super) fn read(tree: &mut Json, sources: &Sources, problems: &mut Vec<Problem>) {
+    if let Some(backplane) = tree.get_mut("backplane").and_then(Json::as_object_mut) {
+        backplane.retain(|key, value| !(key == "urls" && value.is_null())); // a higher layer took it back
+        if let Some(other) =
+            ["url", "url_file"].into_iter().find(|key| backplane.get(*key).is_some_and(|url| !url.is_null()))
+            && backplane.contains_key("urls")
+        {
+            let path = ["backplane", "urls"].map(str::to_owned);
+            let message = format!("`{other}` is set too; set one of them");
+            problems.push(Problem { place: sources.place(&path), key: path.join("."), message });
+        }
+    }
     for [section, key] in TWINS {
         if let Some(table) = tree.get_mut(section) {
             read_one(table, &[section.to_owned()], key, sources, problems);
@@ -75,5 +102,17 @@ mod tests {
         assert_eq!(of("api.keys.3.key").as_deref(), Some("api.keys.3.key_file"));
         assert_eq!(of("node.name"), None);
         assert_eq!(of("limits.url"), None);
+    }
+
+    #[test]
+    fn what_says_the_same_is_replaced() {
+        let instead_of = |path: &str| {
+            let path: Vec<_> = path.split('.').map(Into::into).collect();
+            instead_of(&path).map(|path| path.join(".")).collect::<Vec<_>>()
+        };
+        assert_eq!(instead_of("backplane.urls"), ["backplane.url", "backplane.url_file"]);
+        assert_eq!(instead_of("backplane.url"), ["backplane.url_file", "backplane.urls"]);
+        assert_eq!(instead_of("node.secret"), ["node.secret_file"]);
+        assert!(instead_of("backplane.prefix").is_empty());
     }
 }

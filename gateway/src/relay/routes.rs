@@ -144,7 +144,6 @@ impl Sink for Routes {
     }
 
     fn state(&self, state: BackplaneState) {
-        crate::metrics::backplane_state(state);
         self.mailboxes.iter().for_each(|mailbox| mailbox.backplane(state));
     }
 }

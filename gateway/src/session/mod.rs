@@ -249,7 +249,7 @@ impl Session {
             published_at_ms: now_ms(),
             key: key.map(|key| IdempotencyKey { publisher: client.publisher(), key }),
             history: namespace.history,
-            durability: skywave_backplane::Durability::Accepted,
+            durability: namespace.durability,
             client: Some(client.id),
             user: client.user,
             channel,

@@ -34,7 +34,10 @@ enum Stage {
 }
 
 /// Whether a namespace knows who is on its channels.
-pub(super) fn require_presence(namespace: &Namespace, channel: &ChannelName) -> Result<(), Refusal> {
+///
+/// # Errors
+/// `bad_request`, with the setting that says so.
+pub fn require_presence(namespace: &Namespace, channel: &ChannelName) -> Result<(), Refusal> {
     if namespace.presence {
         return Ok(());
     }

@@ -1,109 +1,106 @@
 //! `POST /api/v1/{method}`: the server API in JSON.
+//!
+//! One file for each group of methods. A method's words are a struct that refuses what it does not know.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod channels;
+mod control;
+mod publish;
+
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
     body::{Bytes, to_bytes},
     extract::{Path, Request, State},
 };
-use futures_util::future::join_all;
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
-use skywave_backplane::{IdempotencyKey, NewPublication, Published};
-use skywave_proto::{ChannelName, ErrorCode, Payload};
+use serde_json::{Value, value::RawValue};
+use skywave_proto::{ChannelName, ErrorCode};
 
-use super::{
-    Internal, guard,
-    problem::{Problem, error_object},
-};
+use super::{Internal, guard, problem::Problem};
 use crate::{
-    clock::now_ms,
-    config::Scope,
-    metrics::{self, Source},
-    protocol::{payload, present},
-    session::{self, Refusal},
+    config::{Namespace, Scope},
+    control::{SURVEY_AT_MOST, SURVEY_WITHIN},
+    session::{self, Refusal, Who},
     transport::Arrival,
 };
 
-/// Channels in one broadcast.
-const BROADCAST_CHANNELS: usize = 1000;
 /// What a body holds beside its payload: names of channels, above all.
 const BODY_BESIDE_PAYLOAD: usize = 1 << 20;
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-const METHODS: &str = "publish, broadcast";
+/// The longest user or client that can be asked for, in bytes.
+const WHO_BYTES: usize = 1024;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Publish<'a> {
-    channel: String,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    #[serde(default)]
-    data_base64: Option<String>,
-    #[serde(default)]
-    key: Option<String>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Publish,
+    Broadcast,
+    History,
+    Presence,
+    PresenceCount,
+    Forget,
+    Nodes,
+    Connections,
+    Channels,
+    Disconnect,
+    Unsubscribe,
+    Refresh,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Broadcast<'a> {
-    channels: Vec<String>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    #[serde(default)]
-    data_base64: Option<String>,
-    #[serde(default)]
-    key: Option<String>,
-}
+/// Every method: its word, and the scope that opens it.
+const METHODS: [(&str, Scope, Method); 12] = [
+    ("publish", Scope::Publish, Method::Publish),
+    ("broadcast", Scope::Publish, Method::Broadcast),
+    ("history", Scope::Read, Method::History),
+    ("presence", Scope::Read, Method::Presence),
+    ("presence_count", Scope::Read, Method::PresenceCount),
+    ("forget", Scope::Control, Method::Forget),
+    ("nodes", Scope::Read, Method::Nodes),
+    ("connections", Scope::Read, Method::Connections),
+    ("channels", Scope::Read, Method::Channels),
+    ("disconnect", Scope::Control, Method::Disconnect),
+    ("unsubscribe", Scope::Control, Method::Unsubscribe),
+    ("refresh", Scope::Control, Method::Refresh),
+];
+
+/// What a method answers: JSON, some of it as it was published.
+type Answer = Result<Box<RawValue>, Problem>;
 
 /// Answers one call. The body is read once it is clear that the caller may ask.
 pub(super) async fn call(
     State(internal): State<Arc<Internal>>,
     Extension(arrival): Extension<Arrival>,
-    Path(method): Path<String>,
+    Path(word): Path<String>,
     request: Request,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Box<RawValue>>, Problem> {
     let settings = &internal.ground.settings;
-    let scope = match method.as_str() {
-        "publish" | "broadcast" => Scope::Publish,
-        _ => Scope::Read,
-    };
+    let method = METHODS.iter().find(|(known, ..)| *known == word);
+    // Only those who may ask something are told which methods there are.
+    let scope = method.map_or(Scope::Read, |(_, scope, _)| *scope);
     let publisher = guard::admit(settings, request.headers(), arrival, scope)?;
+    let Some((_, _, method)) = method else {
+        let known: Vec<_> = METHODS.iter().map(|(word, ..)| *word).collect();
+        let message = format!("no method {word:?}; expected one of {}", known.join(", "));
+        return Err(Problem::new(ErrorCode::NotFound, message));
+    };
     let body = read(request, settings.limits.publication_bytes * 2 + BODY_BESIDE_PAYLOAD).await?;
-    match method.as_str() {
-        "publish" => {
-            let Publish { channel, data, data_base64, key } = parse(&body)?;
-            let payload = payload(data, data_base64.as_deref()).map_err(bad_request)?;
-            let key = idempotency(publisher, key)?;
-            let published = publish(&internal, &channel, payload, key).await?;
-            Ok(Json(answer(published)))
-        }
-        "broadcast" => {
-            let Broadcast { channels, data, data_base64, key } = parse(&body)?;
-            if channels.len() > BROADCAST_CHANNELS {
-                let message = format!("a broadcast has at most {BROADCAST_CHANNELS} channels");
-                return Err(Problem::new(ErrorCode::TooLarge, message));
-            }
-            let payload = payload(data, data_base64.as_deref()).map_err(bad_request)?;
-            let key = idempotency(publisher, key)?;
-            let published = channels.iter().map(|channel| publish(&internal, channel, payload.clone(), key.clone()));
-            let results = join_all(published).await.into_iter().map(|outcome| match outcome {
-                Ok(published) => answer(published),
-                Err(refusal) => json!({ "error": error_object(&refusal) }),
-            });
-            Ok(Json(json!({ "results": results.collect::<Vec<_>>() })))
-        }
-        _ => {
-            let message = format!("no method {method:?}; expected one of {METHODS}");
-            Err(Problem::new(ErrorCode::NotFound, message))
-        }
-    }
+    let answer = match method {
+        Method::Publish => publish::publish(&internal, publisher, parse(&body)?).await,
+        Method::Broadcast => publish::broadcast(&internal, publisher, parse(&body)?).await,
+        Method::History => channels::history(&internal, parse(&body)?).await,
+        Method::Presence => channels::presence(&internal, parse(&body)?).await,
+        Method::PresenceCount => channels::presence_count(&internal, parse(&body)?).await,
+        Method::Forget => channels::forget(&internal, parse(&body)?).await,
+        Method::Channels => channels::channels(&internal, parse(&body)?).await,
+        Method::Nodes => control::nodes(&internal, parse(&body)?).await,
+        Method::Connections => control::connections(&internal, parse(&body)?).await,
+        Method::Disconnect => control::disconnect(&internal, parse(&body)?).await,
+        Method::Unsubscribe => control::unsubscribe(&internal, parse(&body)?).await,
+        Method::Refresh => control::refresh(&internal, parse(&body)?).await,
+    };
+    answer.map(Json)
 }
 
 async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
@@ -125,46 +122,59 @@ fn bad_request(message: &str) -> Problem {
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    // A derived struct would take an array for an object.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(bad_request("the body is not what this method takes: it is a JSON object, if only {}"));
+    }
     serde_json::from_slice(body)
         .map_err(|error| bad_request(&format!("the body is not what this method takes: {error}")))
 }
 
-fn idempotency(publisher: String, key: Option<String>) -> Result<Option<IdempotencyKey>, Problem> {
-    let key = key.map(|key| session::check_key(&key).map(|()| key)).transpose()?;
-    Ok(key.map(|key| IdempotencyKey { publisher: publisher.into(), key: key.into() }))
+/// Our own words as JSON.
+fn answer(value: &Value) -> Answer {
+    raw(value.to_string())
 }
 
-async fn publish(
-    internal: &Internal,
-    channel: &str,
-    payload: Payload,
-    key: Option<IdempotencyKey>,
-) -> Result<Published, Refusal> {
-    let settings = &internal.ground.settings;
-    let channel =
-        ChannelName::parse(channel).map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
-    let (name, namespace) = session::named_namespace(settings, &channel)?;
-    session::check_size(settings, &payload)?;
-    let publication = NewPublication {
-        channel,
-        payload,
-        client: None,
-        user: None,
-        published_at_ms: now_ms(),
-        key,
-        history: namespace.history,
-        durability: skywave_backplane::Durability::Accepted,
+/// What is JSON already.
+fn raw(json: String) -> Answer {
+    RawValue::from_string(json).map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))
+}
+
+fn channel(name: &str) -> Result<ChannelName, Refusal> {
+    ChannelName::parse(name).map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))
+}
+
+/// A channel and the namespace that decides about it.
+fn channel_and_namespace<'a>(internal: &'a Internal, name: &str) -> Result<(ChannelName, &'a Namespace), Refusal> {
+    let channel = channel(name)?;
+    let namespace = session::namespace(&internal.ground.settings, &channel)?;
+    Ok((channel, namespace))
+}
+
+/// Whose connections a call is about.
+fn who(user: Option<String>, client: Option<String>) -> Result<Who, Problem> {
+    let (word, name) = match (&user, &client) {
+        (Some(user), None) => ("user", user),
+        (None, Some(client)) => ("client", client),
+        (Some(_), Some(_)) => return Err(bad_request("give user or client, not both")),
+        (None, None) => return Err(bad_request("say whose connections: give user or client")),
     };
-    let at = Instant::now();
-    let published = internal.relay.publish_and_wait(publication).await?;
-    metrics::published(name, Source::Api, at.elapsed());
-    Ok(published)
+    check_who(word, name)?;
+    Ok(if word == "user" { Who::User(name.as_str().into()) } else { Who::Client(name.as_str().into()) })
 }
 
-fn answer(published: Published) -> Value {
-    let position = published.position.map(|at| json!({ "epoch": at.epoch.as_str(), "offset": at.offset }));
-    match position {
-        Some(position) => json!({ "position": position, "duplicate": published.duplicate }),
-        None => json!({ "duplicate": published.duplicate }),
+fn check_who(word: &str, name: &str) -> Result<(), Problem> {
+    if (1..=WHO_BYTES).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(bad_request(&format!("{word} has 1 to {WHO_BYTES} bytes")))
+}
+
+/// How long a survey may take.
+fn within(within_ms: Option<u64>) -> Result<Duration, Problem> {
+    match within_ms.map(Duration::from_millis) {
+        None => Ok(SURVEY_WITHIN),
+        Some(within) if (Duration::from_millis(1)..=SURVEY_AT_MOST).contains(&within) => Ok(within),
+        Some(_) => Err(bad_request(&format!("within_ms is 1 to {}", SURVEY_AT_MOST.as_millis()))),
     }
 }

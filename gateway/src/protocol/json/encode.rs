@@ -72,6 +72,20 @@ pub(super) fn reply(id: Option<u64>, reply: &Reply) -> Encoded {
     Encoded::Frame(Frame::text(out.0))
 }
 
+/// The object in the reply to `history`.
+pub fn history_object(channel: &ChannelName, page: &HistoryPage) -> String {
+    let mut out = Writer::default();
+    out.object(|out| out.history(channel, page));
+    out.0
+}
+
+/// The object in the reply to `presence`.
+pub fn members_object(page: &MemberPage) -> String {
+    let mut out = Writer::default();
+    out.object(|out| out.members(page));
+    out.0
+}
+
 /// Appends JSON; the caller keeps keys and values in turn.
 #[derive(Default)]
 struct Writer(String);

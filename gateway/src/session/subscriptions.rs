@@ -158,9 +158,9 @@ impl Session {
         let members = match outcome {
             Ok(Some(page)) => {
                 // The hub is borrowed for this one call: what follows may need it again.
-                let changes = self.shard.hub().follow_roll(channel, self.link.key());
-                match changes {
-                    Some(changes) => Some(opening::roll(page, changes)),
+                let page = self.shard.hub().follow_roll(channel, self.link.key(), page);
+                match page {
+                    Some(page) => Some(page),
                     None => return self.ask_for_roll(channel),
                 }
             }

@@ -27,6 +27,11 @@ pub(super) fn push(push: &Push) -> Encoded {
                 out.key("member").member(member);
             });
         }
+        Push::Roll(channel, position, page) => out.key("subscribed").object(|out| {
+            out.key("channel").string(channel.as_str());
+            out.position(*position);
+            out.members(page);
+        }),
         Push::Gap(channel, reason, detail) => out.key("gap").object(|out| {
             out.key("channel").string(channel.as_str());
             out.key("reason").string(reason.as_str());

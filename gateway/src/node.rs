@@ -58,6 +58,7 @@ pub enum StartError {
 /// A running node.
 pub struct Node {
     public: Arc<Public>,
+    routes: Arc<Routes>,
     shards: Vec<ShardHandle>,
     threads: Vec<JoinHandle<()>>,
     public_addresses: Vec<SocketAddr>,
@@ -106,12 +107,13 @@ impl Node {
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let control = Control::new(ground.clone(), relay.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
-        let info = node_info(public.clone(), routes);
+        let info = node_info(public.clone(), routes.clone());
         tokio::spawn(control::announce(relay.clone(), info, gone.clone()));
         let internal = Arc::new(Internal { ground, relay, control, public: public.clone(), metrics: metrics.clone() });
 
         let mut node = Self {
             public,
+            routes,
             shards,
             threads,
             public_addresses: Vec::new(),
@@ -143,6 +145,12 @@ impl Node {
     /// Where back ends and operators connect.
     pub fn internal_addresses(&self) -> &[SocketAddr] {
         &self.internal_addresses
+    }
+
+    /// What the backplane delivers to: with it a test can play a backplane that has bad days.
+    #[doc(hidden)]
+    pub fn sink(&self) -> Arc<dyn Sink> {
+        self.routes.clone()
     }
 
     /// Leaves: refuses upgrades at once, closes the listeners after `drain.grace`, asks every connection to go

@@ -4,21 +4,13 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Running, redis::RedisServer};
+use support::{Running, ready, redis::RedisServer};
 
 async fn node(redis: &RedisServer) -> Running {
     support::node(&[("SKYWAVE__BACKPLANE__URL", &redis.url()), ("SKYWAVE__NAMESPACES__LIVE", LIVE)]).await
 }
 
 const LIVE: &str = "{ subscribe = \"anyone\", publish = \"anyone\" }";
-
-async fn ready(node: &Running) {
-    let deadline = tokio::time::Instant::now() + support::DEADLINE;
-    while node.http("GET", "/readyz", &[], "").await.0 != 200 || node.try_socket("/ws", &[]).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "the node becomes ready");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
-    }
-}
 
 async fn cluster(redis: &RedisServer) -> [Running; 2] {
     let (paris, oslo) = (node(redis).await, node(redis).await);

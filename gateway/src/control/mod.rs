@@ -19,7 +19,7 @@ use skywave_proto::{
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use self::{announce::announce, survey::Surveyed};
+pub use self::{announce::announce, answer::sum, survey::Surveyed};
 use self::{
     answer::ANSWERING,
     survey::{Surveys, Tally},

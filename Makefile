@@ -48,6 +48,10 @@ check-deploy: ## The files of the deployment, as their own programs read them
 test-rust: ## Unit and integration tests
 	cargo test --workspace --locked
 
+.PHONY: faults
+faults: ## What clients see while Redis, the network or a node fails: all of it (VALKEY_SERVER=… runs it on that)
+	cargo test -p skywave-gateway --test faults --locked -- --include-ignored --test-threads 2
+
 # With the tests, so that the features of their dependencies are the same as in `test-rust`: else all is built twice.
 .PHONY: build
 build:

@@ -122,7 +122,7 @@ pub struct HistoryPage {
 }
 
 /// What to read of a history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HistoryQuery {
     /// Only what comes after this; `None`: the newest.
     pub since: Option<StreamPosition>,
@@ -185,8 +185,7 @@ pub trait Backplane: Send + Sync + 'static {
         channels: &[ChannelName],
     ) -> impl Future<Output = Result<Vec<Option<StreamPosition>>, HistoryError>> + Send;
 
-    /// Drops a channel's history and begins a new epoch, at once or with the next publication. Subscribers are told
-    /// [`Gap::Reset`].
+    /// Drops a channel's history and begins a new epoch. Subscribers are told [`Gap::Reset`].
     ///
     /// # Errors
     /// [`HistoryError::Unavailable`] when the backplane is away.
@@ -419,7 +418,7 @@ pub enum SubscribeError {
 }
 
 /// Why a history could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum HistoryError {
     /// The backplane is away.
     #[error("the backplane is away")]

@@ -249,8 +249,12 @@ async fn a_deleted_list_is_told_when_it_is_needed() {
     writer.publish(publication(&news, "1", Some(KEPT))).await.unwrap();
     let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", "skywave:*:l:news"]).await).unwrap();
     server.command(&["DEL", &keys[0]]).await;
-    let page = reader.history(&news, HistoryQuery { since: Some(start), limit: 9, bytes: 9 }).await.unwrap();
+    let query = HistoryQuery { since: Some(start), limit: 9, bytes: 9 };
+    let page = writer.history(&news, query).await.unwrap();
     assert!(!page.complete && page.publications.is_empty() && page.top == Some(start.next()));
+    heard.until_text(&news, "1").await;
+    let page = reader.history(&news, query).await.unwrap();
+    assert!(page.complete && page.publications.len() == 1, "who follows the channel has a copy");
     writer.publish(publication(&news, "2", Some(KEPT))).await.unwrap();
     let told = heard.until_text(&news, "2").await;
     assert!(gaps(&told).is_empty(), "whoever is connected has missed nothing");

@@ -10,7 +10,7 @@ async fn several() -> Corner<impl Fn() -> RedisOptions> {
     Corner(move || {
         let urls = servers.each_ref().map(Server::url);
         let urls: Vec<_> = urls.iter().map(String::as_str).collect();
-        RedisOptions::parse_all(&urls, "skywave", None, None, "test node").unwrap()
+        RedisOptions::parse_all(&urls, "skywave", None, None, "test node").expect("good addresses")
     })
 }
 

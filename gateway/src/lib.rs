@@ -4,6 +4,7 @@
 //!
 //! - [`node`]: builds the parts, owns their tasks, stops them in order
 //! - [`transport`]: public listeners, HTTP, WebSockets · [`admin`]: the internal listener
+//! - [`control`]: what nodes ask and tell each other
 //! - [`protocol`]: messages <-> commands, replies, pushes; one folder or file for each client protocol
 //! - [`session`]: what one client has asked for and may do
 //! - [`shard`]: one thread, its connections, who is on which channel
@@ -14,6 +15,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod metrics;
 pub mod node;
 pub mod protocol;

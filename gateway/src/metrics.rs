@@ -19,6 +19,8 @@ const SLOW_CONSUMERS: &str = "skywave_slow_consumers_total";
 const RECOVERIES: &str = "skywave_recoveries_total";
 const BACKPLANE_STATE: &str = "skywave_backplane_state";
 const REFUSED: &str = "skywave_handshakes_refused_total";
+const NODES: &str = "skywave_nodes";
+const SIGNALS_DROPPED: &str = "skywave_signals_dropped_total";
 const BUILD_INFO: &str = "skywave_build_info";
 
 /// From 100 us (a publication within one node) to 10 s (a backplane that was away).
@@ -73,6 +75,8 @@ fn describe() {
     describe_counter!(SLOW_CONSUMERS, Unit::Count, "Clients that did not read fast enough, by what was done");
     describe_counter!(RECOVERIES, Unit::Count, "Subscriptions that came back with a position, by outcome");
     describe_counter!(REFUSED, Unit::Count, "Handshakes that were refused, by reason");
+    describe_gauge!(NODES, Unit::Count, "Nodes that are alive, as this one sees them");
+    describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the version is its label");
 
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -87,6 +91,9 @@ fn describe() {
         counter!(RECOVERIES, "outcome" => outcome).absolute(0);
     }
     counter!(SLOW_CONSUMERS, "policy" => "disconnect").absolute(0);
+    for direction in ["in", "out"] {
+        counter!(SIGNALS_DROPPED, "direction" => direction).absolute(0);
+    }
 }
 
 /// Opens the namespace's counters at 0, so that the first event is not missed.
@@ -105,6 +112,16 @@ pub fn refused(reason: &'static str) {
 /// The embedded backplane is there as long as the node is. Through Redis the backplane says it itself, for each master.
 pub fn embedded_backplane() {
     gauge!(BACKPLANE_STATE, "shard" => "0").set(2.0);
+}
+
+/// So many nodes are alive.
+pub fn nodes(count: usize) {
+    gauge!(NODES).set(count as f64);
+}
+
+/// A signal found no room: `in` from another node, `out` to one.
+pub fn signal_dropped(direction: &'static str) {
+    counter!(SIGNALS_DROPPED, "direction" => direction).increment(1);
 }
 
 /// A publication was accepted.

@@ -9,13 +9,15 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::Rng as _;
-use skywave_backplane::{Any, Generation, Memory, Redis, RedisOptions, RedisOptionsError, Sink};
+use skywave_backplane::{Any, Generation, Memory, NodeInfo, Redis, RedisOptions, RedisOptionsError, Sink};
 use skywave_proto::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Internal},
+    clock::now_ms,
     config::{RedisUrl, Secret, Settings},
+    control::{self, Control},
     metrics,
     push::Goodbye,
     relay::{Answers, Mailbox, Relay, Routes},
@@ -81,9 +83,10 @@ impl Node {
             (0..usize::from(settings.node.shards)).map(|index| ShardHandle::new(index, runtime.clone())).unzip();
         let mailboxes: Arc<[Arc<dyn Mailbox>]> =
             shards.iter().map(|shard| Arc::new(shard.clone()) as Arc<dyn Mailbox>).collect();
-        let routes = Arc::new(Routes::new(mailboxes.clone()));
+        let (routes, signals) = Routes::new(mailboxes.clone());
+        let routes = Arc::new(routes);
         let (backplane, redis) = open_backplane(redis, routes.clone());
-        let relay = Relay::start(backplane, routes, Answers::new(mailboxes));
+        let relay = Relay::start(backplane, routes.clone(), Answers::new(mailboxes));
         let threads = seats.into_iter().map(|seat| seat.spawn(relay.clone())).collect::<Result<_, _>>()?;
 
         let ground = Arc::new(Ground {
@@ -97,7 +100,11 @@ impl Node {
         let origins = OriginRules { allowed: settings.public.origins.clone(), development: settings.development() };
         let public = Arc::new(Public::new(ground.clone(), origins));
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
-        let internal = Arc::new(Internal { ground, relay, public: public.clone(), metrics: metrics.clone() });
+        let control = Control::new(ground.clone(), relay.clone());
+        tokio::spawn(control.clone().run(signals, gone.clone()));
+        let info = node_info(public.clone(), routes);
+        tokio::spawn(control::announce(relay.clone(), info, gone.clone()));
+        let internal = Arc::new(Internal { ground, relay, control, public: public.clone(), metrics: metrics.clone() });
 
         let mut node = Self {
             public,
@@ -175,6 +182,18 @@ impl Node {
 fn goodbye() -> Goodbye {
     let after_ms = rand::rng().random_range(0..=COME_BACK_WITHIN_MS);
     Goodbye { after_ms, ..CloseCode::Draining.into() }
+}
+
+/// What other nodes are told about this one.
+fn node_info(public: Arc<Public>, routes: Arc<Routes>) -> impl Fn() -> NodeInfo + Send {
+    let started_at_ms = now_ms();
+    move || NodeInfo {
+        name: public.ground.node.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        started_at_ms,
+        connections: public.websockets() as u64,
+        channels: routes.channels() as u64,
+    }
 }
 
 fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, tokio::net::TcpListener)>, ListenError> {

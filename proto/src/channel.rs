@@ -31,6 +31,13 @@ impl ChannelName {
         Ok(Self(name.into()))
     }
 
+    /// The system's own channel of this name that belongs to another channel, as the stream of its joins and leaves does:
+    /// `#NAME:` and the channel's name. It may be longer than [`ChannelName::MAX_BYTES`].
+    #[must_use]
+    pub fn reserved(name: &str, of: &Self) -> Self {
+        Self(format!("#{name}:{of}").into())
+    }
+
     /// The name as it was given.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -14,6 +14,7 @@ use super::{
     link::Link,
     pump::Pump,
 };
+use crate::metrics;
 
 /// How many channels are asked for publications together, how many each gives, and how many bytes.
 const CHANNELS: usize = 32;
@@ -52,6 +53,8 @@ impl CatchUp {
                     }
                 }
                 () = tokio::time::sleep_until(next_idle_sweep) => {
+                    metrics::ring_bytes(self.pump.ring_bytes());
+                    self.touch().await;
                     suspects = self.suspects().await;
                     (recheck, next_idle_sweep) = (Instant::now() + IN_FLIGHT, Instant::now() + IDLE_SWEEP);
                 }
@@ -64,6 +67,14 @@ impl CatchUp {
 
     fn current(&self) -> Option<Arc<Link>> {
         self.link.borrow().clone().filter(|link| !link.is_broken())
+    }
+
+    /// A quiet channel's line lives as long as somebody is subscribed to it.
+    async fn touch(&self) {
+        let Some(link) = self.current() else { return };
+        if let Err(error) = history::touch(&link, &self.keys, &self.pump.untouched(self.master)).await {
+            debug!(%error, "lines could not be made to live on; the next time is soon enough");
+        }
     }
 
     async fn serve(&self) {

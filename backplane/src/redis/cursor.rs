@@ -4,7 +4,7 @@
 //! another epoch above all, means that something passed by unheard, and then the history is asked (*catching*). While
 //! it is, what comes in is held; what came in before is in the answer.
 
-use skywave_proto::{Publication, StreamPosition};
+use skywave_proto::{Epoch, Publication, StreamPosition};
 
 use super::line::{Line, Place};
 use crate::Gap;
@@ -97,6 +97,14 @@ impl Cursor {
             }
         }
         Next::Nothing
+    }
+
+    /// A new line has begun: whoever follows another one looks.
+    pub(super) fn begun(&mut self, epoch: Epoch) -> Next {
+        match self {
+            Self::Following { last } if last.epoch != epoch => self.start_catching(),
+            _ => Next::Nothing,
+        }
     }
 
     /// The subscription is confirmed and the channel stood at `position` after that.

@@ -3,6 +3,7 @@
 //! ```text
 //! version (1) | flags | varint offset | 8 bytes of epoch | v1::Envelope
 //!                       `- both only with POSITIONED -'
+//! version (1) | BEGUN | 8 bytes of epoch      a new line of offsets has begun, by `scripts/forget.lua`
 //! ```
 //! A frame with a position is put together by `scripts/publish.lua`, for only the script knows it; the version and flag
 //! bytes stand there too.
@@ -20,6 +21,16 @@ use crate::NewPublication;
 
 const VERSION: u8 = 1;
 const POSITIONED: u8 = 1;
+const BEGUN: u8 = 2;
+
+/// What a frame says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// Something was published.
+    Publication(Publication),
+    /// A new line has begun, and nothing is on it yet.
+    Begun(Epoch),
+}
 
 /// Why bytes are not a frame: somebody else wrote into our keys, or a newer version of us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,13 +60,22 @@ pub(super) fn live(envelope: &[u8]) -> Vec<u8> {
     [&[VERSION, 0], envelope].concat()
 }
 
+/// Reads what stands in a history list: publications and nothing else. The payload shares its bytes.
+pub(super) fn read(frame: Bytes) -> Result<Publication, FrameError> {
+    match read_any(frame)? {
+        Frame::Publication(publication) => Ok(publication),
+        Frame::Begun(_) => Err(FrameError),
+    }
+}
+
 /// Reads a frame. The payload shares its bytes.
-pub(super) fn read(mut frame: Bytes) -> Result<Publication, FrameError> {
+pub(super) fn read_any(mut frame: Bytes) -> Result<Frame, FrameError> {
     if frame.len() < 2 || frame.get_u8() != VERSION {
         return Err(FrameError);
     }
     let position = match frame.get_u8() {
         0 => None,
+        BEGUN => return Epoch::from_bytes(&frame).map(Frame::Begun).map_err(|_| FrameError),
         POSITIONED => Some(read_position(&mut frame)?),
         _ => return Err(FrameError),
     };
@@ -66,13 +86,13 @@ pub(super) fn read(mut frame: Bytes) -> Result<Publication, FrameError> {
         Kind::Text(data) => Payload::text(data),
         Kind::Binary(data) => Payload::binary(data),
     };
-    Ok(Publication {
+    Ok(Frame::Publication(Publication {
         position,
         payload,
         client: envelope.client.map(Arc::from),
         user: envelope.user.map(Arc::from),
         published_at_ms: envelope.published_at_ms,
-    })
+    }))
 }
 
 fn read_position(frame: &mut Bytes) -> Result<StreamPosition, FrameError> {
@@ -115,6 +135,14 @@ mod tests {
             let expected = StreamPosition { epoch: "abcdefgh".parse().unwrap(), offset };
             assert_eq!(read(frame.into()).unwrap().position, Some(expected));
         }
+    }
+
+    #[test]
+    fn reads_that_a_line_begins() {
+        let frame = Bytes::from_static(b"\x01\x02abcdefgh");
+        assert_eq!(read_any(frame.clone()), Ok(Frame::Begun("abcdefgh".parse().unwrap())));
+        assert_eq!(read(frame), Err(FrameError), "no history holds it");
+        assert_eq!(read_any(Bytes::from_static(b"\x01\x02abc")), Err(FrameError));
     }
 
     #[test]

@@ -173,10 +173,25 @@ fn begin(link: &Link, keys: &Keys, (channel, policy): &(ChannelName, HistoryPoli
 
 /// See [`crate::Backplane::forget`]. What is idempotent stays so.
 pub(super) async fn forget(link: &Link, keys: &Keys, channel: &ChannelName) -> RedisResult<()> {
+    let mut call = link.scripts().forget.call(&[&keys.meta(channel), &keys.list(channel), &keys.channel(channel)]);
+    call.arg(link.generation(keys::partition(channel))).arg(Epoch::random().as_bytes());
     let mut pipeline = redis::pipe();
-    pipeline.cmd("DEL").arg(keys.meta(channel)).arg(keys.list(channel));
+    pipeline.add_command(call);
     for answer in link.ask(&pipeline).await? {
         answer.extract_error()?;
+    }
+    Ok(())
+}
+
+/// Lets the lines of these channels live on: somebody is subscribed to them.
+pub(super) async fn touch(link: &Link, keys: &Keys, channels: &[(ChannelName, HistoryPolicy)]) -> RedisResult<()> {
+    for chunk in channels.chunks(PIPELINE) {
+        let mut pipeline = redis::pipe();
+        for (channel, policy) in chunk {
+            let lives = millis(policy.meta_ttl.max(policy.ttl));
+            pipeline.cmd("PEXPIRE").arg(keys.meta(channel)).arg(lives).arg("GT");
+        }
+        link.ask(&pipeline).await?;
     }
     Ok(())
 }

@@ -7,6 +7,13 @@
 //! | `{prefix}:{tag}:l:CHANNEL` | list | the same frames | `ttl` |
 //! | `{prefix}:{tag}:i:…` | string | the position that an idempotency key got | 300 s |
 //! | `{prefix}:{tag}:gen` | hash | `r` replication id, `n` generation | for ever |
+//! | `{prefix}:{tag}:p:CHANNEL` | sorted set | the channel's members, see `scripts/members.lua` | 1 h, made longer by their nodes |
+//! | `{prefix}:{tag}:pn:INCARNATION` | set | the channels of the partition where it has members | likewise |
+//! | `{prefix}:{tag}:n` | sorted set | incarnation -> last beat in ms; in the partition of `#control`, as all of these | 1 day |
+//! | `{prefix}:{tag}:n:INCARNATION` | string | what the node tells of itself | 30 s |
+//! | `{prefix}:{tag}:nt:INCARNATION` | string | it was taken for dead | 1 h |
+//! | `{prefix}:{tag}:nr` | set | incarnations that have resigned | 1 day |
+//! | `{prefix}:{tag}:nl:INCARNATION` | string | who carries out that it is dead | 15 s |
 //! | `{prefix}:secret` | string | the secret that all nodes share | for ever |
 //!
 //! `{tag}` stands there with its braces: it is the hash tag of one of [`PARTITIONS`] partitions, so that all keys of a
@@ -33,8 +40,14 @@ pub(super) fn slot(partition: usize) -> usize {
     16 * partition + 8
 }
 
+/// What all nodes listen to. The registry of nodes is in its partition.
+pub(super) const CONTROL: &str = "#control";
+/// What a channel's stream of joins and leaves is called by: it shares the channel's partition.
+pub(super) const PRESENCE: &str = "presence";
+
 /// The partition of a channel's key that came back from Redis.
 pub(super) fn partition_of(channel: &str) -> usize {
+    let channel = channel.strip_prefix("#presence:").unwrap_or(channel);
     jump(fnv1a(channel.as_bytes()), PARTITIONS)
 }
 
@@ -77,6 +90,21 @@ impl Keys {
         let (prefix, tag) = (&self.0, &TAGS[partition(channel)]);
         let (channel, publisher) = (channel.as_str(), &key.publisher);
         format!("{prefix}:{{{tag}}}:i:{}.{}:{channel}:{publisher}:{}", channel.len(), publisher.len(), key.key)
+    }
+
+    /// Who is on a channel.
+    pub(super) fn members(&self, channel: &ChannelName) -> String {
+        self.of("p", channel)
+    }
+
+    /// Where an incarnation has members.
+    pub(super) fn membered(&self, partition: usize, incarnation: &str) -> String {
+        format!("{}:{{{}}}:pn:{incarnation}", self.0, TAGS[partition])
+    }
+
+    /// A key of the registry of nodes.
+    pub(super) fn registry(&self, what: &str) -> String {
+        format!("{}:{{{}}}:{what}", self.0, TAGS[partition_of(CONTROL)])
     }
 
     /// Which generation of the master a partition has seen.
@@ -180,6 +208,9 @@ mod tests {
         assert_eq!((partition(&channel), tag.as_str()), (994, "58g"));
         assert_eq!(keys.channel(&channel), format!("skywave:{{{tag}}}:c:chat:lobby"));
         assert_eq!(keys.meta(&channel), format!("skywave:{{{tag}}}:m:chat:lobby"));
+        let stream = ChannelName::reserved(PRESENCE, &channel);
+        assert_eq!(keys.channel(&stream), format!("skywave:{{{tag}}}:c:#presence:chat:lobby"));
+        assert_eq!(keys.members(&channel), format!("skywave:{{{tag}}}:p:chat:lobby"));
         let key = IdempotencyKey { publisher: "u:ada".into(), key: "7".into() };
         assert_eq!(keys.idempotency(&channel, &key), format!("skywave:{{{tag}}}:i:10.5:chat:lobby:u:ada:7"));
     }

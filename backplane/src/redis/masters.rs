@@ -39,6 +39,8 @@ pub(super) struct Masters {
     pub(super) states: Arc<States>,
     /// Notified when the directory should look again.
     pub(super) stale: Arc<Notify>,
+    /// Notified when a master may be another one than before.
+    pub(super) relinked: Arc<Notify>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) all: RwLock<Vec<Arc<Master>>>,
@@ -168,6 +170,7 @@ impl Masters {
             link,
             states: self.states.clone(),
             stale: self.stale.clone(),
+            relinked: self.relinked.clone(),
             writers: writing,
             stop: self.stop.clone(),
             heard: Arc::new(Heard::new()),

@@ -8,6 +8,8 @@
 //! - [`masters`]: the channels are spread over one or more of them; [`directory`] finds out where they are, [`inbox`] has
 //!   who owns which slot and what waits for each
 //! - for each, a [`supervisor`] owns the connections ([`link`] carries the commands); [`heartbeat`] says when to doubt them
+//! - [`presence`] writes who is on a channel, [`registry`] knows the nodes and buries the dead; both tell through
+//!   channels of their own, which [`demux`] takes out of what comes in
 //! - [`keys`] and [`frame`] are what stands in Redis: nodes of different versions read each other's
 //!
 //! What it does against losing publications without saying so: a line of offsets gets a new epoch whenever the master may
@@ -16,7 +18,9 @@
 
 mod catchup;
 mod cursor;
+mod demux;
 mod directory;
+mod flights;
 mod frame;
 mod heartbeat;
 mod history;
@@ -29,6 +33,8 @@ mod options;
 mod presence;
 mod publish;
 mod pump;
+mod registry;
+mod ring;
 mod scripts;
 mod secret;
 mod states;
@@ -46,11 +52,14 @@ use tokio_util::{
 };
 
 use self::{
+    demux::Demux,
+    flights::Flights,
     inbox::Inboxes,
     keys::Keys,
     link::Link,
     masters::Masters,
     pump::{Interested, Pump},
+    registry::Registry,
     states::States,
 };
 pub use self::{
@@ -60,7 +69,7 @@ pub use self::{
 };
 use crate::{
     Backplane, BackplaneState, HistoryError, HistoryPage, HistoryQuery, Interest, NewPublication, PublishError,
-    Published, Sink, SubscribeError,
+    Published, Sink, SubscribeError, metrics,
 };
 
 /// How long whoever subscribes waits for a backplane that is away.
@@ -78,7 +87,10 @@ pub struct Redis(Arc<Inner>);
 struct Inner {
     keys: Keys,
     pump: Arc<Pump>,
+    flights: Flights,
     masters: Arc<Masters>,
+    members: presence::Writer,
+    registry: Registry,
     state: watch::Receiver<BackplaneState>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -91,7 +103,8 @@ impl Redis {
     pub fn new(options: RedisOptions, sink: Arc<dyn Sink>) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (keys, inboxes) = (Keys::new(&options.prefix), Arc::new(Inboxes::new()));
-        let (pump, queues) = Pump::new(&sink, inboxes.clone());
+        let demux: Arc<dyn Sink> = Arc::new(Demux(sink.clone()));
+        let (pump, queues) = Pump::new(&demux, inboxes.clone(), options.ring_bytes);
         let pump = Arc::new(pump);
         let states = Arc::new(States::new(sink));
         let state = states.node();
@@ -116,15 +129,24 @@ impl Redis {
             inboxes,
             states,
             stale: Arc::new(Notify::new()),
+            relinked: Arc::new(Notify::new()),
             tasks: tasks.clone(),
             stop: stop.clone(),
             all: RwLock::default(),
         });
         tasks.spawn(stop.clone().run_until_cancelled_owned(directory::keep(masters.clone())));
+        let incarnation = Arc::new(RwLock::new(registry::new_incarnation()));
+        let members = presence::Writer::new(masters.clone(), incarnation.clone());
+        tasks.spawn(members.clone().run(stop.clone()));
+        let registry = Registry::new(masters.clone(), members.clone(), incarnation);
+        tasks.spawn(registry.clone().run(state.clone(), stop.clone()));
         Self(Arc::new(Inner {
             keys,
             pump,
+            flights: Flights::default(),
             masters,
+            members,
+            registry,
             state,
             tasks,
             _stops_when_dropped: stop.clone().drop_guard(),
@@ -132,11 +154,15 @@ impl Redis {
         }))
     }
 
-    /// Sends what was published before, then ends all connections and tasks. Afterwards everything is unavailable.
+    /// Sends what was published before, then ends all connections and tasks. Afterwards everything is unavailable. Members
+    /// of this node leave after the session grace, unless they come back elsewhere: another node carries that out.
     ///
     /// # Cancel safety
     /// Cancel-safe: it goes on ending by itself.
     pub async fn close(&self) {
+        if !self.0.stop.is_cancelled() {
+            self.0.registry.resign().await;
+        }
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -144,6 +170,32 @@ impl Redis {
 
     fn link(&self, channel: &ChannelName) -> Result<Arc<Link>, HistoryError> {
         self.0.masters.link_of(keys::partition(channel)).ok_or(HistoryError::Unavailable(None))
+    }
+
+    async fn subscribe_all(&self, channels: &[Interest]) -> Vec<Result<Option<StreamPosition>, SubscribeError>> {
+        let interested: Vec<_> = channels.iter().map(|interest| self.0.pump.subscribe(interest)).collect();
+        let mut out_of_patience = std::pin::pin!(self.lose_patience());
+        let mut is_out = false;
+        let mut answers = Vec::with_capacity(channels.len());
+        for (interest, interested) in channels.iter().zip(interested) {
+            let answer = match interested {
+                Interested::Already(position) => Some(position),
+                Interested::Waiting(mut answer) if is_out => answer.try_recv().ok(),
+                Interested::Waiting(mut answer) => tokio::select! {
+                    biased;
+                    position = &mut answer => position.ok(),
+                    () = &mut out_of_patience => {
+                        is_out = true;
+                        answer.try_recv().ok()
+                    }
+                },
+            };
+            if answer.is_none() {
+                self.0.pump.forget_askers(&interest.channel);
+            }
+            answers.push(answer.ok_or(SubscribeError::Unavailable));
+        }
+        answers
     }
 
     /// Returns when there is no more hope for a subscription.
@@ -177,27 +229,21 @@ impl Backplane for Redis {
     /// # Cancel safety
     /// The interests stay: unsubscribe what is not wanted.
     async fn subscribe(&self, channels: &[Interest]) -> Vec<Result<Option<StreamPosition>, SubscribeError>> {
-        let interested: Vec<_> = channels.iter().map(|interest| self.0.pump.subscribe(interest)).collect();
-        let mut out_of_patience = std::pin::pin!(self.lose_patience());
-        let mut is_out = false;
-        let mut answers = Vec::with_capacity(channels.len());
-        for (interest, interested) in channels.iter().zip(interested) {
-            let answer = match interested {
-                Interested::Already(position) => Some(position),
-                Interested::Waiting(mut answer) if is_out => answer.try_recv().ok(),
-                Interested::Waiting(mut answer) => tokio::select! {
-                    biased;
-                    position = &mut answer => position.ok(),
-                    () = &mut out_of_patience => {
-                        is_out = true;
-                        answer.try_recv().ok()
-                    }
-                },
-            };
-            if answer.is_none() {
-                self.0.pump.forget_askers(&interest.channel);
+        // The streams of joins and leaves behind the channels that they belong to.
+        let streams = channels.iter().filter(|interest| interest.presence).map(|interest| Interest {
+            channel: presence::stream(&interest.channel),
+            history: Some(presence::STREAM),
+            presence: false,
+        });
+        let all: Vec<_> = channels.iter().cloned().chain(streams).collect();
+        let mut answers = self.subscribe_all(&all).await;
+        let mut streams = answers.split_off(channels.len()).into_iter();
+        for (interest, answer) in channels.iter().zip(&mut answers) {
+            if interest.presence
+                && let Some(Err(error)) = streams.next()
+            {
+                *answer = Err(error);
             }
-            answers.push(answer.ok_or(SubscribeError::Unavailable));
         }
         answers
     }
@@ -205,12 +251,22 @@ impl Backplane for Redis {
     fn unsubscribe(&self, channels: &[ChannelName]) {
         for channel in channels {
             self.0.pump.unsubscribe(channel);
+            self.0.pump.unsubscribe(&presence::stream(channel));
         }
     }
 
     async fn history(&self, channel: &ChannelName, query: HistoryQuery) -> Result<HistoryPage, HistoryError> {
-        let link = self.link(channel)?;
-        history::history(&link, &self.0.keys, channel, query).await
+        let here = self.0.pump.recent(channel, &query);
+        metrics::history_read(here.is_some());
+        if let Some(page) = here {
+            return Ok(page);
+        }
+        let (keys, name) = (self.0.keys.clone(), channel.clone());
+        let read = || {
+            let link = self.link(&name);
+            async move { history::history(&*link?, &keys, &name, query).await }
+        };
+        self.0.flights.ask(channel, query, read).await
     }
 
     async fn positions(&self, channels: &[ChannelName]) -> Result<Vec<Option<StreamPosition>>, HistoryError> {

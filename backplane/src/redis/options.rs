@@ -18,6 +18,8 @@ pub struct RedisOptions {
     pub(super) node: String,
     pub(super) ring_bytes: usize,
     pub(super) session_grace: Duration,
+    /// How long a node may be silent; by default as the session grace asks for.
+    pub(super) lease: Option<Duration>,
 }
 
 /// How the masters are found.
@@ -116,6 +118,7 @@ impl RedisOptions {
             node: node.to_owned(),
             ring_bytes: RING_BYTES,
             session_grace: Duration::from_secs(5),
+            lease: None,
         })
     }
 
@@ -177,6 +180,13 @@ impl RedisOptions {
     #[must_use]
     pub fn with_session_grace(self, session_grace: Duration) -> Self {
         Self { session_grace, ..self }
+    }
+
+    /// For tests: a shorter lease than a node may have.
+    #[cfg(feature = "conformance")]
+    #[must_use]
+    pub fn with_lease(self, lease: Duration) -> Self {
+        Self { lease: Some(lease), ..self }
     }
 
     /// The node's name as `CLIENT SETNAME` takes it: printable and without spaces.

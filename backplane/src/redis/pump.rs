@@ -25,12 +25,13 @@ use tracing::{error, warn};
 
 use super::{
     cursor::{Cursor, Event, Next},
-    frame,
+    frame::{self, Frame},
     inbox::Inboxes,
     keys,
     line::Line,
+    ring::Rings,
 };
-use crate::{Gap, HistoryPolicy, Interest, Sink, metrics};
+use crate::{Gap, HistoryPage, HistoryPolicy, HistoryQuery, Interest, Sink, metrics};
 
 /// How many lanes there are.
 pub(super) const LANES: usize = 4;
@@ -65,6 +66,8 @@ struct Entry {
     history: Option<HistoryPolicy>,
     waiting: Vec<oneshot::Sender<Option<StreamPosition>>>,
     lingers_until: Option<Instant>,
+    /// When its line was last made to live on.
+    touched_at: Instant,
 }
 
 struct Lane {
@@ -76,6 +79,7 @@ struct Lane {
 /// Bound: the channels that the node's clients are subscribed to.
 struct Table {
     channels: HashMap<ChannelName, Entry, ahash::RandomState>,
+    rings: Rings,
     events: Vec<Event>,
     sink: Arc<dyn Sink>,
 }
@@ -104,11 +108,17 @@ pub(super) struct LaneQueue {
 }
 
 impl Pump {
-    pub(super) fn new(sink: &Arc<dyn Sink>, inboxes: Arc<Inboxes>) -> (Self, Vec<LaneQueue>) {
+    /// `ring_bytes`: how much is kept of what was delivered.
+    pub(super) fn new(sink: &Arc<dyn Sink>, inboxes: Arc<Inboxes>, ring_bytes: usize) -> (Self, Vec<LaneQueue>) {
         let (lanes, queues) = (0..LANES)
             .map(|number| {
                 let (queue, items) = mpsc::channel(QUEUE);
-                let table = Table { channels: HashMap::default(), events: Vec::new(), sink: sink.clone() };
+                let table = Table {
+                    channels: HashMap::default(),
+                    rings: Rings::new(ring_bytes / LANES),
+                    events: Vec::new(),
+                    sink: sink.clone(),
+                };
                 let lane = Lane { queue, overflowed: AtomicBool::new(false), table: Mutex::new(table) };
                 (lane, LaneQueue { number, items })
             })
@@ -156,11 +166,14 @@ impl Pump {
     fn take(&self, lane: &Lane, item: Item) {
         match item {
             Item::Frame { channel, frame } => {
-                let publication = match frame::read(frame) {
-                    Ok(publication) => publication,
+                let frame = match frame::read_any(frame) {
+                    Ok(frame) => frame,
                     Err(error) => return error!(channel = &*channel, %error, "dropping what is not a frame"),
                 };
-                self.advance(&mut lane.table.lock(), &channel, |cursor, events| cursor.offer(publication, events));
+                self.advance(&mut lane.table.lock(), &channel, |cursor, events| match frame {
+                    Frame::Publication(publication) => cursor.offer(publication, events),
+                    Frame::Begun(epoch) => cursor.begun(epoch),
+                });
             }
             Item::Overflow => {
                 warn!("publications come in faster than they are taken; catching up from history");
@@ -232,6 +245,7 @@ impl Pump {
                 history: interest.history,
                 waiting: Vec::new(),
                 lingers_until: None,
+                touched_at: Instant::now(),
             }
         });
         entry.lingers_until = None;
@@ -304,6 +318,7 @@ impl Pump {
                 Some(other) if other != master => moved.push((other, until, channel)),
                 _ => {
                     table.channels.remove(&channel);
+                    table.rings.forget(&channel);
                     expired.push(channel);
                 }
             }
@@ -318,9 +333,14 @@ impl Pump {
     /// Forgets the channels of partitions that come from elsewhere and have lingered long enough.
     pub(super) fn expire_in(&self, partitions: &BTreeSet<usize>, now: Instant) {
         for lane in &self.lanes {
-            lane.table.lock().channels.retain(|_, entry| {
+            let Table { channels, rings, .. } = &mut *lane.table.lock();
+            channels.retain(|channel, entry| {
                 let has_expired = entry.lingers_until.is_some_and(|until| until <= now);
-                !(has_expired && partitions.contains(&entry.partition))
+                let is_gone = has_expired && partitions.contains(&entry.partition);
+                if is_gone {
+                    rings.forget(channel);
+                }
+                !is_gone
             });
         }
     }
@@ -362,6 +382,35 @@ impl Pump {
     /// Where a channel with history has been delivered up to; `None` without one.
     pub(super) fn last(&self, channel: &ChannelName) -> Option<StreamPosition> {
         self.lane(channel.as_str()).table.lock().channels.get(channel)?.cursor.standing().flatten()
+    }
+
+    /// What the node itself has of a channel's history, if that is all that is asked for.
+    pub(super) fn recent(&self, channel: &ChannelName, query: &HistoryQuery) -> Option<HistoryPage> {
+        let Table { channels, rings, .. } = &mut *self.lane(channel.as_str()).table.lock();
+        let entry = channels.get(channel)?;
+        rings.page(channel, query, entry.cursor.standing()??, entry.history?)
+    }
+
+    /// How much the node itself has of all histories, in bytes.
+    pub(super) fn ring_bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.table.lock().rings.bytes()).sum()
+    }
+
+    /// The channels of a master whose lines have to be made to live on: they would end while somebody is subscribed.
+    pub(super) fn untouched(&self, master: usize) -> Vec<(ChannelName, HistoryPolicy)> {
+        let mut untouched = Vec::new();
+        for lane in &self.lanes {
+            for (channel, entry) in &mut lane.table.lock().channels {
+                if let Some(policy) = entry.history
+                    && entry.touched_at.elapsed() >= policy.meta_ttl.max(policy.ttl) / 4
+                    && self.inboxes.owner_of(entry.partition) == Some(master)
+                {
+                    entry.touched_at = Instant::now();
+                    untouched.push((channel.clone(), policy));
+                }
+            }
+        }
+        untouched
     }
 
     /// What is kept of a channel.
@@ -462,8 +511,12 @@ impl Table {
         let next = step(&mut entry.cursor, &mut self.events);
         for event in self.events.drain(..) {
             match event {
-                Event::Publication(publication) => self.sink.publication(&name, publication),
+                Event::Publication(publication) => {
+                    self.rings.push(&name, &publication);
+                    self.sink.publication(&name, publication);
+                }
                 Event::Gap(gap) => {
+                    self.rings.forget(&name);
                     metrics::gap(gap);
                     self.sink.gap(&name, gap);
                 }

@@ -11,6 +11,11 @@ pub(super) struct Scripts {
     pub(super) line: Step,
     pub(super) page: Step,
     pub(super) generation: Step,
+    pub(super) forget: Step,
+    pub(super) join: Step,
+    pub(super) leave: Step,
+    pub(super) reap: Step,
+    pub(super) beat: Step,
 }
 
 static PLAIN: LazyLock<Scripts> = LazyLock::new(|| Scripts::new("PUBLISH"));
@@ -25,23 +30,48 @@ impl Scripts {
     fn new(publish: &str) -> Self {
         let step = |code: &str| Step::new(code.replace("'PUBLISH'", &format!("'{publish}'")));
         Self {
-            publish: step(include_str!("scripts/publish.lua")),
+            publish: step(&[APPEND, include_str!("scripts/publish.lua")].concat()),
             publish_live: step(include_str!("scripts/publish_live.lua")),
             line: step(include_str!("scripts/line.lua")),
             page: step(include_str!("scripts/page.lua")),
             generation: step(include_str!("scripts/generation.lua")),
+            forget: step(include_str!("scripts/forget.lua")),
+            join: step(&[APPEND, MEMBERS, include_str!("scripts/join.lua")].concat()),
+            leave: step(&[APPEND, MEMBERS, include_str!("scripts/leave.lua")].concat()),
+            reap: step(&[APPEND, MEMBERS, include_str!("scripts/reap.lua")].concat()),
+            beat: step(include_str!("scripts/beat.lua")),
         }
+    }
+
+    fn all(&self) -> [&Step; 10] {
+        [
+            &self.publish,
+            &self.publish_live,
+            &self.line,
+            &self.page,
+            &self.generation,
+            &self.forget,
+            &self.join,
+            &self.leave,
+            &self.reap,
+            &self.beat,
+        ]
     }
 
     /// `SCRIPT LOAD` for each. LOAD and not EVAL: from Redis 7.4 on, what EVAL brought in can be evicted.
     pub(super) fn load(&self) -> redis::Pipeline {
         let mut pipeline = redis::pipe();
-        for step in [&self.publish, &self.publish_live, &self.line, &self.page, &self.generation] {
+        for step in self.all() {
             pipeline.cmd("SCRIPT").arg("LOAD").arg(&step.code);
         }
         pipeline
     }
 }
+
+/// What stands before the scripts that publish with history. No flags behind the `#!lua`: see `publish.lua`.
+const APPEND: &str = concat!("#!lua\n", include_str!("scripts/append.lua"));
+/// What stands before those of presence, behind [`APPEND`].
+const MEMBERS: &str = include_str!("scripts/members.lua");
 
 /// One script and its digest.
 pub(super) struct Step {

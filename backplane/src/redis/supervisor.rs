@@ -53,6 +53,8 @@ pub(super) struct Supervisor {
     pub(super) states: Arc<States>,
     /// Notified when the directory should look where the masters are.
     pub(super) stale: Arc<Notify>,
+    /// Notified when the master may be another one than before.
+    pub(super) relinked: Arc<Notify>,
     pub(super) writers: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) heard: Arc<Heard>,
@@ -173,6 +175,7 @@ impl Supervisor {
         let channels = self.pump.channels(self.number).len();
         info!(redis = session.at, channels, "redis is there, every channel is delivered");
         self.states.tell(self.number, Some(BackplaneState::Live));
+        self.relinked.notify_one();
         self.live(&mut session).await
     }
 
@@ -293,6 +296,7 @@ impl Supervisor {
         session.subscriber.subscribe(&channels).await.map_err(Ended::anew)?;
         self.pump.moved(&partitions).await;
         self.settle(&session.link, channels.clone()).await?;
+        self.relinked.notify_one();
         info!(redis = session.at, partitions = partitions.len(), channels = channels.len(), "slots have moved here");
         self.catch_up.sweep(&session.link, channels).await.map_err(Ended::anew)
     }
@@ -313,6 +317,7 @@ impl Supervisor {
         match session.link.is_same_master(&session.partitions).await {
             Ok(true) => Ok(()),
             Ok(false) => {
+                self.relinked.notify_one();
                 let channels = self.pump.channels(self.number);
                 self.catch_up.sweep(&session.link, channels).await.map_err(Ended::anew)
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use self::http::serve;
-use crate::{relay::Relay, session::Ground, transport::Public};
+use crate::{control::Control, relay::Relay, session::Ground, transport::Public};
 
 /// What the internal listener needs of the node.
 pub struct Internal {
@@ -18,6 +18,8 @@ pub struct Internal {
     pub ground: Arc<Ground>,
     /// The way to the backplane.
     pub relay: Relay,
+    /// The way to other nodes' clients.
+    pub control: Arc<Control>,
     /// Tells whether the node leaves.
     pub public: Arc<Public>,
     /// Renders the metrics; `None` where another node of this process records them.

@@ -26,6 +26,7 @@ impl Format for Raw {
                 position: publication.position,
             }),
             Push::Gap(_, _, detail) => Encoded::Close(gap(detail.position)),
+            Push::Unsubscribed(_, "api") => Encoded::Close(CloseCode::DisconnectedByApi.into()),
             Push::Unsubscribed(..) => Encoded::Close(CloseCode::PermissionDenied.into()),
             Push::Presence(..) | Push::Backplane(_) | Push::Disconnect(_) => Encoded::Nothing,
         }

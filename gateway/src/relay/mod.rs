@@ -1,24 +1,29 @@
 //! The node's one way to its backplane: the first subscriber on the node joins a channel there, the last one leaves it.
 //!
 //! Shards put orders into bounded queues and never wait; the answer comes back as an item in the shard's mailbox. The
-//! queues are emptied by tasks on the small runtime: publications and presence in the order of their channel, reads
-//! side by side.
+//! queues are emptied by tasks on the small runtime: publications in the order of their channel, presence in that of each
+//! client on a channel, reads side by side.
 
 mod answer;
+mod presence;
 mod routes;
+mod signals;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use skywave_backplane::{
-    Any, Backplane as _, BackplaneState, HistoryQuery, Interest, NewPublication, Presence as _, PublishError, Published,
+    Any, Backplane as _, BackplaneState, Cluster as _, ClusterError, HistoryQuery, Interest, NewPublication,
+    PublishError, Published, Target,
 };
-use skywave_proto::{ChannelName, Member};
+use skywave_proto::{ChannelName, Member, v1::signal};
 use tokio::sync::mpsc;
 
+use self::presence::Order as PresenceOrder;
 pub use self::{
     answer::{Answer, Answers, MembersAnswer, Receipt, ReplyTo},
-    routes::{Lost, Mailbox, Routes},
+    routes::{Lost, Mailbox, Routes, SIGNALS, Signal},
 };
 
 /// Publications of one channel go through one stripe, so that they keep their order.
@@ -45,18 +50,13 @@ pub struct Relay {
     memberships: mpsc::Sender<Membership>,
     presence: mpsc::Sender<PresenceOrder>,
     reads: mpsc::Sender<(ChannelName, HistoryQuery, Receipt)>,
+    signals: mpsc::Sender<(Target, Bytes)>,
     hasher: ahash::RandomState,
 }
 
 enum Membership {
     Join { shard: usize, interest: Interest, join: u64 },
     Leave { shard: usize, channel: ChannelName },
-}
-
-enum PresenceOrder {
-    Enter { channel: ChannelName, member: Member, connection: u64, receipt: Receipt, list: bool },
-    Exit { channel: ChannelName, client: Arc<str>, connection: u64, grace: std::time::Duration },
-    List { channel: ChannelName, after: Option<String>, receipt: Receipt },
 }
 
 /// The largest number of members in one answer.
@@ -74,15 +74,43 @@ impl Relay {
         let (memberships, queue) = mpsc::channel(ORDERS);
         tokio::spawn(keep_memberships(backplane.clone(), routes, queue, answers.clone()));
         let (presence, queue) = mpsc::channel(ORDERS);
-        tokio::spawn(keep_presence(backplane.clone(), queue, answers.clone()));
+        tokio::spawn(presence::keep(backplane.clone(), queue, answers.clone()));
         let (reads, queue) = mpsc::channel(ORDERS);
         tokio::spawn(read(backplane.clone(), queue, answers));
-        Self { backplane, stripes, memberships, presence, reads, hasher: ahash::RandomState::new() }
+        let (signals, queue) = mpsc::channel(SIGNALS);
+        tokio::spawn(signals::send(backplane.clone(), queue));
+        Self { backplane, stripes, memberships, presence, reads, signals, hasher: ahash::RandomState::new() }
     }
 
     /// Whether the node reaches its backplane.
     pub fn state(&self) -> BackplaneState {
         self.backplane.state()
+    }
+
+    /// This run of this node, as other nodes know it.
+    pub fn incarnation(&self) -> Arc<str> {
+        self.backplane.incarnation()
+    }
+
+    /// The backplane itself, for callers outside the shards, which may wait.
+    pub fn backplane(&self) -> &Any {
+        &self.backplane
+    }
+
+    /// Says something to other nodes. Nobody hears whether it came; should too much be waiting, it does not.
+    pub fn signal(&self, to: Target, op: signal::Op) {
+        if self.signals.try_send((to, signals::encode(op))).is_err() {
+            crate::metrics::signal_dropped("out");
+            tracing::warn!("too many signals to other nodes are waiting, one is dropped");
+        }
+    }
+
+    /// Says something to other nodes, and waits until it is on its way.
+    ///
+    /// # Errors
+    /// As [`skywave_backplane::Cluster::signal`].
+    pub async fn signal_and_wait(&self, to: Target, op: signal::Op) -> Result<(), ClusterError> {
+        self.backplane.signal(to, signals::encode(op)).await
     }
 
     /// Publishes; the outcome goes to `reply_to`. Publications of a channel keep the order of these calls.
@@ -155,12 +183,18 @@ impl Relay {
         }
     }
 
-    /// Answers who is on a channel.
+    /// Answers who is on a channel, after what `client` ordered for itself there.
     ///
     /// # Errors
     /// [`Overloaded`] if too many are waiting.
-    pub fn members(&self, channel: ChannelName, after: Option<String>, receipt: Receipt) -> Result<(), Overloaded> {
-        self.presence.try_send(PresenceOrder::List { channel, after, receipt }).map_err(|_| Overloaded)
+    pub fn members(
+        &self,
+        channel: ChannelName,
+        client: Option<Arc<str>>,
+        after: Option<String>,
+        receipt: Receipt,
+    ) -> Result<(), Overloaded> {
+        self.presence.try_send(PresenceOrder::List { channel, client, after, receipt }).map_err(|_| Overloaded)
     }
 }
 
@@ -227,28 +261,6 @@ async fn keep_memberships(
         left.retain(|channel| !routes.is_wanted(channel));
         if !left.is_empty() {
             backplane.unsubscribe(&left);
-        }
-    }
-}
-
-async fn keep_presence(backplane: Arc<Any>, mut orders: mpsc::Receiver<PresenceOrder>, answers: Answers) {
-    while let Some(order) = orders.recv().await {
-        match order {
-            PresenceOrder::Enter { channel, member, connection, receipt, list } => {
-                let mut outcome = backplane.join(&channel, member, connection).await.map(|()| None);
-                if list && outcome.is_ok() {
-                    outcome = backplane.members(&channel, None, MEMBERS_PAGE).await.map(Some);
-                }
-                answers.send(receipt, Answer::Members(channel, MembersAnswer::Entered(outcome)));
-            }
-            PresenceOrder::Exit { channel, client, connection, grace } => {
-                // An error means that the backplane keeps no presence, so there is nothing to leave.
-                let _ = backplane.leave(&channel, &client, connection, grace).await;
-            }
-            PresenceOrder::List { channel, after, receipt } => {
-                let page = backplane.members(&channel, after.as_deref(), MEMBERS_PAGE).await;
-                answers.send(receipt, Answer::Members(channel, MembersAnswer::Listed(page)));
-            }
         }
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use skywave_backplane::{BackplaneState, Gap, PresenceEvent, Sink, SubscribeError};
 use skywave_proto::{ChannelName, Publication, StreamPosition};
+use tokio::sync::mpsc;
 
 use super::{Answer, Receipt};
 use crate::{
@@ -47,17 +48,31 @@ pub struct Routes {
     stripes: [RwLock<HashMap<ChannelName, Shards, ahash::RandomState>>; STRIPES],
     hasher: ahash::RandomState,
     mailboxes: Arc<[Arc<dyn Mailbox>]>,
+    signals: mpsc::Sender<Signal>,
 }
+
+/// What another node has said: its incarnation, and the message.
+pub type Signal = (Arc<str>, Bytes);
+
+/// Bound of the queue of signals, in signals; emptied by one task. Full: the signal is dropped, told and counted.
+pub const SIGNALS: usize = 4 * 1024;
 
 /// A set of shards is one word.
 type Shards = u128;
 const _: () = assert!(Shards::BITS as usize >= MAX_SHARDS as usize);
 
 impl Routes {
-    /// No channel goes anywhere yet.
-    pub fn new(mailboxes: Arc<[Arc<dyn Mailbox>]>) -> Self {
+    /// No channel goes anywhere yet. What other nodes say goes into the queue that comes back.
+    pub fn new(mailboxes: Arc<[Arc<dyn Mailbox>]>) -> (Self, mpsc::Receiver<Signal>) {
         assert!(mailboxes.len() <= usize::from(MAX_SHARDS), "the configuration bounds node.shards");
-        Self { stripes: std::array::from_fn(|_| RwLock::default()), hasher: ahash::RandomState::new(), mailboxes }
+        let (signals, queue) = mpsc::channel(SIGNALS);
+        let (stripes, hasher) = (std::array::from_fn(|_| RwLock::default()), ahash::RandomState::new());
+        (Self { stripes, hasher, mailboxes, signals }, queue)
+    }
+
+    /// How many channels go to some shard.
+    pub fn channels(&self) -> usize {
+        self.stripes.iter().map(|stripe| stripe.read().len()).sum()
     }
 
     /// The shard wants the channel.
@@ -121,7 +136,12 @@ impl Sink for Routes {
         self.shards_of(channel).for_each(|shard| self.mailboxes[shard].presence_gap(channel));
     }
 
-    fn signal(&self, _from: Arc<str>, _message: Bytes) {}
+    fn signal(&self, from: Arc<str>, message: Bytes) {
+        if let Err(mpsc::error::TrySendError::Full((from, _))) = self.signals.try_send((from, message)) {
+            crate::metrics::signal_dropped("in");
+            tracing::warn!(from = &*from, "too many signals of other nodes are waiting, one is dropped");
+        }
+    }
 
     fn state(&self, state: BackplaneState) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.backplane(state));

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use skywave_proto::{ChannelName, CloseCode, ErrorCode, StreamPosition};
 
-use super::{Client, Connect, Connected, REPLY_BYTES, Refusal, Reply, Seat, Session, Subscribed, opening::Asker};
+use super::{
+    Client, Connect, Connected, REPLY_BYTES, Refusal, Reply, Seat, Session, Subscribed,
+    opening::Asker,
+    seal::{self, Sealed},
+};
 use crate::clock::now_ms;
 
 /// Subscriptions in one `connect` where `limits.channels_per_connection` sets no limit.
@@ -46,9 +50,10 @@ impl Session {
             let message = format!("connect subscribes to at most {limit} channels (limits.channels_per_connection)");
             return self.refuse(id, Refusal::new(ErrorCode::Limit, message));
         }
-        let known = connect.session.and_then(|session| self.ground.seal.get()?.open(&session, None, now_ms()));
+        let now_ms = now_ms();
+        let earlier = connect.session.and_then(|session| self.ground.seal.get()?.open(&session, None, now_ms));
         let info = connect.info.filter(|_| self.ground.settings.development());
-        self.become_client(known.unwrap_or_else(new_client_id), info);
+        self.become_client(earlier, now_ms, info);
         let outcomes = connect.subscribe.iter().map(|_| None).collect();
         self.state.borrow_mut().connecting = Some(Connecting { id, outcomes, opened: Vec::new() });
         for (place, request) in connect.subscribe.into_iter().enumerate() {
@@ -72,17 +77,20 @@ impl Session {
         if !self.ground.settings.auth.anonymous {
             return false;
         }
-        self.become_client(new_client_id(), None);
+        self.become_client(None, now_ms(), None);
         self.say_connected(None, Vec::new());
         true
     }
 
-    fn become_client(&self, id: Arc<str>, info: Option<Bytes>) {
+    fn become_client(&self, earlier: Option<Sealed>, now_ms: u64, info: Option<Bytes>) {
+        let id = earlier.as_ref().map_or_else(new_client_id, |earlier| earlier.client.clone());
+        let user = None;
         self.link.set_client(id.clone());
-        self.state.borrow_mut().client = Some(Client { id: id.clone(), user: None, info });
-        let older = self.ground.clients.claim(&id, self.seat());
-        if let Some((shard, key)) = older {
-            self.ground.shards[shard].run(move |shard| shard.replace(key));
+        let serial = seal::serial(earlier.as_ref(), now_ms);
+        let (serial, older) = self.ground.clients.claim(&id, user.as_ref(), self.seat(), serial);
+        self.state.borrow_mut().client = Some(Client { id, user, info, serial });
+        if let Some(older) = older {
+            self.ground.replace(older);
         }
     }
 
@@ -136,12 +144,11 @@ impl Session {
     fn say_connected(&self, id: Option<u64>, subscribed: Vec<Result<Subscribed, (String, Refusal)>>) {
         let Some(client) = self.state.borrow().client.clone() else { return };
         let settings = &self.ground.settings;
+        let incarnation = self.shard.relay().incarnation();
         let reply = Reply::Connected(Connected {
-            session: self
-                .ground
-                .seal
-                .get()
-                .map_or_else(String::new, |seal| seal.seal(&client.id, client.user.as_deref(), now_ms())),
+            session: self.ground.seal.get().map_or_else(String::new, |seal| {
+                seal.seal(&client.id, client.user.as_deref(), client.serial, &incarnation)
+            }),
             client: client.id,
             node: self.ground.node.clone(),
             ping_interval_ms: u64::try_from(settings.timeouts.ping_interval.as_millis()).unwrap_or(u64::MAX),

@@ -22,11 +22,11 @@ use std::{
 
 use bytes::Bytes;
 use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication};
-use skywave_proto::{ChannelName, ErrorCode, Member, Payload};
+use skywave_proto::{ChannelName, CloseCode, ErrorCode, Member, Payload};
 use tokio::time::Instant as TokioInstant;
 
 pub use self::{
-    clients::{Clients, Seat},
+    clients::{Clients, Seat, Who},
     command::{Command, Connect, Connected, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
     rights::{may_publish, may_subscribe, named_namespace, namespace},
     seal::Seal,
@@ -42,7 +42,7 @@ use crate::{
     metrics::{self, Source},
     push::{Encoded, Format, Goodbye},
     relay::{Answer, MembersAnswer, Receipt, ReplyTo},
-    shard::{Link, Shard},
+    shard::{Description, Link, Shard},
 };
 
 /// Publications in one reply, over all its channels, and in one page of history: at most this many bytes of payload.
@@ -83,6 +83,17 @@ pub struct Ground {
     pub shards: Vec<crate::shard::ShardHandle>,
 }
 
+impl Ground {
+    /// A newer connection speaks for the client of this one.
+    pub fn replace(&self, (shard, key): Seat) {
+        self.shards[shard].run(move |shard| {
+            if let Some(owner) = shard.owner(key) {
+                owner.leave(CloseCode::Replaced.into());
+            }
+        });
+    }
+}
+
 /// See the module.
 pub struct Session {
     ground: Arc<Ground>,
@@ -110,6 +121,8 @@ struct Client {
     id: Arc<str>,
     user: Option<Arc<str>>,
     info: Option<Bytes>,
+    /// The connection's place among those of its client, on whatever nodes: the newer has the larger.
+    serial: u64,
 }
 
 /// A command that waits for the backplane.
@@ -279,7 +292,7 @@ impl Session {
         may_subscribe(namespace, &channel, self.client().user.as_deref())?;
         subscriptions::require_presence(namespace, &channel)?;
         let receipt = self.ask(Asked::Presence { id });
-        let ordered = self.shard.relay().members(channel, after, receipt);
+        let ordered = self.shard.relay().members(channel, Some(self.client().id), after, receipt);
         ordered.inspect_err(|_| self.forget(receipt)).map_err(Refusal::from)
     }
 
@@ -354,10 +367,24 @@ impl Session {
         for (channel, subscription) in state.subscriptions {
             self.shard.hub().detach(&channel, self.link.key());
             if subscription.is_member {
-                self.shard.relay().exit(channel, client.id.clone(), self.link.key(), grace);
+                self.shard.relay().exit(channel, client.id.clone(), client.serial, grace);
             }
         }
-        self.ground.clients.release(&client.id, self.seat());
+        self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
+    }
+
+    /// What back ends are told of it; nothing until the client is known.
+    pub fn describe(&self) -> Option<Description> {
+        let state = self.state.borrow();
+        let client = state.client.as_ref()?;
+        let age_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Some(Description {
+            client: client.id.clone(),
+            user: client.user.clone(),
+            protocol: self.voice.name(),
+            connected_at_ms: now_ms().saturating_sub(age_ms),
+            channels: state.subscriptions.keys().cloned().collect(),
+        })
     }
 
     /// Ends the connection with this goodbye, after what is queued.

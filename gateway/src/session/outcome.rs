@@ -1,6 +1,6 @@
 //! What the backplane's errors are to a client.
 
-use skywave_backplane::{HistoryError, PresenceError, PublishError, SubscribeError};
+use skywave_backplane::{ClusterError, HistoryError, PresenceError, PublishError, SubscribeError};
 use skywave_proto::ErrorCode;
 
 use super::Refusal;
@@ -47,6 +47,12 @@ impl From<HistoryError> for Refusal {
 impl From<PresenceError> for Refusal {
     fn from(PresenceError::Unavailable(_): PresenceError) -> Self {
         unavailable("the backplane is away: who is there cannot be told now, try again")
+    }
+}
+
+impl From<ClusterError> for Refusal {
+    fn from(ClusterError::Unavailable(_): ClusterError) -> Self {
+        unavailable("the backplane is away: other nodes cannot be asked or told now, try again")
     }
 }
 

@@ -133,12 +133,12 @@ impl Session {
     }
 
     fn enter(&self, channel: &ChannelName, list: bool) {
-        let member = self.client().member();
+        let client = self.client();
         if list {
             self.opening(channel, |opening, _, _| opening.members = Part::Awaited);
         }
         let receipt = self.ask(Asked::Roll);
-        let ordered = self.shard.relay().enter(channel.clone(), member, self.link.key(), list, receipt);
+        let ordered = self.shard.relay().enter(channel.clone(), client.member(), client.serial, list, receipt);
         if let Err(overloaded) = ordered {
             self.forget(receipt);
             self.give_up(channel, overloaded.into());
@@ -170,7 +170,8 @@ impl Session {
 
     fn ask_for_roll(&self, channel: &ChannelName) {
         let receipt = self.ask(Asked::Roll);
-        if let Err(overloaded) = self.shard.relay().members(channel.clone(), None, receipt) {
+        let client = Some(self.client().id);
+        if let Err(overloaded) = self.shard.relay().members(channel.clone(), client, None, receipt) {
             self.forget(receipt);
             self.give_up(channel, overloaded.into());
         }
@@ -405,6 +406,33 @@ impl Session {
         Ok(())
     }
 
+    /// Ends a subscription that the client would keep.
+    pub fn end_subscription(&self, channel: &ChannelName, reason: &'static str) {
+        let Some(subscription) = self.drop_subscription(channel) else { return };
+        match subscription.stage {
+            Stage::Opening(opening) => {
+                let message = format!("the subscription to {channel} was ended before it was there ({reason})");
+                self.not_opened(opening.asker, channel, Refusal::new(ErrorCode::PermissionDenied, message));
+            }
+            Stage::Replaying { .. } | Stage::Live => self.link.tell(&Push::Unsubscribed(channel.clone(), reason)),
+        }
+    }
+
+    /// Looks at the rights behind every subscription again. Those to publish are looked at with each publication.
+    pub fn refresh(&self) {
+        let Some(user) = self.state.borrow().client.as_ref().map(|client| client.user.clone()) else { return };
+        let settings = &self.ground.settings;
+        let may_stay = |channel: &ChannelName| {
+            named_namespace(settings, channel)
+                .and_then(|(_, namespace)| may_subscribe(namespace, channel, user.as_deref()))
+                .is_ok()
+        };
+        let subscribed: Vec<_> = self.state.borrow().subscriptions.keys().cloned().collect();
+        for channel in subscribed.iter().filter(|channel| !may_stay(channel)) {
+            self.end_subscription(channel, "permission");
+        }
+    }
+
     fn drop_subscription(&self, channel: &ChannelName) -> Option<Subscription> {
         let subscription = self.state.borrow_mut().subscriptions.remove(channel)?;
         self.shard.hub().detach(channel, self.link.key());
@@ -412,8 +440,8 @@ impl Session {
             self.replaying.set(self.replaying.get() - 1);
         }
         if subscription.is_member {
-            let (client, grace) = (self.client().id, std::time::Duration::ZERO);
-            self.shard.relay().exit(channel.clone(), client, self.link.key(), grace);
+            let (client, grace) = (self.client(), std::time::Duration::ZERO);
+            self.shard.relay().exit(channel.clone(), client.id, client.serial, grace);
         }
         Some(subscription)
     }

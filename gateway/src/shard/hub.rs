@@ -3,7 +3,11 @@
 //! A channel is delivered in order and without holes: where one shows (a mailbox was full), the channel waits, what
 //! comes meanwhile is held, and the hole is filled from history. A member that recovers is held back in the same way.
 
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    sync::Arc,
+};
 
 use skywave_backplane::{Gap, HistoryError, HistoryPage, HistoryQuery, Interest, PresenceEvent, SubscribeError};
 use skywave_proto::{ChannelName, CloseCode, Publication, StreamPosition};
@@ -208,6 +212,24 @@ impl Hub {
         }
     }
 
+    /// The first `limit` channels of this shard by name, behind `after` and with this prefix, each with how many
+    /// subscriptions it has. Looks at every channel.
+    pub fn channels(&self, prefix: &str, after: &str, limit: usize) -> Vec<(ChannelName, u64)> {
+        let mut first = BTreeMap::new();
+        for (channel, topic) in &self.topics {
+            if channel.as_str() <= after || !channel.as_str().starts_with(prefix) {
+                continue;
+            }
+            if first.len() < limit || first.last_key_value().is_some_and(|(last, _)| *last > channel) {
+                first.insert(channel, topic.members.len() as u64);
+                if first.len() > limit {
+                    first.pop_last();
+                }
+            }
+        }
+        first.into_iter().map(|(channel, members)| (channel.clone(), members)).collect()
+    }
+
     /// The backplane has answered to a join. Returns the members that wait for it.
     pub(super) fn joined(
         &mut self,
@@ -332,7 +354,10 @@ impl Hub {
             return;
         }
         for publication in page.publications {
-            if publication.position.is_some() && publication.position == topic.last.map(StreamPosition::next) {
+            // By the offset alone: a complete page goes on where the channel stood, and behind a restart or a failover
+            // the same line goes on under another epoch.
+            let is_next = |last: StreamPosition| publication.position.is_some_and(|at| at.offset == last.offset + 1);
+            if topic.last.is_some_and(is_next) {
                 topic.last = publication.position;
                 self.figures.delivered(&publication);
                 topic.deliver(&Prepared::new(Push::Publication(channel.clone(), publication)));

@@ -14,7 +14,10 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -55,6 +58,30 @@ pub trait Owner {
 
     /// The node asks the connection to leave.
     fn leave(&self, goodbye: Goodbye);
+
+    /// Ends a subscription that the client would keep; `reason` is the word on the wire.
+    fn unsubscribe(&self, channel: &ChannelName, reason: &'static str);
+
+    /// Looks at the client's rights again, and ends the subscriptions that it has none for any more.
+    fn refresh(&self);
+
+    /// What back ends are told of it; nothing until its client is known.
+    fn describe(&self) -> Option<Description>;
+}
+
+/// One connection, as back ends see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Whose it is.
+    pub client: Arc<str>,
+    /// The user behind the client.
+    pub user: Option<Arc<str>>,
+    /// What it speaks, as in the label of metrics.
+    pub protocol: &'static str,
+    /// When it was opened: milliseconds since 1970.
+    pub connected_at_ms: u64,
+    /// Its subscriptions.
+    pub channels: Vec<ChannelName>,
 }
 
 /// One shard, on its own thread.
@@ -126,14 +153,8 @@ impl Shard {
         self.owners.borrow_mut().remove(&key);
     }
 
-    /// A newer connection speaks for the client of this one.
-    pub fn replace(&self, key: u64) {
-        if let Some(owner) = self.owner(key) {
-            owner.leave(skywave_proto::CloseCode::Replaced.into());
-        }
-    }
-
-    fn owner(&self, key: u64) -> Option<Rc<dyn Owner>> {
+    /// The connection with this key, while it lasts.
+    pub fn owner(&self, key: u64) -> Option<Rc<dyn Owner>> {
         self.owners.borrow().get(&key).cloned()
     }
 

@@ -42,7 +42,7 @@ use crate::{
     push::{Frame, Goodbye},
     relay::Answer,
     session::{Envelope, Session},
-    shard::{Link, Owner, Shard, TICK},
+    shard::{Description, Link, Owner, Shard, TICK},
     transport::heartbeat::{Beat, Heartbeat},
 };
 
@@ -358,6 +358,18 @@ impl Owner for Connection {
 
     fn leave(&self, goodbye: Goodbye) {
         self.session.leave(goodbye);
+    }
+
+    fn unsubscribe(&self, channel: &ChannelName, reason: &'static str) {
+        self.session.end_subscription(channel, reason);
+    }
+
+    fn refresh(&self) {
+        self.session.refresh();
+    }
+
+    fn describe(&self) -> Option<Description> {
+        self.session.describe()
     }
 }
 

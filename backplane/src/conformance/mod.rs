@@ -3,6 +3,9 @@
 //! Behind the feature `conformance`, which only dev-dependencies ask for: it panics where a promise is broken, so it has
 //! no place in a release, and as part of the crate (not of its `tests/`) it can be run for doubles elsewhere.
 
+mod members;
+mod nodes;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -17,9 +20,11 @@ use skywave_proto::{ChannelName, Payload, Publication, StreamPosition};
 use tokio::sync::watch;
 
 use crate::{
-    Backplane, BackplaneState, Durability, Gap, HistoryPage, HistoryPolicy, HistoryQuery, IdempotencyKey, Interest,
-    NewPublication, PresenceEvent, PublishError, Published, Sink,
+    Backplane, BackplaneState, Cluster, Durability, Gap, HistoryPage, HistoryPolicy, HistoryQuery, IdempotencyKey,
+    Interest, NewPublication, Presence, PresenceEvent, PublishError, Published, Sink,
 };
+
+pub use self::{members::*, nodes::*};
 
 /// How long anything may take before its test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -27,7 +32,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// Where the nodes of one test live.
 pub trait World {
     /// What is tested.
-    type Node: Backplane;
+    type Node: Backplane + Presence + Cluster;
     /// Whether [`World::node`] gives nodes of one cluster, or each time another world.
     const JOINS_NODES: bool;
 
@@ -272,6 +277,13 @@ macro_rules! promises {
             history_lives_as_long_as_its_last_publication
             a_key_publishes_once
             a_key_publishes_once_without_history
+            a_member_joins_once_and_leaves_once
+            an_older_connection_does_not_take_its_client_away
+            who_comes_back_within_the_grace_has_not_left
+            members_come_in_pages_by_client
+            members_are_counted
+            nodes_know_each_other
+            a_signal_reaches_those_it_is_for
             positions_are_those_of_the_channels
         }
     };
@@ -621,25 +633,25 @@ pub async fn what_is_forgotten_begins_a_new_line(world: &impl World) {
 pub async fn history_lives_as_long_as_its_last_publication(world: &impl World) {
     let node = world.node(Recorder::new()).await;
     let news = channel("news");
-    let brief = HistoryPolicy { size: 100, ttl: Duration::from_secs(2), meta_ttl: Duration::from_secs(6) };
+    let brief = HistoryPolicy { size: 100, ttl: Duration::from_secs(4), meta_ttl: Duration::from_secs(8) };
     let publish = |text: &'static str| {
         let published = node.publish(publication(&news, text, Some(brief)));
         async { published.await.expect("the backplane is there").position.expect("it keeps history") }
     };
     publish("1").await;
-    world.pass(Duration::from_millis(1200)).await;
+    world.pass(Duration::from_millis(2000)).await;
     let second = publish("2").await;
-    world.pass(Duration::from_millis(1200)).await;
+    world.pass(Duration::from_millis(2000)).await;
     let alive = page(&node, &news, query(None, 10)).await;
     assert_eq!(texts(&alive), ["1", "2"], "the second publication has made it live longer");
-    world.pass(Duration::from_millis(1400)).await;
+    world.pass(Duration::from_millis(3000)).await;
     let gone = page(&node, &news, query(Some(top_minus(second, 1)), 10)).await;
     assert_eq!((texts(&gone).len(), gone.complete, gone.top), (0, false, Some(second)), "the position lives longer");
     let third = publish("3").await;
     assert_eq!(third, second.next());
     let fresh = page(&node, &news, query(Some(second), 10)).await;
     assert_eq!((texts(&fresh), fresh.complete), (vec!["3"], true));
-    world.pass(Duration::from_millis(6500)).await;
+    world.pass(Duration::from_millis(8500)).await;
     assert_eq!(node.positions(std::slice::from_ref(&news)).await.expect("the backplane is there"), [None]);
     let new_line = publish("4").await;
     assert!(new_line.epoch != third.epoch && new_line.offset == 1);

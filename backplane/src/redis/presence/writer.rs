@@ -1,0 +1,276 @@
+//! Makes Redis look as the table wants it, in batches.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use parking_lot::{Mutex, RwLock};
+use redis::{Cmd, Value};
+use skywave_proto::{ChannelName, Epoch, Member};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::{
+    STREAM, entry, stream,
+    table::{Resync, Table, Writes},
+};
+use crate::redis::{
+    keys::{self, Keys, PARTITIONS},
+    link::{Link, PIPELINE},
+    masters::Masters,
+    publish::millis,
+    scripts::Step,
+};
+
+/// How many memberships are written together.
+const BATCH: usize = 1024;
+/// How long to wait when Redis is away.
+const RETRY: Duration = Duration::from_millis(250);
+/// How often what stands in Redis is made to live on; it lives for an hour.
+const REFRESH: Duration = Duration::from_secs(20 * 60);
+
+/// What this node wants to stand in Redis. Cloning shares it.
+#[derive(Clone)]
+pub(in crate::redis) struct Writer(Arc<Inner>);
+
+struct Inner {
+    table: Mutex<Table>,
+    changed: Notify,
+    masters: Arc<Masters>,
+    incarnation: Arc<RwLock<Arc<str>>>,
+    /// By partition: the generation in which everything was written.
+    generations: Mutex<Vec<u64>>,
+}
+
+impl Writer {
+    pub(in crate::redis) fn new(masters: Arc<Masters>, incarnation: Arc<RwLock<Arc<str>>>) -> Self {
+        Self(Arc::new(Inner {
+            table: Mutex::default(),
+            changed: Notify::new(),
+            masters,
+            incarnation,
+            generations: Mutex::new(vec![0; PARTITIONS]),
+        }))
+    }
+
+    pub(super) fn join(&self, channel: &ChannelName, member: Member, serial: u64) -> oneshot::Receiver<()> {
+        let written = self.0.table.lock().join(channel, member, serial);
+        self.0.changed.notify_one();
+        written
+    }
+
+    pub(super) fn leave(
+        &self,
+        channel: &ChannelName,
+        client: &Arc<str>,
+        serial: u64,
+        grace: Duration,
+    ) -> Option<oneshot::Receiver<()>> {
+        let at = (!grace.is_zero()).then(|| Instant::now() + grace);
+        let written = self.0.table.lock().leave(channel, client, serial, at);
+        self.0.changed.notify_one();
+        written
+    }
+
+    /// Everything is written again.
+    pub(in crate::redis) fn resync(&self, resync: Resync) {
+        self.0.table.lock().resync(resync, |_| true);
+        self.0.changed.notify_one();
+    }
+
+    /// Writes until `stop`, and then what is still to be written.
+    pub(in crate::redis) async fn run(self, stop: CancellationToken) {
+        let mut refresh = tokio::time::interval_at(Instant::now() + REFRESH, REFRESH);
+        let relinked = self.0.masters.relinked.clone();
+        while !stop.is_cancelled() {
+            let next = self.0.table.lock().pass(Instant::now());
+            let next = next.unwrap_or_else(|| Instant::now() + REFRESH);
+            if !self.0.table.lock().is_clean() {
+                if self.write().await.is_err() {
+                    let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
+                }
+                continue;
+            }
+            tokio::select! {
+                () = self.0.changed.notified() => {}
+                () = relinked.notified() => self.look_at_generations(),
+                _ = refresh.tick() => self.refresh().await,
+                () = tokio::time::sleep_until(next) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        // What does not get there now is carried out by others: this incarnation has resigned, or will be taken for dead.
+        let _ = self.write().await;
+    }
+
+    /// A master that may be another one than before may have lost members.
+    fn look_at_generations(&self) {
+        let mut generations = self.0.generations.lock();
+        let mut lost = vec![false; PARTITIONS];
+        for (partition, known) in generations.iter_mut().enumerate() {
+            let Some(link) = self.0.masters.link_of(partition) else { continue };
+            let now = link.generation(partition);
+            if now == 0 || *known == now {
+                continue;
+            }
+            // What is written from now on stands in this generation; all before is written again.
+            lost[partition] = *known != 0;
+            *known = now;
+        }
+        drop(generations);
+        if lost.contains(&true) {
+            info!(
+                partitions = lost.iter().filter(|lost| **lost).count(),
+                "writing members again: redis may have lost some"
+            );
+            self.0.table.lock().resync(Resync::Quiet, |partition| lost[partition]);
+        }
+    }
+
+    async fn write(&self) -> Result<(), ()> {
+        let writes = self.0.table.lock().take(BATCH);
+        let writes: Vec<_> = writes.into_iter().collect();
+        let incarnation = self.0.incarnation.read().clone();
+        let groups = self.0.masters.spread(writes.iter().map(|(channel, _)| channel));
+        let written = groups.into_iter().map(|(link, places)| {
+            let (writes, incarnation) = (&writes, &incarnation);
+            async move {
+                let mut all_well = true;
+                for chunk in places.chunks(PIPELINE / 2) {
+                    let chunk: Vec<_> = chunk.iter().map(|place| &writes[*place]).collect();
+                    all_well &= match &link {
+                        Some(link) => self.send(link, incarnation, &chunk).await,
+                        None => {
+                            self.fail(&chunk);
+                            false
+                        }
+                    };
+                }
+                all_well
+            }
+        });
+        let all_well = join_all(written).await.into_iter().all(|well| well);
+        if all_well { Ok(()) } else { Err(()) }
+    }
+
+    async fn send(&self, link: &Link, incarnation: &str, chunk: &[&(ChannelName, Writes)]) -> bool {
+        let mut pipeline = redis::pipe();
+        for (channel, writes) in chunk {
+            for command in commands(link, &self.0.masters.keys, incarnation, channel, writes) {
+                pipeline.add_command(command);
+            }
+        }
+        let answers = match link.ask(&pipeline).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                debug!(%error, "members could not be written; trying again");
+                self.fail(chunk);
+                return false;
+            }
+        };
+        let (mut answers, mut stale, mut all_well) = (answers.into_iter(), Vec::new(), true);
+        for (channel, writes) in chunk {
+            let count = usize::from(!writes.joins.is_empty()) + usize::from(!writes.leaves.is_empty());
+            let mut well = true;
+            for answer in answers.by_ref().take(count) {
+                if let Value::ServerError(error) = answer {
+                    well = false;
+                    debug!(%channel, %error, "members could not be written; trying again");
+                    if error.code() == "STALE" {
+                        let least = error.details().and_then(|least| least.parse().ok()).unwrap_or(0);
+                        stale.push((keys::partition(channel), least));
+                    }
+                }
+            }
+            let mut table = self.0.table.lock();
+            if well {
+                table.written(channel, writes)
+            } else {
+                table.failed(channel, writes)
+            }
+            all_well &= well;
+        }
+        if !stale.is_empty()
+            && let Err(error) = link.relearn(&stale).await
+        {
+            debug!(%error, "redis does not say which generation it is of");
+        }
+        all_well
+    }
+
+    fn fail(&self, chunk: &[&(ChannelName, Writes)]) {
+        let mut table = self.0.table.lock();
+        chunk.iter().for_each(|(channel, writes)| table.failed(channel, writes));
+    }
+
+    /// The keys live for an hour: so that nothing stays for ever of a cluster that never comes back.
+    async fn refresh(&self) {
+        let channels = self.0.table.lock().channels();
+        let incarnation = self.0.incarnation.read().clone();
+        let keys = &self.0.masters.keys;
+        for (link, places) in self.0.masters.spread(channels.iter()) {
+            let Some(link) = link else { continue };
+            for chunk in places.chunks(PIPELINE) {
+                let mut pipeline = redis::pipe();
+                for place in chunk {
+                    let channel = &channels[*place];
+                    let membered = keys.membered(keys::partition(channel), &incarnation);
+                    for key in [keys.members(channel), membered] {
+                        pipeline.cmd("PEXPIRE").arg(key).arg(LIVES_MS).ignore();
+                    }
+                }
+                if let Err(error) = link.ask(&pipeline).await {
+                    debug!(%error, "members could not be made to live on; the next time is soon enough");
+                }
+            }
+        }
+    }
+}
+
+/// As in `scripts/members.lua`.
+const LIVES_MS: u64 = 3_600_000;
+
+fn commands(link: &Link, keys: &Keys, incarnation: &str, channel: &ChannelName, writes: &Writes) -> Vec<Cmd> {
+    let mut commands = Vec::with_capacity(2);
+    if !writes.joins.is_empty() {
+        let mut command = call(link, &link.scripts().join, keys, incarnation, channel);
+        for write in &writes.joins {
+            let is_told = u8::from(write.is_told);
+            command.arg(&*write.member.client).arg(write.serial).arg(entry::member(&write.member)).arg(is_told);
+        }
+        commands.push(command);
+    }
+    if !writes.leaves.is_empty() {
+        let mut command = call(link, &link.scripts().leave, keys, incarnation, channel);
+        command.arg(u8::from(writes.is_last));
+        for write in &writes.leaves {
+            command.arg(&*write.member.client).arg(write.serial);
+        }
+        commands.push(command);
+    }
+    commands
+}
+
+/// What all scripts of presence begin with.
+pub(in crate::redis) fn call(link: &Link, step: &Step, keys: &Keys, incarnation: &str, channel: &ChannelName) -> Cmd {
+    let (stream, partition) = (stream(channel), keys::partition(channel));
+    let mut command = step.call(&[
+        &keys.members(channel),
+        &keys.membered(partition, incarnation),
+        &keys.meta(&stream),
+        &keys.list(&stream),
+        &keys.channel(&stream),
+    ]);
+    command
+        .arg(incarnation)
+        .arg(channel.as_str())
+        .arg(link.generation(partition))
+        .arg(Epoch::random().as_bytes())
+        .arg(STREAM.size)
+        .arg(millis(STREAM.ttl))
+        .arg(millis(STREAM.meta_ttl));
+    command
+}

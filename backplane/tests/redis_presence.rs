@@ -1,0 +1,222 @@
+//! Who is on a channel while nodes die, stand still or go, and while Redis does: no ghosts, and nobody leaves who is there.
+
+mod support;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use skywave_backplane::{
+    Backplane as _, BackplaneState, Cluster as _, Presence as _, PresenceEvent, Redis,
+    conformance::{Recorder, channel, follow, member},
+};
+use skywave_proto::ChannelName;
+use support::{Server, until};
+use tokio::runtime::Runtime;
+
+/// A shorter lease than a node may have, for tests that wait for its end.
+const LEASE: Duration = Duration::from_millis(2400);
+const GRACE: Duration = Duration::from_millis(600);
+
+async fn node(server: &Server, heard: Arc<Recorder>) -> Redis {
+    let redis = Redis::new(server.options().with_session_grace(GRACE).with_lease(LEASE), heard);
+    until("the node to be live", || async { redis.state() == BackplaneState::Live }).await;
+    redis
+}
+
+async fn join_all(node: &Redis, room: &ChannelName, clients: std::ops::Range<u32>, connection: u64) {
+    let joins = clients.map(|client| node.join(room, member(&format!("c{client}")), connection));
+    for joined in futures_util::future::join_all(joins).await {
+        joined.expect("the backplane is there");
+    }
+}
+
+/// How often each client joined and left, as it was told.
+fn tally(heard: &Recorder, room: &ChannelName) -> BTreeMap<String, (u32, u32)> {
+    let mut tally = BTreeMap::<String, (u32, u32)>::new();
+    for event in heard.presence_told(room) {
+        match event.expect("nothing is missing") {
+            PresenceEvent::Join(member) => tally.entry(member.client.to_string()).or_default().0 += 1,
+            PresenceEvent::Leave(member) => tally.entry(member.client.to_string()).or_default().1 += 1,
+        }
+    }
+    tally
+}
+
+async fn until_count(node: &Redis, room: &ChannelName, count: u64) {
+    until(&format!("{count} members"), || async { node.count(room).await.is_ok_and(|now| now == count) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_members_of_a_dead_node_leave_once_and_those_who_came_back_do_not() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let living = node(&server, heard.clone()).await;
+    let room = channel("room");
+    follow(&living, &room).await;
+    // A node of its own runtime can be ended without a word, as by kill -9.
+    let elsewhere = Runtime::new().unwrap();
+    let options = server.options().with_session_grace(GRACE).with_lease(LEASE);
+    let dead = elsewhere
+        .spawn(async move {
+            let dead = Redis::new(options, Recorder::new());
+            until("the node to be live", || async { dead.state() == BackplaneState::Live }).await;
+            join_all(&dead, &channel("room"), 0..2000, 1).await;
+            dead
+        })
+        .await
+        .unwrap();
+    assert_eq!(living.count(&room).await.unwrap(), 2000);
+    assert_eq!(living.nodes().await.unwrap().len(), 2);
+    std::mem::forget(dead); // its destructor would tell its tasks to end well
+    elsewhere.shutdown_background();
+    let died = tokio::time::Instant::now();
+    join_all(&living, &room, 0..500, 2).await;
+    until_count(&living, &room, 500).await;
+    println!("2,000 members of a dead node were gone after {:?}", died.elapsed());
+    let all_left =
+        |heard: &Recorder| (tally(heard, &room).values().filter(|(_, left)| *left == 1).count() == 1500).then_some(());
+    heard.until("1,500 leaves", all_left).await;
+    for (client, (joined, left)) in tally(&heard, &room) {
+        let came_back = client[1..].parse::<u32>().unwrap() < 500;
+        assert_eq!((joined, left), (1, u32::from(!came_back)), "{client}");
+    }
+    assert_eq!(living.nodes().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_leaves_because_redis_was_away() {
+    let mut server = Server::persistent(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let heards = [Recorder::new(), Recorder::new()];
+    let nodes = [node(&server, heards[0].clone()).await, node(&server, heards[1].clone()).await];
+    let room = channel("room");
+    for node in &nodes {
+        follow(node, &room).await;
+    }
+    for (number, node) in (0..).zip(&nodes) {
+        join_all(node, &room, number * 500..(number + 1) * 500, 1).await;
+    }
+    for heard in &heards {
+        heard.until("all joins", |heard| (tally(heard, &room).len() == 1000).then_some(())).await;
+    }
+    // Stalled for longer than a lease, then gone for longer than a lease.
+    server.signal("STOP");
+    tokio::time::sleep(2 * LEASE).await;
+    server.signal("CONT");
+    for node in &nodes {
+        until("the node to be live", || async { node.state() == BackplaneState::Live }).await;
+    }
+    tokio::time::sleep(LEASE).await; // in which nobody may be judged
+    server.kill();
+    tokio::time::sleep(2 * LEASE).await;
+    server.start().await;
+    for node in &nodes {
+        until("the node to be live", || async { node.state() == BackplaneState::Live }).await;
+    }
+    tokio::time::sleep(2 * LEASE).await;
+    until_count(&nodes[0], &room, 1000).await;
+    for heard in &heards {
+        let tally = tally(heard, &room);
+        assert!(tally.len() == 1000 && tally.values().all(|events| *events == (1, 0)), "{tally:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_redis_has_lost_are_written_again_without_a_word() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let nodes = [node(&server, heard.clone()).await, node(&server, Recorder::new()).await];
+    let room = channel("room");
+    follow(&nodes[0], &room).await;
+    join_all(&nodes[0], &room, 0..300, 1).await;
+    join_all(&nodes[1], &room, 300..600, 1).await;
+    heard.until("all joins", |heard| (tally(heard, &room).len() == 600).then_some(())).await;
+    server.command(&["FLUSHALL"]).await;
+    until_count(&nodes[0], &room, 600).await;
+    until("the nodes to be known again", || async { nodes[0].nodes().await.is_ok_and(|nodes| nodes.len() == 2) }).await;
+    // The stream of joins and leaves was lost too: a list of members has to be read again, once they are all back.
+    let told = heard
+        .until("that some may be missing", |heard| {
+            let told = heard.presence_told(&room);
+            told.contains(&None).then_some(told)
+        })
+        .await;
+    assert_eq!(told.len(), 601, "600 joins and the gap");
+    nodes[1].leave(&room, &"c300".into(), 1, Duration::ZERO).await.unwrap();
+    heard.until("the leave", |heard| (heard.presence_told(&room).len() == 602).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_and_leaves_are_told_once_through_killed_connections() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let (here, other) = (node(&server, heard.clone()).await, node(&server, Recorder::new()).await);
+    let room = channel("room");
+    follow(&here, &room).await;
+    for round in 0..5 {
+        join_all(&other, &room, round * 100..(round + 1) * 100, 1).await;
+        for kind in ["pubsub", "normal"] {
+            server.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+        }
+        for client in (round * 100..(round + 1) * 100).step_by(2) {
+            // While Redis is reached anew the answer may be late; the leave is not.
+            let _ = other.leave(&room, &format!("c{client}").into(), 1, Duration::ZERO).await;
+        }
+    }
+    until_count(&here, &room, 250).await;
+    let all = |heard: &Recorder| {
+        let tally = tally(heard, &room);
+        (tally.len() == 500 && tally.values().filter(|(_, left)| *left > 0).count() == 250).then_some(tally)
+    };
+    for (client, events) in heard.until("all joins and leaves", all).await {
+        let stays = client[1..].parse::<u32>().unwrap() % 2 == 1;
+        assert_eq!(events, (1, u32::from(!stays)), "{client}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stood_still_too_long_is_repaired() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let (living, still) = (node(&server, heard.clone()).await, node(&server, Recorder::new()).await);
+    let room = channel("room");
+    follow(&living, &room).await;
+    join_all(&still, &room, 0..200, 1).await;
+    let before = still.incarnation();
+    still.stand_still(true);
+    until_count(&living, &room, 0).await;
+    still.stand_still(false);
+    until_count(&living, &room, 200).await;
+    assert_ne!(still.incarnation(), before, "it is another one now");
+    let all_back = |heard: &Recorder| {
+        let tally = tally(heard, &room);
+        tally.values().all(|events| *events == (2, 1)).then_some(tally)
+    };
+    assert_eq!(heard.until("everybody to be back", all_back).await.len(), 200);
+    join_all(&living, &room, 0..1, 2).await;
+    still.leave(&room, &"c1".into(), 1, Duration::ZERO).await.unwrap();
+    until_count(&living, &room, 199).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_members_of_a_node_that_went_leave_when_the_grace_is_over() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let (living, going) = (node(&server, heard.clone()).await, node(&server, Recorder::new()).await);
+    let room = channel("room");
+    follow(&living, &room).await;
+    join_all(&going, &room, 0..100, 1).await;
+    for client in 0..100 {
+        going.leave(&room, &format!("c{client}").into(), 1, GRACE).await.unwrap();
+    }
+    going.close().await;
+    join_all(&living, &room, 0..50, 2).await;
+    until_count(&living, &room, 50).await;
+    let left = |heard: &Recorder| {
+        let tally = tally(heard, &room);
+        (tally.values().filter(|(_, left)| *left == 1).count() == 50).then_some(tally)
+    };
+    for (client, events) in heard.until("50 leaves", left).await {
+        let came_back = client[1..].parse::<u32>().unwrap() < 50;
+        assert_eq!(events, (1, u32::from(!came_back)), "{client}");
+    }
+    assert_eq!(living.nodes().await.unwrap().len(), 1, "who has resigned is not listed");
+}

@@ -1,0 +1,201 @@
+//! What nodes ask and tell each other: orders of back ends for clients on whatever node, and surveys.
+//!
+//! An order is a signal to every node; each carries it out for the connections that it has. A survey is a question to
+//! every node, and whoever asks waits for the answers, for a while. One task empties the queue of signals and never
+//! waits: shards are told through their mailboxes, answers are gathered in tasks of their own.
+
+mod announce;
+mod answer;
+mod survey;
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message as _;
+use skywave_backplane::{Cluster as _, NodeRecord, Target};
+use skywave_proto::{
+    ChannelName, CloseCode, ErrorCode,
+    v1::{self, signal},
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{announce::announce, survey::Surveyed};
+use self::{
+    answer::ANSWERING,
+    survey::{Surveys, Tally},
+};
+use crate::{
+    relay::{Relay, Signal},
+    session::{Ground, Refusal, Who},
+    shard::Owner,
+};
+
+/// How long nodes may take to answer a survey, if whoever asks does not say.
+pub const SURVEY_WITHIN: Duration = Duration::from_secs(1);
+/// The longest that whoever asks may say.
+pub const SURVEY_AT_MOST: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct Control {
+    ground: Arc<Ground>,
+    relay: Relay,
+    surveys: Surveys,
+    answering: Arc<Semaphore>,
+}
+
+impl Control {
+    /// Orders and asks through this relay, and carries out what comes for this ground.
+    pub fn new(ground: Arc<Ground>, relay: Relay) -> Arc<Self> {
+        Arc::new(Self { ground, relay, surveys: Surveys::default(), answering: Arc::new(Semaphore::new(ANSWERING)) })
+    }
+
+    /// Empties the queue of signals until the node is gone.
+    pub async fn run(self: Arc<Self>, mut queue: mpsc::Receiver<Signal>, gone: CancellationToken) {
+        loop {
+            tokio::select! {
+                signal = queue.recv() => match signal {
+                    Some((from, message)) => self.receive(from, &message),
+                    None => return,
+                },
+                () = gone.cancelled() => return,
+            }
+        }
+    }
+
+    /// The nodes that are alive, by name.
+    ///
+    /// # Errors
+    /// `unavailable` while the backplane is away.
+    pub async fn nodes(&self) -> Result<Vec<NodeRecord>, Refusal> {
+        Ok(self.relay.backplane().nodes().await?)
+    }
+
+    /// Closes connections on all nodes with 4503. Returns how many nodes were told.
+    ///
+    /// # Errors
+    /// `unavailable` while the backplane is away: perhaps nobody was told.
+    pub async fn disconnect(&self, who: &Who) -> Result<usize, Refusal> {
+        self.tell_all(signal::Op::Disconnect(signal::Disconnect { who: Some(who.into()) })).await
+    }
+
+    /// Ends subscriptions to a channel on all nodes. Returns how many nodes were told.
+    ///
+    /// # Errors
+    /// As [`Control::disconnect`].
+    pub async fn unsubscribe(&self, who: &Who, channel: &ChannelName) -> Result<usize, Refusal> {
+        let channel = channel.as_str().to_owned();
+        self.tell_all(signal::Op::Unsubscribe(signal::Unsubscribe { who: Some(who.into()), channel })).await
+    }
+
+    /// Makes all nodes look at a user's rights again. Returns how many nodes were told.
+    ///
+    /// # Errors
+    /// As [`Control::disconnect`].
+    pub async fn refresh(&self, user: &str) -> Result<usize, Refusal> {
+        self.tell_all(signal::Op::Refresh(signal::Refresh { user: user.to_owned() })).await
+    }
+
+    async fn tell_all(&self, op: signal::Op) -> Result<usize, Refusal> {
+        let nodes = self.nodes().await?.len();
+        self.relay.signal_and_wait(Target::All, op).await?;
+        Ok(nodes)
+    }
+
+    /// Asks every node, and waits until all have answered, or `within` is over.
+    ///
+    /// # Errors
+    /// `unavailable` while the backplane is away, `limit` while too many surveys are open.
+    pub async fn survey(
+        &self,
+        question: signal::question::Question,
+        within: Duration,
+    ) -> Result<Surveyed<signal::answer::Answer>, Refusal> {
+        let mut tally = Tally::of(&self.nodes().await?);
+        let mut survey = self.surveys.open(tally.awaited()).ok_or_else(|| {
+            let message = "this node has too many surveys open, try again";
+            Refusal { after_ms: 1000, ..Refusal::new(ErrorCode::Limit, message) }
+        })?;
+        let deadline = tokio::time::Instant::now() + within;
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let question = signal::Question { id: survey.id, within_ms, question: Some(question) };
+        self.relay.signal_and_wait(Target::All, signal::Op::Question(question)).await?;
+        let mut answers = Vec::new();
+        while !tally.is_complete() {
+            let Ok(Some((from, answer))) = tokio::time::timeout_at(deadline, survey.answers.recv()).await else {
+                break;
+            };
+            if let Some(node) = tally.count(&from) {
+                answers.push((node, answer));
+            }
+        }
+        Ok(Surveyed { answers, silent: tally.silent() })
+    }
+
+    fn receive(self: &Arc<Self>, from: Arc<str>, message: &[u8]) {
+        let op = match v1::Signal::decode(message) {
+            Ok(signal) => signal.op,
+            Err(error) => return tracing::warn!(from = &*from, %error, "a signal cannot be read and is ignored"),
+        };
+        let understood = match op {
+            Some(signal::Op::Disconnect(order)) => self.for_each(order.who, |owner| {
+                owner.leave(CloseCode::DisconnectedByApi.into());
+            }),
+            Some(signal::Op::Unsubscribe(order)) => ChannelName::parse(&order.channel)
+                .ok()
+                .and_then(|channel| self.for_each(order.who, move |owner| owner.unsubscribe(&channel, "api"))),
+            Some(signal::Op::Refresh(order)) => {
+                self.for_each(Some((&Who::User(order.user.into())).into()), |owner| owner.refresh())
+            }
+            Some(signal::Op::Replaced(newer)) => {
+                if let Some(older) = self.ground.clients.older_than(&newer.client, newer.serial) {
+                    self.ground.replace(older);
+                }
+                Some(())
+            }
+            Some(signal::Op::Question(question)) => self.answer(from.clone(), question),
+            Some(signal::Op::Answer(answer)) => answer.answer.map(|said| self.surveys.answered(answer.id, &from, said)),
+            None => None,
+        };
+        if understood.is_none() {
+            tracing::info!(from = &*from, "a node of another version says what this one does not understand: ignored");
+        }
+    }
+
+    /// Does something to each connection that is meant, on its shard. `None` if it is not understood which are.
+    fn for_each(&self, who: Option<signal::Who>, act: impl Fn(&dyn Owner) + Clone + Send + 'static) -> Option<()> {
+        for (shard, keys) in self.by_shard(&meant(who)?) {
+            let act = act.clone();
+            self.ground.shards[shard].run(move |shard| {
+                keys.into_iter().filter_map(|key| shard.owner(key)).for_each(|owner| act(&*owner));
+            });
+        }
+        Some(())
+    }
+
+    /// The connections that are meant, by their shard.
+    fn by_shard(&self, who: &Who) -> Vec<(usize, Vec<u64>)> {
+        let mut by_shard: Vec<_> = (0..self.ground.shards.len()).map(|shard| (shard, Vec::new())).collect();
+        for (shard, key) in self.ground.clients.seats(who) {
+            by_shard[shard].1.push(key);
+        }
+        by_shard.retain(|(_, keys)| !keys.is_empty());
+        by_shard
+    }
+}
+
+impl From<&Who> for signal::Who {
+    fn from(who: &Who) -> Self {
+        let who = match who {
+            Who::User(user) => signal::who::Who::User(user.to_string()),
+            Who::Client(client) => signal::who::Who::Client(client.to_string()),
+        };
+        Self { who: Some(who) }
+    }
+}
+
+fn meant(who: Option<signal::Who>) -> Option<Who> {
+    Some(match who?.who? {
+        signal::who::Who::User(user) => Who::User(user.into()),
+        signal::who::Who::Client(client) => Who::Client(client.into()),
+    })
+}

@@ -23,7 +23,7 @@ use skywave_proto::{ChannelName, Member, Payload, Publication, StreamPosition};
 pub use any::Any;
 pub use memory::Memory;
 pub use metrics::describe_metrics;
-pub use redis::{Generation, MAX_WITHIN, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
+pub use redis::{Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

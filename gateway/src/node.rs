@@ -9,7 +9,9 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::Rng as _;
-use skywave_backplane::{Any, Generation, Memory, NodeInfo, Redis, RedisOptions, RedisOptionsError, Sink};
+use skywave_backplane::{
+    Any, Durability, Generation, Memory, Needs, NodeInfo, Redis, RedisOptions, RedisOptionsError, Sink,
+};
 use skywave_proto::CloseCode;
 use tokio_util::sync::CancellationToken;
 
@@ -235,7 +237,11 @@ fn redis_options(settings: &Settings) -> Result<Option<RedisOptions>, RedisOptio
         .with_sentinel_credentials(backplane.sentinel_username.as_deref(), sentinel_password)
         .with_generation(backplane.generation)
         .with_ring_bytes(settings.limits.node_ring_bytes)
-        .with_session_grace(settings.timeouts.session_grace);
+        .with_session_grace(settings.timeouts.session_grace)
+        .with_needs(Needs {
+            history: settings.namespaces().any(|(_, namespace)| namespace.history.is_some()),
+            replicas: settings.namespaces().any(|(_, namespace)| namespace.durability != Durability::Accepted),
+        });
     if let Some(authorities) = &backplane.ca {
         options = options.with_ca(authorities.pem())?;
     }

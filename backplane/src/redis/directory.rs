@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
+    inspect::{self, Credentials},
     keys::{self, SLOTS},
     masters::{Found, Masters},
     options::{Access, Topology},
@@ -43,7 +44,7 @@ pub(super) async fn keep(masters: Arc<Masters>) {
             masters.retarget(found, false);
         }
         Topology::Sentinel { sentinels, name, access } => {
-            let mut asked: Vec<_> = sentinels.into_iter().map(Witness::new).collect();
+            let mut asked: Vec<_> = sentinels.into_iter().map(|at| Witness::new(at, Credentials::Sentinel)).collect();
             let mut rounds = Rounds::new(SENTINEL_INTERVAL);
             while rounds.next(&masters).await {
                 match ask_sentinels(&mut asked, &name, &access).await {
@@ -51,7 +52,7 @@ pub(super) async fn keep(masters: Arc<Masters>) {
                         rounds.answered();
                         masters.retarget(vec![Found { address, slots: (0..SLOTS).collect() }], false);
                     }
-                    None => rounds.unanswered("no sentinel names a master", &name),
+                    None => rounds.unanswered("no sentinel names a master", &name, asked.iter()),
                 }
             }
         }
@@ -60,7 +61,9 @@ pub(super) async fn keep(masters: Arc<Masters>) {
             let mut rounds = Rounds::new(CLUSTER_INTERVAL);
             while rounds.next(&masters).await {
                 for seed in &seeds {
-                    known.entry(seed.addr().to_string()).or_insert_with(|| Witness::new(seed.clone()));
+                    known
+                        .entry(seed.addr().to_string())
+                        .or_insert_with(|| Witness::new(seed.clone(), Credentials::Redis));
                 }
                 match ask_cluster(&mut known, &access).await {
                     Some(view) => {
@@ -68,11 +71,11 @@ pub(super) async fn keep(masters: Arc<Masters>) {
                         rounds.is_whole = view.is_whole();
                         known.retain(|at, _| view.nodes.contains_key(at));
                         for (at, address) in view.nodes {
-                            known.entry(at).or_insert_with(|| Witness::new(address));
+                            known.entry(at).or_insert_with(|| Witness::new(address, Credentials::Redis));
                         }
                         masters.retarget(view.masters, true);
                     }
-                    None => rounds.unanswered("no node of the cluster says who has which slots", ""),
+                    None => rounds.unanswered("no node of the cluster says who has which slots", "", known.values()),
                 }
             }
         }
@@ -109,10 +112,13 @@ impl Rounds {
         self.warned_at = None;
     }
 
-    fn unanswered(&mut self, what: &str, name: &str) {
+    fn unanswered<'a>(&mut self, what: &str, name: &str, mut asked: impl Iterator<Item = &'a Witness>) {
         if self.warned_at.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
             self.warned_at = Some(Instant::now());
-            warn!(name, "{what}; asking again");
+            let error =
+                asked.find_map(|witness| Some((witness.address.addr().to_string(), witness.silent.as_deref()?)));
+            let (at, error) = error.unzip();
+            warn!(name, at, error, "{what}; asking again");
         }
     }
 }
@@ -121,27 +127,29 @@ impl Rounds {
 struct Witness {
     address: ConnectionInfo,
     connection: Option<MultiplexedConnection>,
+    /// Who it is asked as.
+    credentials: Credentials,
+    /// Why it has not answered the last time.
+    silent: Option<String>,
 }
 
 impl Witness {
-    fn new(address: ConnectionInfo) -> Self {
-        Self { address, connection: None }
+    fn new(address: ConnectionInfo, credentials: Credentials) -> Self {
+        Self { address, connection: None, credentials, silent: None }
     }
 
     async fn ask(&mut self, pipeline: &redis::Pipeline) -> Option<Vec<Value>> {
-        let answer = tokio::time::timeout(PATIENCE, self.try_ask(pipeline)).await;
-        match answer {
-            Ok(Ok(answers)) => Some(answers),
-            Ok(Err(error)) => {
-                debug!(at = %self.address.addr(), %error, "a witness does not answer");
-                self.connection = None;
-                None
+        let silent = match tokio::time::timeout(PATIENCE, self.try_ask(pipeline)).await {
+            Ok(Ok(answers)) => {
+                self.silent = None;
+                return Some(answers);
             }
-            Err(_) => {
-                self.connection = None;
-                None
-            }
-        }
+            Ok(Err(error)) => inspect::explain(&error, self.credentials),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        debug!(at = %self.address.addr(), error = silent, "a witness does not answer");
+        (self.connection, self.silent) = (None, Some(silent));
+        None
     }
 
     async fn try_ask(&mut self, pipeline: &redis::Pipeline) -> RedisResult<Vec<Value>> {

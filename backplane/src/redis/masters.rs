@@ -12,6 +12,7 @@ use tracing::info;
 use super::{
     catchup::CatchUp,
     inbox::Inboxes,
+    inspect::Inspector,
     keys::{self, Keys, SLOTS},
     link::{Link, Target},
     options::RedisOptions,
@@ -174,6 +175,7 @@ impl Masters {
             writers: writing,
             stop: self.stop.clone(),
             heard: Arc::new(Heard::new()),
+            inspector: Inspector::default(),
         };
         self.tasks.spawn(async move {
             let _ended = ended.drop_guard();

@@ -25,6 +25,7 @@ mod frame;
 mod heartbeat;
 mod history;
 mod inbox;
+mod inspect;
 mod keys;
 mod line;
 mod link;
@@ -64,7 +65,7 @@ use self::{
 };
 pub use self::{
     link::MAX_WITHIN,
-    options::{Generation, RedisOptions, RedisOptionsError},
+    options::{Generation, Needs, RedisOptions, RedisOptionsError},
     secret::SharedSecretError,
 };
 use crate::{

@@ -18,6 +18,7 @@ pub struct RedisOptions {
     pub(super) node: String,
     pub(super) ring_bytes: usize,
     pub(super) session_grace: Duration,
+    pub(super) needs: Needs,
     /// How long a node may be silent; by default as the session grace asks for.
     pub(super) lease: Option<Duration>,
 }
@@ -40,6 +41,15 @@ pub(super) struct Access {
     password: Option<String>,
     tls: bool,
     ca: Option<Vec<u8>>,
+}
+
+/// What the namespaces need of Redis: where its settings do not give it, there is a warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// Some keep a history, which should outlive a restart.
+    pub history: bool,
+    /// Some ask for replicas.
+    pub replicas: bool,
 }
 
 /// By what a master is known to be the one that it was: whenever that changes, lines of offsets get a new epoch.
@@ -118,6 +128,7 @@ impl RedisOptions {
             node: node.to_owned(),
             ring_bytes: RING_BYTES,
             session_grace: Duration::from_secs(5),
+            needs: Needs::default(),
             lease: None,
         })
     }
@@ -174,6 +185,12 @@ impl RedisOptions {
     #[must_use]
     pub fn with_ring_bytes(self, ring_bytes: usize) -> Self {
         Self { ring_bytes, ..self }
+    }
+
+    /// What Redis is looked at for.
+    #[must_use]
+    pub fn with_needs(self, needs: Needs) -> Self {
+        Self { needs, ..self }
     }
 
     /// How long a client may be away without leaving: a node's lease is longer than that.
@@ -295,7 +312,8 @@ fn single(url: &str) -> Result<ConnectionInfo, RedisOptionsError> {
     if host.is_empty() || host.contains(',') {
         return Err(RedisOptionsError::Url);
     }
-    let settings = parsed.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    // What it says of itself is its name; an ACL need not allow more.
+    let settings = parsed.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
     if settings.db() != 0 {
         return Err(RedisOptionsError::Database);
     }

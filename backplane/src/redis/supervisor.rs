@@ -19,6 +19,7 @@ use super::{
     heartbeat::{Backoff, Beat, Heartbeat},
     history,
     inbox::Inbox,
+    inspect::Inspector,
     keys::{self, Keys},
     link::{Link, RESPONSE_TIMEOUT, Target},
     options::RedisOptions,
@@ -58,6 +59,7 @@ pub(super) struct Supervisor {
     pub(super) writers: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) heard: Arc<Heard>,
+    pub(super) inspector: Inspector,
 }
 
 /// Where a session is, and what it has subscribed.
@@ -159,6 +161,7 @@ impl Supervisor {
             return Ok(link);
         }
         self.drop_link();
+        self.inspector.look(&self.options, target).await.map_err(Ended::anew)?;
         let link = Link::open(&self.options, target, &self.keys, &self.stale).await.map_err(Ended::anew)?;
         let link = Arc::new(link);
         self.link.send_replace(Some(link.clone()));

@@ -63,7 +63,6 @@ async fn what_another_node_says_closes_only_an_older_connection() {
 }
 
 #[tokio::test]
-#[ignore = "presence and signals over Redis come with the next merge"]
 async fn a_newer_connection_closes_the_older_on_another_node() {
     let redis = RedisServer::start().await;
     let grace = ("SKYWAVE__TIMEOUTS__SESSION_GRACE", "50ms");
@@ -88,7 +87,6 @@ async fn a_newer_connection_closes_the_older_on_another_node() {
 }
 
 #[tokio::test]
-#[ignore = "presence and signals over Redis come with the next merge"]
 async fn orders_and_surveys_reach_every_node() {
     let redis = RedisServer::start().await;
     let url = redis.url();

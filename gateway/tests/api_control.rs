@@ -238,6 +238,68 @@ async fn the_command_line_lists_nodes() {
 }
 
 #[tokio::test]
+async fn a_batch_answers_for_each_command_in_order() {
+    let node = support::node(&[]).await;
+    let (mut ada, id) = connected(&node, &["a"]).await;
+    let commands = json!([
+        {"publish": {"channel": "a", "data": 1}},
+        {"publish": {"channel": "a", "data": 2, "extra": true}},
+        {"history": {"channel": "a"}},
+        {"dance": {}},
+        {"broadcast": {"channels": ["a", ""], "data": 3}},
+        {"unsubscribe": {"client": id, "channel": "a"}},
+    ]);
+    let (status, answer) = node.call("batch", json!({"commands": commands})).await;
+    assert_eq!(status, 200, "{answer}");
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results.len(), 6);
+    assert_eq!(results[0]["position"]["offset"], 1);
+    assert_eq!(results[1]["error"]["code"], "bad_request");
+    assert_eq!(results[2]["publications"][0]["data"], 1, "one after the other");
+    assert_eq!(results[3]["error"]["code"], "not_found");
+    assert_eq!(results[4]["results"][1]["error"]["code"], "bad_request");
+    assert_eq!(results[5], json!({"nodes": 1}));
+    assert_eq!(ada.data(2).await, [1, 3]);
+    ada.push("unsubscribed").await;
+
+    let one = json!({"publish": {"channel": "a", "data": 4}});
+    for (body, status, words) in [
+        (json!({}), 400, "missing field `commands`"),
+        (json!({"commands": [], "extra": 1}), 400, "unknown field `extra`"),
+        (json!({"commands": [one, {}]}), 400, "one field, its method"),
+        (json!({"commands": [one, {"nodes": {}, "channels": {}}]}), 400, "one field, its method"),
+        (json!({"commands": [one, {"batch": {"commands": []}}]}), 400, "no batch in it"),
+        (json!({"commands": [one, 7]}), 400, "invalid type"),
+        (json!({"commands": vec![&one; 101]}), 413, "at most 100"),
+    ] {
+        let (found, problem) = node.call("batch", body.clone()).await;
+        assert_eq!(found, status, "{body} {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(words), "{words:?} is not in {problem}");
+    }
+    assert_eq!(node.publish("a", json!(5)).await["position"]["offset"], 3, "of a bad batch nothing is carried out");
+    assert_eq!(node.call("batch", json!({"commands": []})).await, (200, json!({"results": []})));
+
+    let large = "x".repeat(60_000);
+    node.publish("large", json!(large)).await;
+    let mut commands = vec![json!({"history": {"channel": "large"}}); 99];
+    commands.push(json!({"publish": {"channel": "large", "data": 2}}));
+    let results = node.call("batch", json!({"commands": commands})).await.1["results"].take();
+    assert_eq!(results[0]["publications"][0]["data"], large);
+    assert_eq!(results[99]["error"]["code"], "too_large");
+    assert_eq!(node.publish("large", json!(2)).await["position"]["offset"], 2, "nothing was done");
+
+    let closed = support::closed_node(&[("SKYWAVE__API__KEYS", KEYS)]).await;
+    let body = json!({"commands": [{"nodes": {}}, {"disconnect": {"user": "ada"}}]}).to_string();
+    let json_type = ("content-type", "application/json");
+    let reader = [json_type, ("authorization", "Bearer 0123456789abcdef-r")];
+    let (status, answer) = closed.http("POST", "/api/v1/batch", &reader, &body).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((status, &answer["results"][1]["error"]["code"]), (200, &json!("permission_denied")), "{answer}");
+    assert!(answer["results"][0]["nodes"].is_array());
+    assert_eq!(closed.http("POST", "/api/v1/batch", &[json_type], &body).await.0, 401);
+}
+
+#[tokio::test]
 async fn bad_input_is_refused_with_a_reason_and_changes_nothing() {
     let live = ("SKYWAVE__NAMESPACES__LIVE", "{ subscribe = \"anyone\" }");
     let node = support::node(&[live]).await;

@@ -123,6 +123,40 @@ async fn without_redis_a_node_is_not_ready_delivers_nothing_and_joins_when_it_co
 }
 
 #[tokio::test]
+async fn while_redis_is_away_a_subscription_comes_without_members() {
+    let mut redis = RedisServer::start().await;
+    let paris = node(&redis).await;
+    ready(&paris).await;
+    // One on each shard, so that the channel is delivered there already.
+    let mut clients = [paris.client(&["a"]).await, paris.client(&["a"]).await];
+    let mut late = paris.client(&[]).await;
+    redis.kill();
+    for client in &mut clients {
+        assert_eq!(client.push("backplane").await["state"], "degraded");
+    }
+    let reply = late.ask(json!({"subscribe": {"channel": "a", "presence": true}})).await;
+    assert!(reply["subscribed"].is_object() && reply["subscribed"].get("members").is_none(), "{reply}");
+}
+
+#[tokio::test]
+#[ignore = "presence and signals over Redis come with the next merge"]
+async fn the_members_that_redis_could_not_tell_follow_when_it_is_back() {
+    let mut redis = RedisServer::start().await;
+    let paris = node(&redis).await;
+    ready(&paris).await;
+    let mut clients = [paris.client(&["a"]).await, paris.client(&["a"]).await];
+    let mut late = paris.client(&[]).await;
+    redis.kill();
+    for client in &mut clients {
+        assert_eq!(client.push("backplane").await["state"], "degraded");
+    }
+    let reply = late.ask(json!({"subscribe": {"channel": "a", "presence": true}})).await;
+    assert!(reply["subscribed"].get("members").is_none(), "{reply}");
+    redis.launch().await;
+    while late.push("subscribed").await["total"] != 3 {} // each list is complete for its moment
+}
+
+#[tokio::test]
 async fn while_redis_is_away_publications_are_refused_and_clients_stay() {
     let mut redis = RedisServer::start().await;
     let [paris, oslo] = cluster(&redis).await;

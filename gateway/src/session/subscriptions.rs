@@ -164,8 +164,12 @@ impl Session {
                     None => return self.ask_for_roll(channel),
                 }
             }
-            // The backplane is away: subscribed all the same, without members.
-            Ok(None) | Err(PresenceError::Unavailable(_)) => None,
+            Ok(None) => None,
+            // The backplane is away: subscribed all the same, without members. They follow, unasked.
+            Err(PresenceError::Unavailable(_)) => {
+                self.shard.hub().owe_roll(channel, self.link.key());
+                None
+            }
         };
         self.opening(channel, |opening, _, _| opening.members = Part::Here(members));
         self.settle(channel);

@@ -2,6 +2,7 @@
 //!
 //! One file for each group of methods. A method's words are a struct that refuses what it does not know.
 
+mod batch;
 mod channels;
 mod control;
 mod publish;
@@ -76,31 +77,42 @@ pub(super) async fn call(
     request: Request,
 ) -> Result<Json<Box<RawValue>>, Problem> {
     let settings = &internal.ground.settings;
-    let method = METHODS.iter().find(|(known, ..)| *known == word);
-    // Only those who may ask something are told which methods there are.
-    let scope = method.map_or(Scope::Read, |(_, scope, _)| *scope);
-    let publisher = guard::admit(settings, request.headers(), arrival, scope)?;
-    let Some((_, _, method)) = method else {
-        let known: Vec<_> = METHODS.iter().map(|(word, ..)| *word).collect();
-        let message = format!("no method {word:?}; expected one of {}", known.join(", "));
-        return Err(Problem::new(ErrorCode::NotFound, message));
-    };
-    let body = read(request, settings.limits.publication_bytes * 2 + BODY_BESIDE_PAYLOAD).await?;
-    let answer = match method {
-        Method::Publish => publish::publish(&internal, publisher, parse(&body)?).await,
-        Method::Broadcast => publish::broadcast(&internal, publisher, parse(&body)?).await,
-        Method::History => channels::history(&internal, parse(&body)?).await,
-        Method::Presence => channels::presence(&internal, parse(&body)?).await,
-        Method::PresenceCount => channels::presence_count(&internal, parse(&body)?).await,
-        Method::Forget => channels::forget(&internal, parse(&body)?).await,
-        Method::Channels => channels::channels(&internal, parse(&body)?).await,
-        Method::Nodes => control::nodes(&internal, parse(&body)?).await,
-        Method::Connections => control::connections(&internal, parse(&body)?).await,
-        Method::Disconnect => control::disconnect(&internal, parse(&body)?).await,
-        Method::Unsubscribe => control::unsubscribe(&internal, parse(&body)?).await,
-        Method::Refresh => control::refresh(&internal, parse(&body)?).await,
-    };
-    answer.map(Json)
+    let caller = guard::admit(settings, request.headers(), arrival)?;
+    let limit = settings.limits.publication_bytes * 2 + BODY_BESIDE_PAYLOAD;
+    if word == batch::WORD {
+        return batch::batch(&internal, caller, &read(request, limit).await?).await.map(Json);
+    }
+    let method = open(caller, &word)?;
+    run(&internal, caller, method, &read(request, limit).await?).await.map(Json)
+}
+
+/// Finds a method that the caller may use.
+fn open(caller: guard::Caller<'_>, word: &str) -> Result<Method, Problem> {
+    match METHODS.iter().find(|(known, ..)| *known == word) {
+        Some((_, scope, method)) => caller.may(*scope).map(|()| *method),
+        None => {
+            let known: Vec<_> = METHODS.iter().map(|(word, ..)| *word).chain([batch::WORD]).collect();
+            let message = format!("no method {word:?}; expected one of {}", known.join(", "));
+            Err(Problem::new(ErrorCode::NotFound, message))
+        }
+    }
+}
+
+async fn run(internal: &Internal, caller: guard::Caller<'_>, method: Method, body: &[u8]) -> Answer {
+    match method {
+        Method::Publish => publish::publish(internal, caller.publisher(), parse(body)?).await,
+        Method::Broadcast => publish::broadcast(internal, caller.publisher(), parse(body)?).await,
+        Method::History => channels::history(internal, parse(body)?).await,
+        Method::Presence => channels::presence(internal, parse(body)?).await,
+        Method::PresenceCount => channels::presence_count(internal, parse(body)?).await,
+        Method::Forget => channels::forget(internal, parse(body)?).await,
+        Method::Channels => channels::channels(internal, parse(body)?).await,
+        Method::Nodes => control::nodes(internal, parse(body)?).await,
+        Method::Connections => control::connections(internal, parse(body)?).await,
+        Method::Disconnect => control::disconnect(internal, parse(body)?).await,
+        Method::Unsubscribe => control::unsubscribe(internal, parse(body)?).await,
+        Method::Refresh => control::refresh(internal, parse(body)?).await,
+    }
 }
 
 async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {

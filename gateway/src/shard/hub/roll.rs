@@ -1,8 +1,8 @@
 //! Lists of members, and who follows their changes.
 //!
 //! A list and the changes after it come on different ways: what changes while a list is being read is collected, and
-//! joined to it. Where a change was lost the list is read again, once for all the channel's followers on the shard, and
-//! pushed to them.
+//! joined to it. Where a change was lost, or the first list could not be had, the list is read again, once for all the
+//! channel's followers on the shard, and pushed to them.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
 
 /// Joins and leaves that may come while a list of members is on its way; more, and the list is read again.
 const CHANGES: usize = 4096;
-/// Lists that are read in vain before those who wait for one are sent away.
+/// Lists that are read in vain before those whose list is wrong by now are sent away.
 const TRIES: u32 = 3;
 
 /// How a member follows joins and leaves.
@@ -30,6 +30,8 @@ pub(super) enum Roll {
     Following,
     /// It had the list until a change was lost; the channel reads it again.
     Stale,
+    /// Its subscription was answered without a list, for there was none to be had; the channel goes on asking for it.
+    Owed,
 }
 
 /// What changed while a list was on its way: the last change of each client.
@@ -96,7 +98,7 @@ pub(super) struct Reread {
 enum Then {
     /// Wait some ticks.
     Wait,
-    /// Send those who wait for it away.
+    /// Send those away whose list is wrong. For others, wait some ticks.
     GiveUp,
 }
 
@@ -111,7 +113,7 @@ impl Reread {
     fn failed(&mut self, backplane: BackplaneState) -> Then {
         self.wait = Some(1);
         if backplane == BackplaneState::Live {
-            self.failures += 1;
+            self.failures = TRIES.min(self.failures + 1);
             self.wait = Some(1 << self.failures);
         }
         if self.failures < TRIES { Then::Wait } else { Then::GiveUp }
@@ -140,6 +142,19 @@ impl Hub {
         page
     }
 
+    /// A member's first list cannot be had now. It comes as soon as it can, and until then the member hears of no changes.
+    pub fn owe_roll(&mut self, channel: &ChannelName, key: u64) {
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        let Some(member) = topic.members.iter_mut().find(|member| member.link.key() == key) else { return };
+        if matches!(member.roll, Roll::Collecting(_)) {
+            member.roll = Roll::Owed;
+            if topic.reread.is_none() {
+                topic.reread = Some(Reread { wait: Some(1), ..Reread::default() });
+                self.rereads.push(channel.clone());
+            }
+        }
+    }
+
     /// A change of who is on a channel was lost: its list is read again.
     pub(super) fn lose_roll(&mut self, channel: &ChannelName) {
         let Some(topic) = self.topics.get_mut(channel) else { return };
@@ -147,6 +162,7 @@ impl Hub {
         for member in &mut topic.members {
             match &mut member.roll {
                 Roll::Off => {}
+                Roll::Owed => stale = true,
                 Roll::Collecting(changes) => changes.lose(),
                 Roll::Following | Roll::Stale => {
                     member.roll = Roll::Stale;
@@ -200,9 +216,13 @@ impl Hub {
         match reread.failed(backplane) {
             Then::Wait => self.rereads.push(channel.clone()),
             Then::GiveUp => {
-                topic.reread = None;
                 let stale = topic.members.iter().filter(|member| matches!(member.roll, Roll::Stale));
                 stale.for_each(|member| member.link.close(CloseCode::Overloaded.into()));
+                if topic.members.iter().any(|member| matches!(member.roll, Roll::Owed)) {
+                    self.rereads.push(channel.clone());
+                } else {
+                    topic.reread = None;
+                }
             }
         }
     }
@@ -229,7 +249,7 @@ impl Topic {
         }
         for member in &mut self.members {
             match &mut member.roll {
-                Roll::Off | Roll::Stale => {}
+                Roll::Off | Roll::Stale | Roll::Owed => {}
                 Roll::Collecting(changes) => changes.note(event),
                 Roll::Following => member.link.deliver(push),
             }
@@ -242,7 +262,7 @@ impl Topic {
         let elsewhere = Prepared::new(Push::Roll(channel.clone(), None, page.clone()));
         let here = Prepared::new(Push::Roll(channel.clone(), self.last, page));
         let last = self.last.map_or(0, |last| last.offset);
-        for member in self.members.iter_mut().filter(|member| matches!(member.roll, Roll::Stale)) {
+        for member in self.members.iter_mut().filter(|member| matches!(member.roll, Roll::Stale | Roll::Owed)) {
             member.roll = Roll::Following;
             let is_here = member.held.is_none() && member.skip <= last;
             member.link.deliver(if is_here { &here } else { &elsewhere });
@@ -317,6 +337,8 @@ mod tests {
         assert_eq!((reread.failed(Live), ticks(&mut reread)), (Then::Wait, 2));
         assert_eq!((reread.failed(Live), ticks(&mut reread)), (Then::Wait, 4));
         assert_eq!(reread.failed(Live), Then::GiveUp);
+        assert_eq!(ticks(&mut reread), 8, "whoever has no list yet goes on waiting");
+        assert_eq!((reread.failed(Live), ticks(&mut reread)), (Then::GiveUp, 8));
     }
 
     /// Says in a word what it was given.
@@ -356,8 +378,8 @@ mod tests {
         let relay =
             Relay::start(Any::Memory(Memory::new(Arc::new(Nobody))), Arc::new(routes), Answers::new(Arc::new([])));
         let mut hub = Hub::new(0, relay, Rc::new(Figures::new()));
-        let links: [_; 3] = std::array::from_fn(|key| Rc::new(Link::new(key as u64, &Words, 1 << 20)));
-        for (link, presence) in links.iter().zip([true, true, false]) {
+        let links: [_; 4] = std::array::from_fn(|key| Rc::new(Link::new(key as u64, &Words, 1 << 20)));
+        for (link, presence) in links.iter().zip([true, true, false, true]) {
             let interest = Interest { channel: channel.clone(), history: None, presence: true };
             hub.attach(link, Attach { interest, namespace: "default", echo: true, presence }).unwrap();
         }
@@ -380,8 +402,12 @@ mod tests {
         assert_eq!(hub.follow_roll(&channel, 1, page(&[])), None, "whose first list is on its way reads another one");
         assert_eq!(hub.follow_roll(&channel, 1, page(&["c0"])).unwrap().total, 1);
 
+        // A first list that cannot be had is owed.
+        hub.owe_roll(&channel, 3);
+        join(&mut hub, "c2");
+
         // Lost, and lost again while the list is read: that is a try.
-        hub.lose_roll(&channel);
+        hub.tick_rolls();
         hub.lose_roll(&channel);
         hub.roll_read(&channel, 1, Ok(page(&["c0"])));
         for _ in 0..2 {
@@ -389,7 +415,13 @@ mod tests {
             assert!(links.iter().all(|link| !link.is_closing()));
             hub.roll_read(&channel, 1, Err(PresenceError::Unavailable(None)));
         }
-        let closing: Vec<_> = links.iter().map(|link| link.is_closing()).collect();
-        assert_eq!(closing, [true, true, false], "who did not ask for members goes on");
+        let closing = links.each_ref().map(|link| link.is_closing());
+        assert_eq!(closing, [true, true, false, false], "who did not ask, or has no list yet, goes on");
+
+        // Who has none yet gets it when it can be had.
+        (0..8).for_each(|_| hub.tick_rolls());
+        hub.roll_read(&channel, 1, Ok(page(&["c0", "c1"])));
+        join(&mut hub, "c3");
+        assert_eq!(words(&links[3]), ["roll 2", "join c3"]);
     }
 }

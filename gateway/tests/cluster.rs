@@ -139,7 +139,6 @@ async fn while_redis_is_away_a_subscription_comes_without_members() {
 }
 
 #[tokio::test]
-#[ignore = "presence and signals over Redis come with the next merge"]
 async fn the_members_that_redis_could_not_tell_follow_when_it_is_back() {
     let mut redis = RedisServer::start().await;
     let paris = node(&redis).await;

@@ -127,7 +127,8 @@ pub(super) async fn positions(
     Ok(positions)
 }
 
-fn read_standing(answer: Value) -> RedisResult<Option<StreamPosition>> {
+/// Reads the answer to `HMGET meta e o`.
+pub(super) fn read_standing(answer: Value) -> RedisResult<Option<StreamPosition>> {
     let (epoch, offset): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::from_redis_value(answer.extract_error()?)?;
     Ok(epoch.zip(offset).and_then(|(epoch, offset)| line::read_position(&epoch, &offset)))
 }

@@ -272,13 +272,19 @@ async fn check_positions(
 fn check_recovery(what: &str, since: StreamPosition, heard: &[Heard], line: &Line) {
     // Nothing that was lost has the position of something that survived: each line has epochs of its own.
     let stands = line.iter().position(|(at, _)| *at == since);
-    let is_start = since.offset == 0 && line.first().is_none_or(|(at, _)| at.epoch == since.epoch || at.offset == 1);
+    let is_start = since.offset == 0 && line.first().is_none_or(|(at, _)| at.epoch == since.epoch);
+    // The replica had perhaps not even heard that the line had begun: then it has begun another one.
+    let is_start_of_another =
+        since.offset == 0 && line.first().is_some_and(|(at, _)| at.epoch != since.epoch && at.offset == 1);
     let after = match stands {
         Some(place) => Some(&line[place + 1..]),
-        None if is_start => Some(&line[..]),
+        None if is_start || is_start_of_another => Some(&line[..]),
         None => None,
     };
     let is_refused = heard.iter().any(|heard| matches!(heard, Heard::Told(Word::NotRecovered, _)));
+    if is_refused && is_start_of_another {
+        return;
+    }
     let Some(after) = after else {
         assert!(is_refused, "{what}: recovered from what was lost: {heard:?}");
         return;

@@ -14,7 +14,7 @@ pub(super) mod writer;
 
 use std::{sync::Arc, time::Duration};
 
-use skywave_proto::{ChannelName, Member};
+use skywave_proto::{ChannelName, Member, StreamPosition};
 
 pub(super) use self::{entry::read_event, table::Resync, writer::Writer};
 use super::{Redis, history, keys};
@@ -62,8 +62,14 @@ impl Presence for Redis {
         let key = self.0.keys.members(channel);
         pipeline.cmd("ZRANGEBYLEX").arg(&key).arg(from).arg("+").arg("LIMIT").arg(0).arg(limit.saturating_add(1));
         pipeline.cmd("ZCARD").arg(&key);
+        let stream = stream(channel);
+        // Behind the list, so that everything that is in it has been told by then.
+        pipeline.cmd("HMGET").arg(self.0.keys.meta(&stream)).arg("e").arg("o");
         let answers = link.ask(&pipeline).await.map_err(|error| away(history::unavailable(error)))?;
-        let (entries, total) = read_page(answers).map_err(|error| away(history::unavailable(error)))?;
+        let (entries, total, told) = read_page(answers).map_err(|error| away(history::unavailable(error)))?;
+        if let Some(told) = told {
+            self.until_told(&stream, told).await;
+        }
         let mut members: Vec<_> = entries.iter().filter_map(|entry| entry::read(entry)).collect();
         let more = members.len() > limit;
         members.truncate(limit);
@@ -81,11 +87,32 @@ impl Presence for Redis {
     }
 }
 
-fn read_page(answers: Vec<redis::Value>) -> redis::RedisResult<(Vec<Vec<u8>>, u64)> {
-    let mut answers = answers.into_iter().map(redis::Value::extract_error);
-    let entries = answers.next().transpose()?.unwrap_or_default();
-    let total = answers.next().transpose()?.unwrap_or_default();
-    Ok((redis::from_redis_value(entries)?, redis::from_redis_value(total)?))
+impl Redis {
+    /// Until this node has heard the joins and leaves up to there, if it follows them: whoever gets a list hears behind it
+    /// what changed after it and nothing that is in it.
+    async fn until_told(&self, stream: &ChannelName, told: StreamPosition) {
+        let heard = async {
+            while let Some(last) = self.0.pump.last(stream)
+                && (last.epoch != told.epoch || last.offset < told.offset)
+            {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        };
+        // Longer than a blip: then the list is given all the same.
+        let _ = tokio::time::timeout(PATIENCE, heard).await;
+    }
+}
+
+/// How often it is looked whether what is on its way has come in. Mostly it has.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+type Page = (Vec<Vec<u8>>, u64, Option<StreamPosition>);
+
+fn read_page(answers: Vec<redis::Value>) -> redis::RedisResult<Page> {
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or_default().extract_error();
+    let (entries, total) = (redis::from_redis_value(next()?)?, redis::from_redis_value(next()?)?);
+    Ok((entries, total, history::read_standing(next()?)?))
 }
 
 fn away(crate::HistoryError::Unavailable(cause): crate::HistoryError) -> PresenceError {

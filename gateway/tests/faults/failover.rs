@@ -12,7 +12,6 @@ use crate::{
 };
 
 #[tokio::test]
-#[ignore = "needs sentinel"]
 async fn a_master_that_dies_is_a_delay() {
     let mut watched = Watched::start(1, EMPTY).await;
     let [paris, oslo] = node::pair(&watched.url(), &watched.url()).await;
@@ -26,7 +25,7 @@ async fn a_master_that_dies_is_a_delay() {
 
 /// The zombie wakes up as a master and is made a replica.
 #[tokio::test]
-#[ignore = "needs sentinel"]
+#[ignore = "long"]
 async fn a_master_that_stands_still_is_a_delay() {
     let mut watched = Watched::start(1, EMPTY).await;
     let [paris, oslo] = node::pair(&watched.url(), &watched.url()).await;
@@ -60,7 +59,7 @@ async fn partition(options: &[&str]) -> (Outcome, usize) {
 }
 
 #[tokio::test]
-#[ignore = "needs sentinel"]
+#[ignore = "long"]
 async fn what_a_cut_off_master_acknowledged_is_told_to_those_who_saw_it() {
     let (outcome, overwritten) = partition(&[]).await;
     println!("at most {overwritten} of a channel were acknowledged and lost");
@@ -77,7 +76,7 @@ async fn what_a_cut_off_master_acknowledged_is_told_to_those_who_saw_it() {
 }
 
 #[tokio::test]
-#[ignore = "needs sentinel"]
+#[ignore = "long"]
 async fn a_cut_off_master_that_needs_a_replica_acknowledges_little() {
     let (_, with) = partition(&["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"]).await;
     println!("at most {with} of a channel were acknowledged and lost");

@@ -8,7 +8,6 @@ use crate::{
 };
 
 #[tokio::test]
-#[ignore = "needs cluster"]
 async fn slots_that_move_under_traffic_are_noticed_by_nobody() {
     let cluster = Cluster::start().await;
     let [paris, oslo] = node::pair(&cluster.url(), &cluster.url()).await;
@@ -29,7 +28,7 @@ async fn slots_that_move_under_traffic_are_noticed_by_nobody() {
 /// One after the other, and each comes back as a replica: whatever is kept once for the whole cluster, the register of
 /// nodes above all, loses its master once.
 #[tokio::test]
-#[ignore = "needs cluster"]
+#[ignore = "long"]
 async fn every_master_of_a_cluster_dies_once() {
     let mut cluster = Cluster::start().await;
     let [paris, oslo] = node::pair(&cluster.url(), &cluster.url()).await;

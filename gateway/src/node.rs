@@ -34,6 +34,8 @@ const LEAVE_WINDOW: Duration = Duration::from_secs(5);
 const LEAVE_WINDOW_DEVELOPMENT: Duration = Duration::from_millis(500);
 /// A client is asked to wait at most this long before it comes back.
 const COME_BACK_WITHIN_MS: u64 = 1000;
+/// How long leaving the backplane may take at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a drain looks whether everybody has left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often the cluster's secret is asked for while it cannot be read.
@@ -58,6 +60,7 @@ pub enum StartError {
 /// A running node.
 pub struct Node {
     public: Arc<Public>,
+    routes: Arc<Routes>,
     shards: Vec<ShardHandle>,
     threads: Vec<JoinHandle<()>>,
     public_addresses: Vec<SocketAddr>,
@@ -66,6 +69,8 @@ pub struct Node {
     leaving: CancellationToken,
     /// Closes the internal ones, last of all.
     gone: CancellationToken,
+    /// The backplane, where it has to be left in good order.
+    redis: Option<Redis>,
 }
 
 impl Node {
@@ -98,24 +103,26 @@ impl Node {
             shards: shards.clone(),
             settings: settings.clone(),
         });
-        find_secret(ground.clone(), redis);
+        find_secret(ground.clone(), redis.clone());
         let origins = OriginRules { allowed: settings.public.origins.clone(), development: settings.development() };
         let public = Arc::new(Public::new(ground.clone(), origins));
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let control = Control::new(ground.clone(), relay.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
-        let info = node_info(public.clone(), routes);
+        let info = node_info(public.clone(), routes.clone());
         tokio::spawn(control::announce(relay.clone(), info, gone.clone()));
         let internal = Arc::new(Internal { ground, relay, control, public: public.clone(), metrics: metrics.clone() });
 
         let mut node = Self {
             public,
+            routes,
             shards,
             threads,
             public_addresses: Vec::new(),
             internal_addresses: Vec::new(),
             leaving,
             gone,
+            redis,
         };
         for (address, listener) in public_listeners {
             node.public_addresses.push(address);
@@ -142,6 +149,12 @@ impl Node {
         &self.internal_addresses
     }
 
+    /// What the backplane delivers to: with it a test can play a backplane that has bad days.
+    #[doc(hidden)]
+    pub fn sink(&self) -> Arc<dyn Sink> {
+        self.routes.clone()
+    }
+
     /// Leaves: refuses upgrades at once, closes the listeners after `drain.grace`, asks every connection to go
     /// elsewhere, waits for them until `drain.deadline` and cuts the rest.
     ///
@@ -166,6 +179,10 @@ impl Node {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         tracing::info!(cut = self.public.websockets(), "stopped");
+        // What was published still goes out, and whoever does not come back elsewhere leaves when the grace is over.
+        if let Some(redis) = &self.redis {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, redis.close()).await;
+        }
         self.stop();
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use skywave_backplane::{Gap, PresenceEvent};
+use skywave_backplane::{Gap, MemberPage, PresenceEvent};
 use skywave_proto::{ChannelName, CloseCode, Publication, StreamPosition};
 
 /// Something for clients that did not ask.
@@ -13,6 +13,8 @@ pub enum Push {
     Publication(ChannelName, Publication),
     /// A client joined or left a channel.
     Presence(ChannelName, PresenceEvent),
+    /// A list of members that is up to date again, and where the client stands.
+    Roll(ChannelName, Option<StreamPosition>, MemberPage),
     /// Something is missing on a channel.
     Gap(ChannelName, GapReason, GapDetail),
     /// A subscription has ended and the client did not ask for it.

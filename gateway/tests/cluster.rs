@@ -4,21 +4,13 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Running, redis::RedisServer};
+use support::{Running, ready, redis::RedisServer};
 
 async fn node(redis: &RedisServer) -> Running {
     support::node(&[("SKYWAVE__BACKPLANE__URL", &redis.url()), ("SKYWAVE__NAMESPACES__LIVE", LIVE)]).await
 }
 
 const LIVE: &str = "{ subscribe = \"anyone\", publish = \"anyone\" }";
-
-async fn ready(node: &Running) {
-    let deadline = tokio::time::Instant::now() + support::DEADLINE;
-    while node.http("GET", "/readyz", &[], "").await.0 != 200 || node.try_socket("/ws", &[]).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "the node becomes ready");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
-    }
-}
 
 async fn cluster(redis: &RedisServer) -> [Running; 2] {
     let (paris, oslo) = (node(redis).await, node(redis).await);
@@ -128,6 +120,40 @@ async fn without_redis_a_node_is_not_ready_delivers_nothing_and_joins_when_it_co
     let mut client = node.client(&["a"]).await;
     node.publish("a", json!(2)).await;
     assert_eq!(client.data(1).await, [2]);
+}
+
+#[tokio::test]
+async fn while_redis_is_away_a_subscription_comes_without_members() {
+    let mut redis = RedisServer::start().await;
+    let paris = node(&redis).await;
+    ready(&paris).await;
+    // One on each shard, so that the channel is delivered there already.
+    let mut clients = [paris.client(&["a"]).await, paris.client(&["a"]).await];
+    let mut late = paris.client(&[]).await;
+    redis.kill();
+    for client in &mut clients {
+        assert_eq!(client.push("backplane").await["state"], "degraded");
+    }
+    let reply = late.ask(json!({"subscribe": {"channel": "a", "presence": true}})).await;
+    assert!(reply["subscribed"].is_object() && reply["subscribed"].get("members").is_none(), "{reply}");
+}
+
+#[tokio::test]
+#[ignore = "presence and signals over Redis come with the next merge"]
+async fn the_members_that_redis_could_not_tell_follow_when_it_is_back() {
+    let mut redis = RedisServer::start().await;
+    let paris = node(&redis).await;
+    ready(&paris).await;
+    let mut clients = [paris.client(&["a"]).await, paris.client(&["a"]).await];
+    let mut late = paris.client(&[]).await;
+    redis.kill();
+    for client in &mut clients {
+        assert_eq!(client.push("backplane").await["state"], "degraded");
+    }
+    let reply = late.ask(json!({"subscribe": {"channel": "a", "presence": true}})).await;
+    assert!(reply["subscribed"].get("members").is_none(), "{reply}");
+    redis.launch().await;
+    while late.push("subscribed").await["total"] != 3 {} // each list is complete for its moment
 }
 
 #[tokio::test]

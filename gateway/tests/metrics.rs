@@ -29,6 +29,9 @@ async fn they_count_what_happened_and_their_labels_do_not_grow() {
     let connections = "skywave_connections{node=\"measured\",transport=\"websocket\",protocol=\"json\"}";
     assert_eq!(value(connections).await, Some(2.0));
 
+    assert_eq!(value("skywave_nodes{node=\"measured\"}").await, Some(1.0), "this one");
+    assert_eq!(value("skywave_signals_dropped_total{node=\"measured\",direction=\"in\"}").await, Some(0.0));
+
     for client in &mut clients {
         client.stream.close(None).await.unwrap();
     }

@@ -3,7 +3,10 @@
 
 mod support;
 
-use serde_json::json;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use skywave_proto::ChannelName;
 
 #[tokio::test]
 async fn members_joins_and_leaves_are_seen_by_those_who_ask() {
@@ -59,7 +62,7 @@ async fn a_storm_of_joins_and_leaves_ends_in_the_truth() {
     let node = support::node(&[]).await;
     let mut watcher = node.client(&[]).await;
     let reply = watcher.ask(json!({"subscribe": {"channel": "a", "presence": true}})).await;
-    let mut seen: std::collections::BTreeSet<_> =
+    let mut seen: BTreeSet<_> =
         reply["subscribed"]["members"].as_array().unwrap().iter().map(|m| m["client"].to_string()).collect();
     let mut clients = Vec::new();
     for n in 0..30 {
@@ -78,9 +81,76 @@ async fn a_storm_of_joins_and_leaves_ends_in_the_truth() {
         }
     }
     let listed = watcher.ask(json!({"presence": {"channel": "a"}})).await;
-    let listed: std::collections::BTreeSet<_> =
+    let listed: BTreeSet<_> =
         listed["presence"]["members"].as_array().unwrap().iter().map(|m| m["client"].to_string()).collect();
     assert_eq!(listed, seen);
+}
+
+#[tokio::test]
+async fn after_a_gap_followers_get_the_list_again_and_stay() {
+    let node = support::node(&[]).await;
+    let (sink, channel) = (node.node.sink(), ChannelName::parse("a").unwrap());
+    let mut followers = Vec::new();
+    for _ in 0..4 {
+        let mut client = node.client(&[]).await;
+        let reply = client.ask(json!({"subscribe": {"channel": "a", "presence": true}})).await;
+        assert!(reply["subscribed"]["members"].is_array(), "{reply}");
+        followers.push(client);
+    }
+    let mut other = node.client(&["a"]).await;
+    let position = node.publish("a", json!(1)).await["position"].take();
+    sink.presence_gap(&channel);
+    for follower in &mut followers {
+        let list = follower.push("subscribed").await;
+        assert_eq!((&list["channel"], &list["total"], &list["position"]), (&json!("a"), &json!(5), &position));
+        assert_eq!(list["members"].as_array().unwrap().len(), 5);
+    }
+    let late = node.client(&["a"]).await;
+    for follower in &mut followers {
+        assert!(follower.push("join").await["member"]["client"].is_string(), "changes go on behind the list");
+    }
+    drop(late);
+    node.publish("a", json!(2)).await;
+    assert_eq!(other.next().await["publication"]["data"], 1);
+    assert_eq!(other.next().await["publication"]["data"], 2, "who did not ask for members hears nothing of it");
+}
+
+#[tokio::test]
+async fn gaps_in_the_middle_of_joins_and_leaves_end_in_the_truth() {
+    let node = support::node(&[]).await;
+    let (sink, channel) = (node.node.sink(), ChannelName::parse("a").unwrap());
+    let mut watcher = node.client(&[]).await;
+    let clients = |members: &Value| -> BTreeSet<String> {
+        members.as_array().unwrap().iter().map(|member| member["client"].to_string()).collect()
+    };
+    let reply = watcher.ask(json!({"subscribe": {"channel": "a", "presence": true}})).await;
+    let mut seen = clients(&reply["subscribed"]["members"]);
+    let mut members = Vec::new();
+    for n in 0..60 {
+        let mut member = node.client(&["a"]).await;
+        if n % 20 == 7 {
+            sink.presence_gap(&channel);
+        }
+        if n % 3 == 0 {
+            member.ask(json!({"unsubscribe": {"channel": "a"}})).await;
+        }
+        members.push(member);
+    }
+    let mut lists = 0;
+    while seen.len() != 41 || lists == 0 {
+        let push = watcher.next().await;
+        if let Some(list) = push.get("subscribed") {
+            seen = clients(&list["members"]);
+            assert_eq!(list["total"], seen.len());
+            lists += 1;
+        } else if let Some(client) = push.pointer("/join/member/client") {
+            assert!(seen.insert(client.to_string()), "joined twice");
+        } else if let Some(client) = push.pointer("/leave/member/client") {
+            assert!(seen.remove(&client.to_string()), "left without having joined");
+        }
+    }
+    let listed = watcher.ask(json!({"presence": {"channel": "a"}})).await;
+    assert_eq!(clients(&listed["presence"]["members"]), seen);
 }
 
 #[tokio::test]

@@ -126,12 +126,13 @@ async fn publishing(table: &mut Table) {
     const TIME: Duration = Duration::from_secs(2);
     let server = Server::started().await;
     let node = server.node(Counting::new()).await;
-    let (mut piped, mut plain, mut script) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut piped, mut plain, mut script, mut fenced) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut live, mut few, mut history) = (Vec::new(), Vec::new(), Vec::new());
     let (mut costs_live, mut costs_history) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         piped.push(peer::publish(&server, 1, 64).await);
         live.push(publish(&node, &server, 2048, None, TIME).await);
+        fenced.push(peer::fenced(&server, 4, 64).await);
         plain.push(peer::publish(&server, 50, 1).await);
         few.push(publish(&node, &server, 64, None, TIME).await);
         script.push(peer::history(&server, 4, 64).await);
@@ -141,6 +142,12 @@ async fn publishing(table: &mut Table) {
     }
     let rate = |all: &[Published]| median(all.iter().map(|published| published.per_second));
     let (piped, plain, script) = (median(piped), median(plain), median(script));
+    let fenced = median(fenced);
+    table.at_least(
+        "live publish, 2,048 callers, x redis-benchmark EVALSHA of the same script -c 4 -P 64",
+        rate(&live) / fenced,
+        0.95,
+    );
     table.at_least("live publish, 2,048 callers, x redis-benchmark PUBLISH -c 1 -P 64", rate(&live) / piped, 1.0);
     table.at_least("the same, x redis-benchmark PUBLISH -c 50 -P 1", rate(&live) / plain, 4.0);
     table.at_least("live publish, 64 callers, x redis-benchmark PUBLISH -c 50 -P 1", rate(&few) / plain, 2.0);
@@ -156,7 +163,7 @@ async fn publishing(table: &mut Table) {
     table.at_most("history script, x PUBLISH in Redis' CPU, 64 deep", median(costs_history) / median(costs_live), 13.0);
     let redis = |all: &[Published]| median(all.iter().map(|published| published.redis_cpu.as_secs_f64() * 1e6));
     table.note(&format!(
-        "rates: PUBLISH -c 1 -P 64 {piped:.0}/s, -c 50 -P 1 {plain:.0}/s, EVALSHA {script:.0}/s; ours live {:.0}/s, 64 \
+        "rates: PUBLISH -c 1 -P 64 {piped:.0}/s, fenced {fenced:.0}/s, -c 50 -P 1 {plain:.0}/s, EVALSHA {script:.0}/s; ours live {:.0}/s, 64 \
          callers {:.0}/s, history {:.0}/s; Redis' CPU {:.2} us live, {:.2} us history",
         rate(&live),
         rate(&few),

@@ -63,6 +63,16 @@ pub(crate) async fn frames(server: &Server, channel: &ChannelName, count: u32) {
     run(server, 1, 2, count / 50, &["EVALSHA", &digest, "1", &names[0]]).await;
 }
 
+/// Our script for publications without history, a second: the most that publishing through a script can reach.
+pub(crate) async fn fenced(server: &Server, clients: u32, depth: u32) -> f64 {
+    let mut connection = server.connection().await;
+    let code = include_str!("../../src/redis/scripts/publish_live.lua");
+    let digest: String = redis::cmd("SCRIPT").arg("LOAD").arg(code).query_async(&mut connection).await.unwrap();
+    let payload = "x".repeat(BYTES + 20);
+    let command = ["EVALSHA", &digest, "1", "bench:__rand_int__", &payload, "300000", "0"];
+    run(server, clients, depth, 500_000, &command).await
+}
+
 async fn load(server: &Server) -> String {
     let mut connection = server.connection().await;
     let code = concat!(

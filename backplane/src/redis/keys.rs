@@ -70,6 +70,11 @@ impl Keys {
         Self(prefix.into())
     }
 
+    /// Meta, list and pub/sub channel of a channel whose partition is known.
+    pub(super) fn all_of(&self, partition: usize, channel: &ChannelName) -> [String; 3] {
+        ["m", "l", "c"].map(|kind| self.name(partition, kind, channel))
+    }
+
     /// The pub/sub channel.
     pub(super) fn channel(&self, channel: &ChannelName) -> String {
         self.of("c", channel)
@@ -125,7 +130,12 @@ impl Keys {
     }
 
     fn of(&self, kind: &str, channel: &ChannelName) -> String {
-        format!("{}:{{{}}}:{kind}:{channel}", self.0, TAGS[partition(channel)])
+        self.name(partition(channel), kind, channel)
+    }
+
+    fn name(&self, partition: usize, kind: &str, channel: &ChannelName) -> String {
+        // On the way of every publication: without the machinery of format!.
+        [&self.0, ":{", &TAGS[partition], "}:", kind, ":", channel.as_str()].concat()
     }
 }
 

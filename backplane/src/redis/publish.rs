@@ -37,6 +37,7 @@ type Answer = Result<Published, PublishError>;
 /// A publication on its way, and who waits for the answer.
 struct Job {
     channel: ChannelName,
+    partition: usize,
     history: Option<HistoryPolicy>,
     durability: Durability,
     idempotency: Option<String>,
@@ -98,9 +99,10 @@ impl Publisher {
             return Err(away(new.channel.clone()));
         }
         let envelope = frame::envelope(new, &self.node);
+        let partition = keys::partition(&new.channel);
         let stripe = match new.durability {
             // The partition's hash has nothing to do with the writer: 1,024 of them over 4.
-            Durability::Accepted => &self.stripes[keys::partition(&new.channel) % STRIPES],
+            Durability::Accepted => &self.stripes[partition % STRIPES],
             Durability::Replicated { .. } => &self.stripes[STRIPES],
         };
         let bytes = u32::try_from(envelope.len().clamp(1, QUEUE_BYTES)).expect("QUEUE_BYTES fits");
@@ -108,6 +110,7 @@ impl Publisher {
         let (answer, receiver) = oneshot::channel();
         let job = Job {
             channel: new.channel.clone(),
+            partition,
             history: new.history,
             durability: new.durability,
             idempotency: new.key.as_ref().map(|key| self.keys.idempotency(&new.channel, key)),
@@ -233,19 +236,18 @@ impl Writer {
     }
 
     fn command(&self, link: &Link, job: &Job) -> Cmd {
-        let channel = self.keys.channel(&job.channel);
+        let [meta, list, channel] = self.keys.all_of(job.partition, &job.channel);
         let idempotency = job.idempotency.as_deref();
         let window = millis(IDEMPOTENCY_WINDOW);
         // Something must be written for WAIT to wait for, also for a publication that is there already.
         let touch = u8::from(job.durability != Durability::Accepted);
         match job.history {
             Some(policy) => {
-                let (meta, list) = (self.keys.meta(&job.channel), self.keys.list(&job.channel));
                 let keys: Vec<_> =
                     [&meta, &list, &channel].map(String::as_str).into_iter().chain(idempotency).collect();
                 let mut command = link.scripts().publish.call(&keys);
                 command
-                    .arg(link.generation(keys::partition(&job.channel)))
+                    .arg(link.generation(job.partition))
                     .arg(Epoch::random().as_bytes())
                     .arg(policy.size.max(1))
                     .arg(millis(policy.ttl))
@@ -270,7 +272,7 @@ async fn learn(link: &Link, batch: &[Job]) -> redis::RedisResult<()> {
     let partitions: BTreeSet<_> = batch
         .iter()
         .filter(|job| job.history.is_some())
-        .map(|job| keys::partition(&job.channel))
+        .map(|job| job.partition)
         .filter(|partition| link.generation(*partition) == 0)
         .collect();
     link.learn(partitions.into_iter()).await
@@ -309,7 +311,7 @@ fn settle(link: &Link, batch: Vec<Job>, answers: Vec<Value>, short: Option<u32>)
             }
             Verdict::Repairable { .. } if overtaken.contains(&job.channel) => job.refuse(None),
             Verdict::Repairable { least_generation } => {
-                stale.extend(least_generation.map(|least| (keys::partition(&job.channel), least)));
+                stale.extend(least_generation.map(|least| (job.partition, least)));
                 again.push(job);
             }
         }

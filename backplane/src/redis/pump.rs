@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -72,6 +72,8 @@ struct Entry {
 
 struct Lane {
     queue: mpsc::Sender<Item>,
+    /// What is in the queue, or taken out of it and not done yet.
+    waiting: AtomicUsize,
     overflowed: AtomicBool,
     table: Mutex<Table>,
 }
@@ -119,7 +121,12 @@ impl Pump {
                     events: Vec::new(),
                     sink: sink.clone(),
                 };
-                let lane = Lane { queue, overflowed: AtomicBool::new(false), table: Mutex::new(table) };
+                let lane = Lane {
+                    queue,
+                    waiting: AtomicUsize::new(0),
+                    overflowed: AtomicBool::new(false),
+                    table: Mutex::new(table),
+                };
                 (lane, LaneQueue { number, items })
             })
             .unzip();
@@ -132,17 +139,29 @@ impl Pump {
         &self.lanes[usize::try_from(lane).expect("less than LANES")]
     }
 
-    /// Hands a frame to its lane. Called by the connection itself: never waits.
-    pub(super) fn dispatch(&self, channel: &str, frame: Vec<u8>) {
+    /// Delivers a frame, or hands it to its lane. Called by the connection itself: never waits.
+    ///
+    /// `may_deliver`: little comes in, so it is delivered here and now if nothing of its lane is before it. That saves a
+    /// lone publication the way through another task; when much comes in the lanes share the work.
+    pub(super) fn dispatch(&self, channel: &str, frame: Vec<u8>, may_deliver: bool) {
         let lane = self.lane(channel);
+        // Only this connection brings frames of this channel. What waits of other connections is not of it, but their
+        // marks stand for all.
+        if may_deliver
+            && lane.waiting.load(Ordering::Acquire) == 0
+            && !lane.overflowed.load(Ordering::Acquire)
+            && let Some(mut table) = lane.table.try_lock()
+        {
+            return self.deliver(&mut table, channel, frame.into());
+        }
         if lane.overflowed.load(Ordering::Acquire) {
             // The mark goes first, or this frame would stand before the hole that it comes after.
-            if lane.queue.try_send(Item::Overflow).is_err() {
+            if !lane.put(Item::Overflow) {
                 return;
             }
             lane.overflowed.store(false, Ordering::Release);
         }
-        if lane.queue.try_send(Item::Frame { channel: channel.into(), frame: frame.into() }).is_err() {
+        if !lane.put(Item::Frame { channel: channel.into(), frame: frame.into() }) {
             lane.overflowed.store(true, Ordering::Release);
         }
     }
@@ -152,9 +171,11 @@ impl Pump {
         let lane = &self.lanes[queue.number];
         let mut batch = Vec::with_capacity(BATCH);
         while queue.items.recv_many(&mut batch, BATCH).await > 0 {
+            let count = batch.len();
             for item in batch.drain(..) {
                 self.take(lane, item);
             }
+            lane.waiting.fetch_sub(count, Ordering::AcqRel);
             // Nothing may come in for long after an overflow, and so no mark either.
             if queue.items.is_empty() && lane.overflowed.swap(false, Ordering::AcqRel) {
                 self.take(lane, Item::Overflow);
@@ -165,16 +186,7 @@ impl Pump {
 
     fn take(&self, lane: &Lane, item: Item) {
         match item {
-            Item::Frame { channel, frame } => {
-                let frame = match frame::read_any(frame) {
-                    Ok(frame) => frame,
-                    Err(error) => return error!(channel = &*channel, %error, "dropping what is not a frame"),
-                };
-                self.advance(&mut lane.table.lock(), &channel, |cursor, events| match frame {
-                    Frame::Publication(publication) => cursor.offer(publication, events),
-                    Frame::Begun(epoch) => cursor.begun(epoch),
-                });
-            }
+            Item::Frame { channel, frame } => self.deliver(&mut lane.table.lock(), &channel, frame),
             Item::Overflow => {
                 warn!("publications come in faster than they are taken; catching up from history");
                 metrics::overflowed();
@@ -200,24 +212,35 @@ impl Pump {
         }
     }
 
+    fn deliver(&self, table: &mut Table, channel: &str, frame: Bytes) {
+        let frame = match frame::read_any(frame) {
+            Ok(frame) => frame,
+            Err(error) => return error!(channel, %error, "dropping what is not a frame"),
+        };
+        self.advance(table, channel, |cursor, events| match frame {
+            Frame::Publication(publication) => cursor.offer(publication, events),
+            Frame::Begun(epoch) => cursor.begun(epoch),
+        });
+    }
+
     /// Marks the place in every queue where a master's connection ended.
     pub(super) async fn lost(&self, master: usize) {
         for lane in &self.lanes {
-            let _ = lane.queue.send(Item::Lost(master)).await; // closed only when nobody is left to tell
+            lane.mark(Item::Lost(master)).await;
         }
     }
 
     /// Marks the place in every queue from which on every channel of a master is delivered again.
     pub(super) async fn restored(&self, master: usize) {
         for lane in &self.lanes {
-            let _ = lane.queue.send(Item::Restored(master)).await;
+            lane.mark(Item::Restored(master)).await;
         }
     }
 
     /// Marks the place in every queue from which on these partitions are delivered by another master.
     pub(super) async fn moved(&self, partitions: &Arc<BTreeSet<usize>>) {
         for lane in &self.lanes {
-            let _ = lane.queue.send(Item::Moved(partitions.clone())).await;
+            lane.mark(Item::Moved(partitions.clone())).await;
         }
     }
 
@@ -498,6 +521,25 @@ impl Pump {
     pub(super) fn give_up(&self, channel: &ChannelName, ticket: u64) {
         if let Some(entry) = self.lane(channel.as_str()).table.lock().channels.get_mut(channel) {
             entry.cursor.give_up(ticket);
+        }
+    }
+}
+
+impl Lane {
+    /// False if there is no room.
+    fn put(&self, item: Item) -> bool {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let is_in = self.queue.try_send(item).is_ok();
+        if !is_in {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+        is_in
+    }
+
+    async fn mark(&self, item: Item) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        if self.queue.send(item).await.is_err() {
+            self.waiting.fetch_sub(1, Ordering::AcqRel); // closed only when nobody is left to tell
         }
     }
 }

@@ -31,6 +31,9 @@ const NAMES: usize = 512;
 /// How long a confirmation may take while other nodes subscribe a lot as well.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// So many publications in a millisecond are delivered by the connection itself: more, and the lanes share them.
+const FEW: u64 = 16;
+
 /// What the names of channels begin with that a node probes its own way through Redis with.
 pub(super) const PROBE: &str = "#probe:";
 
@@ -38,12 +41,13 @@ pub(super) const PROBE: &str = "#probe:";
 pub(super) struct Heard {
     origin: Instant,
     after_ms: AtomicU64,
+    in_this_ms: AtomicU64,
     probed: Mutex<Option<Instant>>,
 }
 
 impl Heard {
     pub(super) fn new() -> Self {
-        Self { origin: Instant::now(), after_ms: 0.into(), probed: Mutex::default() }
+        Self { origin: Instant::now(), after_ms: 0.into(), in_this_ms: 0.into(), probed: Mutex::default() }
     }
 
     /// A probe is about to go out.
@@ -57,9 +61,13 @@ impl Heard {
         }
     }
 
-    pub(super) fn now(&self) {
+    /// Something has come in. Tells whether that is little: few in this millisecond. Only the connection calls it.
+    pub(super) fn now(&self) -> bool {
         let after = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.after_ms.store(after, Ordering::Relaxed);
+        let before = self.after_ms.swap(after, Ordering::Relaxed);
+        let count = if before == after { self.in_this_ms.load(Ordering::Relaxed) + 1 } else { 1 };
+        self.in_this_ms.store(count, Ordering::Relaxed);
+        count <= FEW
     }
 
     pub(super) fn last(&self) -> Instant {
@@ -101,9 +109,9 @@ impl Subscriber {
                     if push.kind == PushKind::Disconnection {
                         lost.cancel();
                     } else if !muted.load(Ordering::Acquire) {
-                        heard.now();
+                        let is_little = heard.now();
                         match push.kind {
-                            PushKind::Message | PushKind::SMessage => take(push, &keys, &pump, &heard),
+                            PushKind::Message | PushKind::SMessage => take(push, &keys, &pump, &heard, is_little),
                             PushKind::SUnsubscribe => dropped(push, &keys, &inbox, &leaving),
                             _ => {}
                         }
@@ -173,7 +181,7 @@ impl Drop for Subscriber {
 }
 
 /// Runs in the connection itself: must not wait.
-fn take(push: PushInfo, keys: &Keys, pump: &Pump, heard: &Heard) {
+fn take(push: PushInfo, keys: &Keys, pump: &Pump, heard: &Heard, is_little: bool) {
     let mut parts = push.data.into_iter();
     if let (Some(Value::BulkString(channel)), Some(Value::BulkString(frame))) = (parts.next(), parts.next())
         && let Some(channel) = keys.read_channel(&channel)
@@ -181,7 +189,7 @@ fn take(push: PushInfo, keys: &Keys, pump: &Pump, heard: &Heard) {
         if channel.starts_with(PROBE) {
             heard.probe_came();
         } else {
-            pump.dispatch(channel, frame);
+            pump.dispatch(channel, frame, is_little);
         }
     }
 }

@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::problem::Problem;
 use crate::{
-    config::{Scope, Settings},
+    config::{ApiKey, Scope, Settings},
     transport::{
         Arrival,
         origin::{authority, is_loopback_name},
@@ -28,20 +28,47 @@ const FORWARDING: [HeaderName; 6] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// Decides who asks. Returns the name under which idempotency keys are kept.
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Caller<'a> {
+    /// A program on this machine, in development mode: it may do everything.
+    Development,
+    /// Whoever has this key.
+    Key(&'a ApiKey),
+}
+
+impl Caller<'_> {
+    /// Whether the caller may use this part of the API.
+    ///
+    /// # Errors
+    /// 403, with the scope that the key lacks.
+    pub(super) fn may(self, scope: Scope) -> Result<(), Problem> {
+        match self {
+            Self::Key(key) if !key.allows(scope) => {
+                let message = format!("the key {:?} lacks the scope {}", key.name, scope_name(scope));
+                Err(Problem::new(ErrorCode::PermissionDenied, message))
+            }
+            Self::Key(_) | Self::Development => Ok(()),
+        }
+    }
+
+    /// The name under which its idempotency keys are kept.
+    pub(super) fn publisher(self) -> String {
+        match self {
+            Self::Development => "development".to_owned(),
+            Self::Key(key) => format!("key:{}", key.name),
+        }
+    }
+}
+
+/// Decides who asks.
 ///
 /// # Errors
-/// 401 without a key or with a wrong one, 403 for a key without the scope and for what might be a web page.
-pub(super) fn admit(
-    settings: &Settings,
-    headers: &HeaderMap,
-    arrival: Arrival,
-    scope: Scope,
-) -> Result<String, Problem> {
+/// 401 without a key or with a wrong one, 403 for what might be a web page.
+pub(super) fn admit<'a>(settings: &'a Settings, headers: &HeaderMap, arrival: Arrival) -> Result<Caller<'a>, Problem> {
     let Some(authorization) = headers.get(header::AUTHORIZATION) else {
         if settings.development() {
-            let keyless = may_do_without_key(headers, arrival);
-            return keyless.map(|()| "development".to_owned());
+            return may_do_without_key(headers, arrival).map(|()| Caller::Development);
         }
         let message = if settings.api.keys.is_empty() {
             "the server API is closed: no key is configured, add one to api.keys"
@@ -63,14 +90,7 @@ pub(super) fn admit(
             found = Some(key);
         }
     }
-    match found {
-        None => Err(Problem::new(ErrorCode::Unauthenticated, "this key is not one of api.keys")),
-        Some(key) if !key.allows(scope) => {
-            let message = format!("the key {:?} lacks the scope {}", key.name, scope_name(scope));
-            Err(Problem::new(ErrorCode::PermissionDenied, message))
-        }
-        Some(key) => Ok(format!("key:{}", key.name)),
-    }
+    found.map(Caller::Key).ok_or_else(|| Problem::new(ErrorCode::Unauthenticated, "this key is not one of api.keys"))
 }
 
 fn scope_name(scope: Scope) -> &'static str {

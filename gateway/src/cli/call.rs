@@ -7,6 +7,7 @@ use clap::Args;
 use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::TcpStream;
 
@@ -41,6 +42,51 @@ pub(super) fn publish(api: &Api, channel: &str, json: &str) -> ExitCode {
         Ok((status, answer)) => failed(&format!("not published ({status}): {}", detail(&answer))),
         Err(error) => failed(&error),
     }
+}
+
+pub(super) fn nodes(api: &Api) -> ExitCode {
+    match call(api, Method::POST, "/api/v1/nodes", "{}".into()) {
+        Ok((StatusCode::OK, answer)) => match serde_json::from_str::<Nodes>(&answer) {
+            Ok(Nodes { nodes }) => {
+                print!("{}", table(&nodes));
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(&format!("not the answer of a node: {error}")),
+        },
+        Ok((status, answer)) => failed(&format!("no list of nodes ({status}): {}", detail(&answer))),
+        Err(error) => failed(&error),
+    }
+}
+
+#[derive(Deserialize)]
+struct Nodes {
+    nodes: Vec<NodeLine>,
+}
+
+#[derive(Deserialize)]
+struct NodeLine {
+    name: String,
+    version: String,
+    connections: u64,
+    channels: u64,
+    beat_age_ms: u64,
+}
+
+/// One line for each node under a line of headings, in columns.
+fn table(nodes: &[NodeLine]) -> String {
+    let headings = ["NAME", "VERSION", "CONNECTIONS", "CHANNELS", "LAST BEAT"].map(str::to_owned);
+    let lines = nodes.iter().map(|node| {
+        let beat = format!("{}.{} s ago", node.beat_age_ms / 1000, node.beat_age_ms % 1000 / 100);
+        [node.name.clone(), node.version.clone(), node.connections.to_string(), node.channels.to_string(), beat]
+    });
+    let rows: Vec<_> = std::iter::once(headings).chain(lines).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; 5] = std::array::from_fn(width);
+    let line = |row: &[String; 5]| {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 pub(super) fn healthcheck(api: &Api) -> ExitCode {
@@ -95,4 +141,28 @@ async fn exchange(
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await?.to_bytes();
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_its_columns_under_each_other() {
+        let node = |name: &str, connections, beat_age_ms| NodeLine {
+            name: name.into(),
+            version: "0.1.0".into(),
+            connections,
+            channels: 3,
+            beat_age_ms,
+        };
+        let table = table(&[node("gw-1", 12, 1_480), node("gateway-two", 100_000, 0)]);
+        let expected = [
+            "NAME         VERSION  CONNECTIONS  CHANNELS  LAST BEAT",
+            "gw-1         0.1.0    12           3         1.4 s ago",
+            "gateway-two  0.1.0    100000       3         0.0 s ago",
+            "",
+        ];
+        assert_eq!(table, expected.join("\n"));
+    }
 }

@@ -41,6 +41,11 @@ enum Command {
         #[command(flatten)]
         api: call::Api,
     },
+    /// Lists the nodes that are alive, as one of them sees them.
+    Nodes {
+        #[command(flatten)]
+        api: call::Api,
+    },
     /// Says whether a node is ready, for containers without a shell: exit code 0 or 1.
     Healthcheck {
         #[command(flatten)]
@@ -71,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Serve { flags } => serve::run(&flags),
         Command::Config(ConfigCommand::Check { flags }) => check(&flags),
         Command::Publish { channel, json, api } => call::publish(&api, &channel, &json),
+        Command::Nodes { api } => call::nodes(&api),
         Command::Healthcheck { api } => call::healthcheck(&api),
     }
 }

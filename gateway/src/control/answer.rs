@@ -70,7 +70,14 @@ impl Control {
             ask(shard, move |shard| shard.hub().channels(&prefix, &after, limit + 1))
         });
         let counted: Option<Vec<_>> = join_all(counted).await.into_iter().collect();
-        Some(sum(counted?.into_iter().flatten().map(|(channel, count)| (channel.as_str().to_owned(), count)), limit))
+        let counts = counted?.into_iter().map(|counts| {
+            let counts = counts.into_iter().map(|(channel, subscriptions)| signal::ChannelCount {
+                channel: channel.as_str().to_owned(),
+                subscriptions,
+            });
+            signal::Channels { channels: counts.collect(), more: false }
+        });
+        Some(sum(counts, limit))
     }
 }
 
@@ -114,12 +121,16 @@ fn fit(described: Vec<Description>, mut room: usize) -> signal::Connections {
 
 /// Adds up the counts of each channel and keeps the first `limit` by name. Right as long as each source gave its own
 /// first ones, at least `limit` of them or all: then none that is kept lies behind the last of any source.
-pub(super) fn sum(counts: impl IntoIterator<Item = (String, u64)>, limit: usize) -> signal::Channels {
+pub fn sum(sources: impl IntoIterator<Item = signal::Channels>, limit: usize) -> signal::Channels {
     let mut summed = BTreeMap::<String, u64>::new();
-    for (channel, count) in counts {
-        *summed.entry(channel).or_default() += count;
+    let mut more = false;
+    for source in sources {
+        more |= source.more;
+        for counted in source.channels {
+            *summed.entry(counted.channel).or_default() += counted.subscriptions;
+        }
     }
-    let more = summed.len() > limit;
+    more |= summed.len() > limit;
     let first = summed.into_iter().take(limit);
     let channels = first.map(|(channel, subscriptions)| signal::ChannelCount { channel, subscriptions }).collect();
     signal::Channels { channels, more }
@@ -151,9 +162,17 @@ mod tests {
 
     #[test]
     fn the_counts_of_a_channel_are_added_and_the_first_are_kept() {
-        let counts = [("b", 1), ("a", 2), ("c", 1), ("b", 4)].map(|(name, count)| (name.to_owned(), count));
-        let summed = sum(counts, 2);
+        let source = |counts: &[(&str, u64)], more| {
+            let count = |(name, count): &(&str, u64)| signal::ChannelCount {
+                channel: (*name).to_owned(),
+                subscriptions: *count,
+            };
+            signal::Channels { channels: counts.iter().map(count).collect(), more }
+        };
+        let summed = sum([source(&[("b", 1), ("c", 1)], false), source(&[("a", 2), ("b", 4)], false)], 2);
         let channels: Vec<_> = summed.channels.iter().map(|c| (c.channel.as_str(), c.subscriptions)).collect();
         assert_eq!((channels, summed.more), (vec![("a", 2), ("b", 5)], true));
+        assert!(!sum([source(&[("a", 1)], false)], 1).more);
+        assert!(sum([source(&[("a", 1)], true)], 1).more, "a source has more than it gave");
     }
 }

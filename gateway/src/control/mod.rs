@@ -19,7 +19,7 @@ use skywave_proto::{
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use self::{announce::announce, survey::Surveyed};
+pub use self::{announce::announce, answer::sum, survey::Surveyed};
 use self::{
     answer::ANSWERING,
     survey::{Surveys, Tally},
@@ -198,4 +198,153 @@ fn meant(who: Option<signal::Who>) -> Option<Who> {
         signal::who::Who::User(user) => Who::User(user.into()),
         signal::who::Who::Client(client) => Who::Client(client.into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{rc::Rc, sync::OnceLock};
+
+    use skywave_backplane::{Any, Memory, SubscribeError};
+    use skywave_proto::StreamPosition;
+    use tokio::sync::mpsc::{Receiver, Sender};
+
+    use super::*;
+    use crate::{
+        config::{Flags, Settings},
+        push::{Encoded, Format, Goodbye, Push},
+        relay::{Answer, Answers, Mailbox, Routes},
+        session::Clients,
+        shard::{Description, Link, ShardHandle},
+    };
+
+    /// A connection that only tells what is asked of it.
+    struct Told {
+        link: Rc<Link>,
+        user: Arc<str>,
+        what: Sender<String>,
+    }
+
+    impl Told {
+        fn tell(&self, what: &str) {
+            self.what.try_send(format!("{} {what}", self.user)).unwrap();
+        }
+    }
+
+    impl Owner for Told {
+        fn link(&self) -> &Rc<Link> {
+            &self.link
+        }
+
+        fn attached(&self, _: &ChannelName, _: Result<Option<StreamPosition>, SubscribeError>) {}
+
+        fn answer(&self, _: u64, _: Answer) {}
+
+        fn beat(&self) -> Duration {
+            Duration::MAX
+        }
+
+        fn leave(&self, goodbye: Goodbye) {
+            self.tell(&format!("leaves with {}", goodbye.code.code()));
+        }
+
+        fn unsubscribe(&self, channel: &ChannelName, reason: &'static str) {
+            self.tell(&format!("loses {channel} ({reason})"));
+        }
+
+        fn refresh(&self) {
+            self.tell("is looked at");
+        }
+
+        fn describe(&self) -> Option<Description> {
+            let (client, channels) = (self.link.key().to_string().into(), Vec::new());
+            Some(Description { client, user: Some(self.user.clone()), protocol: "none", connected_at_ms: 0, channels })
+        }
+    }
+
+    struct Mute;
+
+    impl Format for Mute {
+        fn slot(&self) -> usize {
+            0
+        }
+
+        fn encode(&self, _: &Push) -> Encoded {
+            Encoded::Nothing
+        }
+    }
+
+    /// A node without sockets: two shards, and on each of them a connection of ada and one of bob.
+    async fn node() -> (Arc<Control>, Receiver<String>, CancellationToken) {
+        let flags = Flags { dev: true, name: Some("paris".into()), ..Flags::default() };
+        let settings = Arc::new(Settings::load(&flags, [("SKYWAVE__NODE__SHARDS", "2")]).unwrap());
+        let runtime = tokio::runtime::Handle::current();
+        let (shards, seats): (Vec<_>, Vec<_>) = (0..2).map(|index| ShardHandle::new(index, runtime.clone())).unzip();
+        let mailboxes: Arc<[Arc<dyn Mailbox>]> =
+            shards.iter().map(|shard| Arc::new(shard.clone()) as Arc<dyn Mailbox>).collect();
+        let (routes, signals) = Routes::new(mailboxes.clone());
+        let routes = Arc::new(routes);
+        let memory = Any::Memory(Memory::new(routes.clone()));
+        let relay = Relay::start(memory, routes, Answers::new(mailboxes));
+        seats.into_iter().for_each(|seat| drop(seat.spawn(relay.clone()).unwrap()));
+        let (seal, clients) = (OnceLock::new(), Clients::default());
+        let ground = Arc::new(Ground { settings, node: "paris".into(), seal, clients, shards: shards.clone() });
+        let gone = CancellationToken::new();
+        let (what, told) = mpsc::channel(64);
+        for shard in &shards {
+            let (ready, adopted) = tokio::sync::oneshot::channel();
+            let (ground, what) = (ground.clone(), what.clone());
+            shard.run(move |shard| {
+                for user in ["ada", "bob"] {
+                    let (link, user) = (shard.link(&Mute, 1000), Arc::from(user));
+                    let seat = (shard.index(), link.key());
+                    ground.clients.claim(&link.key().to_string().into(), Some(&user), seat, 1);
+                    shard.adopt(Rc::new(Told { link, user, what: what.clone() }));
+                }
+                ready.send(()).unwrap();
+            });
+            adopted.await.unwrap();
+        }
+        let control = Control::new(ground, relay.clone());
+        relay.backplane().announce(skywave_backplane::NodeInfo { name: "paris".into(), ..Default::default() });
+        tokio::spawn(control.clone().run(signals, gone.clone()));
+        (control, told, gone)
+    }
+
+    #[tokio::test]
+    async fn an_order_reaches_every_connection_of_its_user_and_nobody_else() {
+        let (control, mut told, _gone) = node().await;
+        let ada = Who::User("ada".into());
+        let channel = ChannelName::parse("a").unwrap();
+        assert_eq!(control.unsubscribe(&ada, &channel).await, Ok(1));
+        assert_eq!(control.refresh("bob").await, Ok(1));
+        assert_eq!(control.refresh("nobody").await, Ok(1));
+        assert_eq!(control.disconnect(&ada).await, Ok(1));
+        let mut heard = Vec::new();
+        for _ in 0..6 {
+            heard.push(tokio::time::timeout(Duration::from_secs(10), told.recv()).await.unwrap().unwrap());
+        }
+        heard.sort();
+        let each = ["ada leaves with 4503", "ada loses a (api)", "bob is looked at"];
+        assert_eq!(heard, each.iter().flat_map(|line| [*line; 2]).collect::<Vec<_>>());
+        assert!(told.try_recv().is_err(), "nobody else is told anything");
+    }
+
+    #[tokio::test]
+    async fn a_survey_finds_a_users_connections_on_all_shards_and_names_the_silent() {
+        let (control, _told, _gone) = node().await;
+        let question = signal::question::Question::Connections((&Who::User("ada".into())).into());
+        let surveyed = control.survey(question.clone(), Duration::from_secs(10)).await.unwrap();
+        let [(node, signal::answer::Answer::Connections(answer))] = &surveyed.answers[..] else {
+            panic!("{surveyed:?}")
+        };
+        assert_eq!((&**node, answer.connections.len(), answer.more), ("paris", 2, false));
+        assert!(answer.connections.iter().all(|connection| connection.user.as_deref() == Some("ada")));
+        assert_eq!(surveyed.silent, [""; 0]);
+
+        // A node that has lost a shard cannot answer for all of it, so it does not answer.
+        control.ground.shards[0].stop();
+        let surveyed = control.survey(question, Duration::from_millis(50)).await.unwrap();
+        assert!(surveyed.answers.is_empty(), "{surveyed:?}");
+        assert_eq!(surveyed.silent, ["paris"]);
+    }
 }

@@ -22,24 +22,24 @@ pub struct Surveyed<T> {
     /// What the nodes said, each with its name.
     pub answers: Vec<(Arc<str>, T)>,
     /// The nodes that did not answer in time.
-    pub silent: Vec<Arc<str>>,
+    pub silent: Vec<String>,
 }
 
-/// Where the answers to one survey go, each with the incarnation that gave it.
-type AnswerSender = mpsc::Sender<(Arc<str>, Answer)>;
+/// An answer, and the incarnation of the node that gave it.
+type Said = (Arc<str>, Answer);
 
 /// The surveys that are open. Bound: [`OPEN`]. The lock is held for one look-up.
 #[derive(Debug, Default)]
 pub(super) struct Surveys {
     ids: AtomicU64,
-    open: Mutex<HashMap<u64, AnswerSender>>,
+    open: Mutex<HashMap<u64, mpsc::Sender<Said>>>,
 }
 
 /// One survey, open until it is dropped.
 pub(super) struct Survey<'a> {
     surveys: &'a Surveys,
     pub(super) id: u64,
-    pub(super) answers: mpsc::Receiver<(Arc<str>, Answer)>,
+    pub(super) answers: mpsc::Receiver<Said>,
 }
 
 impl Surveys {
@@ -99,8 +99,8 @@ impl Tally {
     }
 
     /// The names of those that have not answered.
-    pub(super) fn silent(self) -> Vec<Arc<str>> {
-        let mut names: Vec<_> = self.silent.into_values().collect();
+    pub(super) fn silent(self) -> Vec<String> {
+        let mut names: Vec<_> = self.silent.into_values().map(|name| name.to_string()).collect();
         names.sort();
         names
     }
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!((tally.count("1"), tally.count("9")), (None, None), "twice, and one that came later");
         assert!(!tally.is_complete());
         assert_eq!(tally.count("3").as_deref(), Some("oslo"));
-        assert_eq!(tally.silent(), [Arc::from("oslo")]);
+        assert_eq!(tally.silent(), ["oslo"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use skywave_proto::{ChannelName, CloseCode, StreamPosition};
 
 pub use self::{
-    json::{Json, payload, present},
+    json::{Json, history_object, members_object, payload, present},
     raw::Raw,
 };
 #[cfg(doc)]

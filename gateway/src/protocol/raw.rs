@@ -28,7 +28,7 @@ impl Format for Raw {
             Push::Gap(_, _, detail) => Encoded::Close(gap(detail.position)),
             Push::Unsubscribed(_, "api") => Encoded::Close(CloseCode::DisconnectedByApi.into()),
             Push::Unsubscribed(..) => Encoded::Close(CloseCode::PermissionDenied.into()),
-            Push::Presence(..) | Push::Backplane(_) | Push::Disconnect(_) => Encoded::Nothing,
+            Push::Presence(..) | Push::Roll(..) | Push::Backplane(_) | Push::Disconnect(_) => Encoded::Nothing,
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use skywave_proto::{ChannelName, CloseCode, ErrorCode, StreamPosition};
+use skywave_backplane::Target;
+use skywave_proto::{ChannelName, CloseCode, ErrorCode, StreamPosition, v1::signal};
 
 use super::{
     Client, Connect, Connected, REPLY_BYTES, Refusal, Reply, Seat, Session, Subscribed,
@@ -88,9 +89,15 @@ impl Session {
         self.link.set_client(id.clone());
         let serial = seal::serial(earlier.as_ref(), now_ms);
         let (serial, older) = self.ground.clients.claim(&id, user.as_ref(), self.seat(), serial);
-        self.state.borrow_mut().client = Some(Client { id, user, info, serial });
+        self.state.borrow_mut().client = Some(Client { id: id.clone(), user, info, serial });
         if let Some(older) = older {
             self.ground.replace(older);
+        }
+        // On this node the client is found by its id; another one has to be told. One that is gone hears nothing.
+        let relay = self.shard.relay();
+        if let Some(earlier) = earlier.filter(|earlier| earlier.incarnation != relay.incarnation()) {
+            let newer = signal::Replaced { client: id.to_string(), serial };
+            relay.signal(Target::Node(earlier.incarnation), signal::Op::Replaced(newer));
         }
     }
 

@@ -22,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication};
-use skywave_proto::{ChannelName, CloseCode, ErrorCode, Member, Payload};
+use skywave_proto::{ChannelName, CloseCode, Epoch, ErrorCode, Member, Payload, StreamPosition};
 use tokio::time::Instant as TokioInstant;
 
 pub use self::{
@@ -30,6 +30,7 @@ pub use self::{
     command::{Command, Connect, Connected, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
     rights::{may_publish, may_subscribe, named_namespace, namespace},
     seal::Seal,
+    subscriptions::require_presence,
 };
 use self::{
     connecting::{Connecting, Opened},
@@ -38,7 +39,7 @@ use self::{
 };
 use crate::{
     clock::now_ms,
-    config::Settings,
+    config::{Namespace, Settings},
     metrics::{self, Source},
     push::{Encoded, Format, Goodbye},
     relay::{Answer, MembersAnswer, Receipt, ReplyTo},
@@ -268,20 +269,8 @@ impl Session {
     ) -> Result<(), Refusal> {
         let namespace = namespace(&self.ground.settings, &channel)?;
         may_subscribe(namespace, &channel, self.client().user.as_deref())?;
-        if namespace.history.is_none() {
-            let message = format!("namespace {} keeps no history: its channels are live only", channel.namespace());
-            return Err(Refusal::new(ErrorCode::NoHistory, message));
-        }
-        let query = HistoryQuery {
-            since: match since {
-                Some(Since::Position(position)) => Some(position),
-                // No channel has stood there: the answer is what a position of another epoch gets.
-                Some(Since::Foreign) => Some(skywave_proto::StreamPosition::start(skywave_proto::Epoch::random())),
-                None => None,
-            },
-            limit: limit.unwrap_or(DEFAULT_HISTORY).min(PAGE_PUBLICATIONS),
-            bytes: REPLY_BYTES,
-        };
+        require_history(namespace, &channel)?;
+        let query = history_query(since, limit);
         let receipt = self.ask(Asked::History { id });
         let ordered = self.shard.relay().history(channel, query, receipt);
         ordered.inspect_err(|_| self.forget(receipt)).map_err(Refusal::from)
@@ -404,6 +393,32 @@ impl Client {
             Some(user) => format!("user:{user}").into(),
             None => format!("client:{}", self.id).into(),
         }
+    }
+}
+
+/// Whether a namespace keeps a history.
+///
+/// # Errors
+/// `no_history`, with the namespace.
+pub fn require_history(namespace: &Namespace, channel: &ChannelName) -> Result<(), Refusal> {
+    if namespace.history.is_some() {
+        return Ok(());
+    }
+    let message = format!("namespace {} keeps no history: its channels are live only", channel.namespace());
+    Err(Refusal::new(ErrorCode::NoHistory, message))
+}
+
+/// What a page of history after `since` is: of clients and back ends alike.
+pub fn history_query(since: Option<Since>, limit: Option<u32>) -> HistoryQuery {
+    HistoryQuery {
+        since: match since {
+            Some(Since::Position(position)) => Some(position),
+            // No channel has stood there: the answer is what a position of another epoch gets.
+            Some(Since::Foreign) => Some(StreamPosition::start(Epoch::random())),
+            None => None,
+        },
+        limit: limit.unwrap_or(DEFAULT_HISTORY).min(PAGE_PUBLICATIONS),
+        bytes: REPLY_BYTES,
     }
 }
 

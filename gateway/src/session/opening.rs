@@ -1,6 +1,6 @@
 //! A subscription before it is answered: what is still on its way, and the answer once all of it is there; pure.
 
-use skywave_backplane::{HistoryPage, MemberPage, PresenceEvent};
+use skywave_backplane::{HistoryPage, MemberPage};
 use skywave_proto::{Publication, StreamPosition};
 
 use super::{Since, Subscribe, Subscribed};
@@ -118,28 +118,6 @@ impl Opening {
     }
 }
 
-/// Brings a list of members up to date with what changed while it was on its way. `total` follows only the clients that
-/// this page would show: whether it counts a change beyond cannot be known.
-pub(super) fn roll(mut page: MemberPage, changes: Vec<PresenceEvent>) -> MemberPage {
-    for change in changes {
-        match change {
-            PresenceEvent::Join(member) => {
-                let beyond = page.next.as_ref().is_some_and(|next| *member.client > **next);
-                if !beyond && !page.members.iter().any(|known| known.client == member.client) {
-                    page.total += 1;
-                    page.members.push(member);
-                }
-            }
-            PresenceEvent::Leave(member) => {
-                let before = page.members.len();
-                page.members.retain(|known| known.client != member.client);
-                page.total -= (before - page.members.len()) as u64;
-            }
-        }
-    }
-    page
-}
-
 /// Whether a client that does not want its own publications wants this one.
 pub(super) fn wants(request: &Subscribe, client: &str, publication: &Publication) -> bool {
     request.echo || publication.client.as_deref() != Some(client)
@@ -147,13 +125,9 @@ pub(super) fn wants(request: &Subscribe, client: &str, publication: &Publication
 
 #[cfg(test)]
 mod tests {
-    use skywave_proto::{Epoch, Member};
+    use skywave_proto::Epoch;
 
     use super::*;
-
-    fn member(client: &str) -> Member {
-        Member { client: client.into(), user: None, info: None }
-    }
 
     #[test]
     fn a_position_is_recovered_read_or_refused() {
@@ -175,18 +149,5 @@ mod tests {
         let top = Some(StreamPosition { epoch: Epoch::random(), offset: 9 });
         let page = HistoryPage { top, publications: vec![], complete: false, more: true };
         assert_eq!(missed(page), Missed { recovered: false, publications: vec![], position: top, more: false });
-    }
-
-    #[test]
-    fn a_list_takes_in_what_changed_on_its_way() {
-        let page = MemberPage { members: vec![member("a"), member("b")], total: 2, next: None };
-        let changes = vec![
-            PresenceEvent::Join(member("c")),
-            PresenceEvent::Join(member("a")),
-            PresenceEvent::Leave(member("b")),
-            PresenceEvent::Leave(member("z")),
-        ];
-        let page = roll(page, changes);
-        assert_eq!((page.members, page.total), (vec![member("a"), member("c")], 2));
     }
 }

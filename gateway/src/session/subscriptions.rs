@@ -34,7 +34,10 @@ enum Stage {
 }
 
 /// Whether a namespace knows who is on its channels.
-pub(super) fn require_presence(namespace: &Namespace, channel: &ChannelName) -> Result<(), Refusal> {
+///
+/// # Errors
+/// `bad_request`, with the setting that says so.
+pub fn require_presence(namespace: &Namespace, channel: &ChannelName) -> Result<(), Refusal> {
     if namespace.presence {
         return Ok(());
     }
@@ -155,14 +158,18 @@ impl Session {
         let members = match outcome {
             Ok(Some(page)) => {
                 // The hub is borrowed for this one call: what follows may need it again.
-                let changes = self.shard.hub().follow_roll(channel, self.link.key());
-                match changes {
-                    Some(changes) => Some(opening::roll(page, changes)),
+                let page = self.shard.hub().follow_roll(channel, self.link.key(), page);
+                match page {
+                    Some(page) => Some(page),
                     None => return self.ask_for_roll(channel),
                 }
             }
-            // The backplane is away: subscribed all the same, without members.
-            Ok(None) | Err(PresenceError::Unavailable(_)) => None,
+            Ok(None) => None,
+            // The backplane is away: subscribed all the same, without members. They follow, unasked.
+            Err(PresenceError::Unavailable(_)) => {
+                self.shard.hub().owe_roll(channel, self.link.key());
+                None
+            }
         };
         self.opening(channel, |opening, _, _| opening.members = Part::Here(members));
         self.settle(channel);

@@ -3,15 +3,18 @@
 //! A channel is delivered in order and without holes: where one shows (a mailbox was full), the channel waits, what
 //! comes meanwhile is held, and the hole is filled from history. A member that recovers is held back in the same way.
 
+mod roll;
+
 use std::{
     collections::{BTreeMap, HashMap},
     rc::Rc,
     sync::Arc,
 };
 
-use skywave_backplane::{Gap, HistoryError, HistoryPage, HistoryQuery, Interest, PresenceEvent, SubscribeError};
-use skywave_proto::{ChannelName, CloseCode, Publication, StreamPosition};
+use skywave_backplane::{Gap, HistoryError, HistoryPage, HistoryQuery, Interest, SubscribeError};
+use skywave_proto::{ChannelName, Publication, StreamPosition};
 
+use self::roll::{Changes, Reread, Roll};
 use super::{
     held::{Held, Resume},
     link::Link,
@@ -27,8 +30,6 @@ const CATCH_UP_PUBLICATIONS: u32 = 1000;
 const CATCH_UP_BYTES: usize = 1 << 20;
 /// What a channel holds while a hole in it is being filled.
 const CHANNEL_HELD_BYTES: usize = 1 << 20;
-/// Joins and leaves that may come while a list of members is on its way; more, and the list is asked for again.
-pub(super) const ROLL_CHANGES: usize = 4096;
 
 /// The channels of one shard.
 pub struct Hub {
@@ -41,6 +42,8 @@ pub struct Hub {
     stalled: Vec<ChannelName>,
     /// Members that could not be made live and try again at the next tick.
     retries: Vec<u64>,
+    /// Channels that wait until they ask for their list of members again.
+    rereads: Vec<ChannelName>,
 }
 
 /// What a shard knows of one channel.
@@ -52,6 +55,8 @@ struct Topic {
     /// While the channel is being joined, or a hole in it filled: what has come meanwhile.
     waiting: Option<Held>,
     members: Vec<Member>,
+    /// While the list of members is read again.
+    reread: Option<Reread>,
     deliveries: metrics::Counter,
 }
 
@@ -63,16 +68,6 @@ struct Member {
     held: Option<Held>,
     /// Publications up to this offset have reached the member already.
     skip: u64,
-}
-
-/// How a member follows joins and leaves.
-enum Roll {
-    /// It did not ask.
-    Off,
-    /// The list is on its way: the last change of each client meanwhile.
-    Collecting(HashMap<Arc<str>, PresenceEvent>),
-    /// It has the list.
-    Following,
 }
 
 /// What a session asks of the hub.
@@ -109,7 +104,16 @@ pub enum Activation {
 
 impl Hub {
     pub(super) fn new(shard: usize, relay: Relay, figures: Rc<Figures>) -> Self {
-        Self { shard, relay, figures, topics: HashMap::default(), joins: 0, stalled: Vec::new(), retries: Vec::new() }
+        Self {
+            shard,
+            relay,
+            figures,
+            topics: HashMap::default(),
+            joins: 0,
+            stalled: Vec::new(),
+            retries: Vec::new(),
+            rereads: Vec::new(),
+        }
     }
 
     /// Adds a member. Whatever comes from now on is held for it until [`Hub::activate`].
@@ -128,6 +132,7 @@ impl Hub {
                 last: None,
                 waiting: Some(Held::new(CHANNEL_HELD_BYTES)),
                 members: Vec::new(),
+                reread: None,
                 deliveries: self.figures.deliveries(attach.namespace),
             };
             self.topics.insert(channel.clone(), topic);
@@ -136,7 +141,7 @@ impl Hub {
         topic.members.push(Member {
             link: link.clone(),
             echo: attach.echo,
-            roll: if attach.presence { Roll::Collecting(HashMap::new()) } else { Roll::Off },
+            roll: if attach.presence { Roll::Collecting(Changes::default()) } else { Roll::Off },
             held: Some(Held::new(link.held_bytes())),
             skip: 0,
         });
@@ -181,22 +186,6 @@ impl Hub {
             member.link.tell(&Push::Gap(channel.clone(), GapReason::Possible, detail));
         }
         Activation::Live
-    }
-
-    /// A member has its list of members: from now on it hears of changes. Returns those that came while the list was
-    /// on its way; `None` if there were too many to keep, and the list must be asked for again.
-    pub fn follow_roll(&mut self, channel: &ChannelName, key: u64) -> Option<Vec<PresenceEvent>> {
-        let topic = self.topics.get_mut(channel);
-        let member = topic.and_then(|topic| topic.members.iter_mut().find(|member| member.link.key() == key));
-        let Some(member) = member else { return Some(Vec::new()) };
-        match std::mem::replace(&mut member.roll, Roll::Following) {
-            Roll::Collecting(changes) if changes.len() >= ROLL_CHANGES => {
-                member.roll = Roll::Collecting(HashMap::new());
-                None
-            }
-            Roll::Collecting(changes) => Some(changes.into_values().collect()),
-            Roll::Off | Roll::Following => Some(Vec::new()),
-        }
     }
 
     /// Takes a member away; the last one takes the channel with it.
@@ -268,10 +257,10 @@ impl Hub {
             }
             Push::Presence(channel, event) => {
                 if let Some(topic) = self.topics.get_mut(channel) {
-                    topic.members.iter_mut().for_each(|member| member.roll_call(push, event));
+                    topic.change_roll(push, event);
                 }
             }
-            Push::Unsubscribed(..) | Push::Backplane(_) | Push::Disconnect(_) => {}
+            Push::Roll(..) | Push::Unsubscribed(..) | Push::Backplane(_) | Push::Disconnect(_) => {}
         }
     }
 
@@ -299,12 +288,8 @@ impl Hub {
 
     /// Something for a channel did not fit into the mailbox.
     pub(super) fn lost(&mut self, channel: &ChannelName, lost: Lost) {
-        let Some(topic) = self.topics.get_mut(channel) else { return };
         if lost.presence {
-            // A list of members with a hole in it cannot be mended from here: those who follow it come back for a
-            // new one.
-            let following = topic.members.iter().filter(|member| !matches!(member.roll, Roll::Off));
-            following.for_each(|member| member.link.close(CloseCode::Overloaded.into()));
+            self.lose_roll(channel);
         }
         if lost.publications {
             self.lose(channel);
@@ -406,6 +391,7 @@ impl Hub {
         for channel in std::mem::take(&mut self.stalled) {
             self.fetch(&channel);
         }
+        self.tick_rolls();
         std::mem::take(&mut self.retries)
     }
 }
@@ -447,18 +433,5 @@ impl Member {
             }
         }
         self.link.deliver(push);
-    }
-
-    fn roll_call(&mut self, push: &Arc<Prepared>, event: &PresenceEvent) {
-        match &mut self.roll {
-            Roll::Off => {}
-            Roll::Collecting(changes) => {
-                let (PresenceEvent::Join(member) | PresenceEvent::Leave(member)) = event;
-                if changes.len() < ROLL_CHANGES {
-                    changes.insert(member.client.clone(), event.clone());
-                }
-            }
-            Roll::Following => self.link.deliver(push),
-        }
     }
 }

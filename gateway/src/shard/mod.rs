@@ -36,7 +36,7 @@ pub use self::{
 use crate::{
     metrics::Figures,
     push::{Format, Goodbye, Push},
-    relay::{Answer, Relay},
+    relay::{Answer, MembersAnswer, Relay},
 };
 
 /// How many items are taken from the mailbox before the connections get their turn.
@@ -207,6 +207,9 @@ impl Shard {
                 }
             }
             (None, Answer::History(channel, page)) => self.hub.borrow_mut().caught_up(&channel, ticket, page),
+            (None, Answer::Members(channel, MembersAnswer::Listed(page))) => {
+                self.hub.borrow_mut().roll_read(&channel, ticket, page);
+            }
             (None, Answer::Published(_) | Answer::Members(..)) => {}
         }
     }

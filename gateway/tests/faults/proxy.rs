@@ -95,6 +95,7 @@ fn has_socket(process: u32, inode: u64) -> bool {
 /// Listens on a port of its own and passes every connection on to one address. Ends when dropped.
 pub struct Proxy {
     address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
     rules: watch::Sender<Rules>,
     numbers: watch::Receiver<u64>,
 }
@@ -106,8 +107,9 @@ impl Proxy {
         let open = Rules { until: 0, old: Way::Open, new: Way::Open, delay: Duration::ZERO, apart: None };
         let (rules, now) = watch::channel(open);
         let (number, numbers) = watch::channel(0);
-        tokio::spawn(accept(listener, target, now, number));
-        Self { address, rules, numbers }
+        let target = Arc::new(Mutex::new(target));
+        tokio::spawn(accept(listener, target.clone(), now, number));
+        Self { address, target, rules, numbers }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -116,6 +118,11 @@ impl Proxy {
 
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
+    }
+
+    /// New connections are passed on to this address.
+    pub fn retarget(&self, target: SocketAddr) {
+        *self.target.lock() = target;
     }
 
     /// Nothing comes through on connections that are there; new ones are well.
@@ -151,7 +158,12 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, rules: watch::Receiver<Rules>, number: watch::Sender<u64>) {
+async fn accept(
+    listener: TcpListener,
+    target: Arc<Mutex<SocketAddr>>,
+    rules: watch::Receiver<Rules>,
+    number: watch::Sender<u64>,
+) {
     let mut gone = rules.clone();
     loop {
         tokio::select! {
@@ -159,6 +171,7 @@ async fn accept(listener: TcpListener, target: SocketAddr, rules: watch::Receive
                 let Ok((socket, _)) = accepted else { continue };
                 number.send_modify(|number| *number += 1);
                 let accepted = Accepted { number: *number.borrow(), inode: inode_of(&socket) };
+                let target = *target.lock();
                 tokio::spawn(pass_on(socket, target, accepted, rules.clone()));
             }
             changed = gone.changed() => {

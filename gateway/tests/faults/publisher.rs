@@ -33,6 +33,8 @@ pub struct Task {
     pub pace: Duration,
     /// Beside the number, in every publication.
     pub padding: usize,
+    /// Only what a replica has too is acknowledged.
+    pub replicated: bool,
 }
 
 /// A back end at work.
@@ -53,6 +55,8 @@ pub struct Counts {
     pub refused: AtomicU64,
     /// Perhaps done, or no answer at all.
     pub unknown: AtomicU64,
+    /// Done, but no replica has it.
+    pub not_replicated: AtomicU64,
     /// Acknowledged as there already.
     pub duplicates: AtomicU64,
     /// The last of each channel that was not acknowledged, for a failure.
@@ -95,6 +99,7 @@ struct Work {
 
 /// Why something was not acknowledged.
 enum Not {
+    Replicated(String),
     Done(String),
     Known(String),
 }
@@ -132,6 +137,10 @@ impl Work {
             [channel] => ("/api/v1/publish", json!({"channel": channel, "data": data, "key": number.to_string()})),
             channels => ("/api/v1/broadcast", json!({"channels": channels, "data": data, "key": number.to_string()})),
         };
+        let mut body = body;
+        if self.task.replicated {
+            body["durability"] = json!({"replicated": 1, "within_ms": 200});
+        }
         let (authorization, body) = (format!("Bearer {API_KEY}"), body.to_string());
         let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
         loop {
@@ -144,6 +153,7 @@ impl Work {
                 Err(not) => not,
             };
             let (count, why) = match not {
+                Not::Replicated(why) => (&self.counts.not_replicated, why),
                 Not::Done(why) => (&self.counts.refused, why),
                 Not::Known(why) => (&self.counts.unknown, why),
             };
@@ -181,6 +191,11 @@ fn not(code: Option<&str>, text: &str) -> Not {
     match code {
         Some("unavailable") => Not::Done(text.to_owned()),
         Some("unknown_outcome") => Not::Known(text.to_owned()),
+        Some("not_replicated") => {
+            let body: Value = serde_json::from_str(text).expect("the API speaks JSON");
+            assert!(position(&body["position"]).is_some(), "it says where it stands: {text}");
+            Not::Replicated(text.to_owned())
+        }
         _ => panic!("an error that a back end does not expect: {text}"),
     }
 }

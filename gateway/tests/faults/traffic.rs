@@ -95,6 +95,7 @@ impl Traffic {
             addresses: order(publishing, place + publisher).into_iter().map(|(_, internal)| internal).collect(),
             pace: plan.pace,
             padding: plan.padding,
+            replicated: false,
         };
         let each = |place| (0..plan.publishers).map(move |publisher| (publisher, place));
         let of_one = (0..channels.len()).flat_map(each);
@@ -127,6 +128,7 @@ impl Traffic {
             addresses: vec![node.internal()],
             pace: PLAN.pace,
             padding: 0,
+            replicated: false,
         };
         self.publishers.push(Publisher::start(task, counts.clone()));
         counts

@@ -120,6 +120,15 @@ impl Running {
     }
 }
 
+/// Waits until the node has reached its backplane and lets clients in.
+pub async fn ready(node: &Running) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while node.http("GET", "/readyz", &[], "").await.0 != 200 || node.try_socket("/ws", &[]).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "the node becomes ready");
+        tokio::time::sleep(Duration::from_millis(10)).await; // between two looks at the condition
+    }
+}
+
 pub async fn request(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
     let socket = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) =

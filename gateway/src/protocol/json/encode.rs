@@ -27,6 +27,11 @@ pub(super) fn push(push: &Push) -> Encoded {
                 out.key("member").member(member);
             });
         }
+        Push::Roll(channel, position, page) => out.key("subscribed").object(|out| {
+            out.key("channel").string(channel.as_str());
+            out.position(*position);
+            out.members(page);
+        }),
         Push::Gap(channel, reason, detail) => out.key("gap").object(|out| {
             out.key("channel").string(channel.as_str());
             out.key("reason").string(reason.as_str());
@@ -70,6 +75,20 @@ pub(super) fn reply(id: Option<u64>, reply: &Reply) -> Encoded {
         }
     });
     Encoded::Frame(Frame::text(out.0))
+}
+
+/// The object in the reply to `history`.
+pub fn history_object(channel: &ChannelName, page: &HistoryPage) -> String {
+    let mut out = Writer::default();
+    out.object(|out| out.history(channel, page));
+    out.0
+}
+
+/// The object in the reply to `presence`.
+pub fn members_object(page: &MemberPage) -> String {
+    let mut out = Writer::default();
+    out.object(|out| out.members(page));
+    out.0
 }
 
 /// Appends JSON; the caller keeps keys and values in turn.

@@ -3,7 +3,10 @@
 mod decode;
 mod encode;
 
-pub use decode::{payload, present};
+pub use self::{
+    decode::{payload, present},
+    encode::{history_object, members_object},
+};
 
 use crate::{
     protocol::{Body, Codec, Incoming},

@@ -1,0 +1,427 @@
+//! Lists of members, and who follows their changes.
+//!
+//! A list and the changes after it come on different ways: what changes while a list is being read is collected, and
+//! joined to it. Where a change was lost, or the first list could not be had, the list is read again, once for all the
+//! channel's followers on the shard, and pushed to them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use skywave_backplane::{BackplaneState, MemberPage, PresenceError, PresenceEvent};
+use skywave_proto::{ChannelName, CloseCode};
+
+use super::{Hub, Topic};
+use crate::{
+    push::{Prepared, Push},
+    relay::Receipt,
+};
+
+/// Joins and leaves that may come while a list of members is on its way; more, and the list is read again.
+const CHANGES: usize = 4096;
+/// Lists that are read in vain before those whose list is wrong by now are sent away.
+const TRIES: u32 = 3;
+
+/// How a member follows joins and leaves.
+pub(super) enum Roll {
+    /// It did not ask.
+    Off,
+    /// Its list is on its way.
+    Collecting(Changes),
+    /// It has the list.
+    Following,
+    /// It had the list until a change was lost; the channel reads it again.
+    Stale,
+    /// Its subscription was answered without a list, for there was none to be had; the channel goes on asking for it.
+    Owed,
+}
+
+/// What changed while a list was on its way: the last change of each client.
+///
+/// Bound: [`CHANGES`]. Full: the list is of no use, and read again.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    last: HashMap<Arc<str>, PresenceEvent>,
+    incomplete: bool,
+}
+
+impl Changes {
+    pub(super) fn note(&mut self, event: &PresenceEvent) {
+        let (PresenceEvent::Join(member) | PresenceEvent::Leave(member)) = event;
+        if self.last.len() < CHANGES || self.last.contains_key(&member.client) {
+            self.last.insert(member.client.clone(), event.clone());
+        } else {
+            self.incomplete = true;
+        }
+    }
+
+    /// A change was lost.
+    fn lose(&mut self) {
+        self.incomplete = true;
+    }
+
+    /// The list, brought up to date; `None` if not all that changed is known. `total` follows only the clients that this
+    /// page would show: whether it counts a change beyond cannot be known.
+    fn join_to(self, mut page: MemberPage) -> Option<MemberPage> {
+        if self.incomplete {
+            return None;
+        }
+        for change in self.last.into_values() {
+            match change {
+                PresenceEvent::Join(member) => {
+                    let beyond = page.next.as_ref().is_some_and(|next| *member.client > **next);
+                    if !beyond && !page.members.iter().any(|known| known.client == member.client) {
+                        page.total += 1;
+                        page.members.push(member);
+                    }
+                }
+                PresenceEvent::Leave(member) => {
+                    let before = page.members.len();
+                    page.members.retain(|known| known.client != member.client);
+                    page.total -= (before - page.members.len()) as u64;
+                }
+            }
+        }
+        Some(page)
+    }
+}
+
+/// A list that a channel reads again; pure.
+#[derive(Debug, Default)]
+pub(super) struct Reread {
+    changes: Changes,
+    failures: u32,
+    /// Ticks until it is asked for; `None`: it is on its way.
+    wait: Option<u32>,
+}
+
+/// What to do after a list was read in vain.
+#[derive(Debug, PartialEq, Eq)]
+enum Then {
+    /// Wait some ticks.
+    Wait,
+    /// Send those away whose list is wrong. For others, wait some ticks.
+    GiveUp,
+}
+
+impl Reread {
+    /// It is asked for now: only what changes from here on matters.
+    fn begin(&mut self) {
+        self.changes = Changes::default();
+        self.wait = None;
+    }
+
+    /// In vain. It is nobody's fault, and no try, while the backplane is away.
+    fn failed(&mut self, backplane: BackplaneState) -> Then {
+        self.wait = Some(1);
+        if backplane == BackplaneState::Live {
+            self.failures = TRIES.min(self.failures + 1);
+            self.wait = Some(1 << self.failures);
+        }
+        if self.failures < TRIES { Then::Wait } else { Then::GiveUp }
+    }
+
+    /// Time has passed. True when it is to be asked for.
+    fn tick(&mut self, backplane: BackplaneState) -> bool {
+        let Some(wait) = &mut self.wait else { return false };
+        *wait = wait.saturating_sub(1);
+        *wait == 0 && backplane == BackplaneState::Live
+    }
+}
+
+impl Hub {
+    /// A member has its list of members: from now on it hears of changes. Returns the list, brought up to date; `None`
+    /// if too much changed while it was on its way, and it must be asked for again.
+    pub fn follow_roll(&mut self, channel: &ChannelName, key: u64, page: MemberPage) -> Option<MemberPage> {
+        let topic = self.topics.get_mut(channel);
+        let member = topic.and_then(|topic| topic.members.iter_mut().find(|member| member.link.key() == key));
+        let Some(member) = member else { return Some(page) };
+        let Roll::Collecting(changes) = &mut member.roll else { return Some(page) };
+        let page = std::mem::take(changes).join_to(page);
+        if page.is_some() {
+            member.roll = Roll::Following;
+        }
+        page
+    }
+
+    /// A member's first list cannot be had now. It comes as soon as it can, and until then the member hears of no changes.
+    pub fn owe_roll(&mut self, channel: &ChannelName, key: u64) {
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        let Some(member) = topic.members.iter_mut().find(|member| member.link.key() == key) else { return };
+        if matches!(member.roll, Roll::Collecting(_)) {
+            member.roll = Roll::Owed;
+            if topic.reread.is_none() {
+                topic.reread = Some(Reread { wait: Some(1), ..Reread::default() });
+                self.rereads.push(channel.clone());
+            }
+        }
+    }
+
+    /// A change of who is on a channel was lost: its list is read again.
+    pub(super) fn lose_roll(&mut self, channel: &ChannelName) {
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        let mut stale = false;
+        for member in &mut topic.members {
+            match &mut member.roll {
+                Roll::Off => {}
+                Roll::Owed => stale = true,
+                Roll::Collecting(changes) => changes.lose(),
+                Roll::Following | Roll::Stale => {
+                    member.roll = Roll::Stale;
+                    stale = true;
+                }
+            }
+        }
+        match &mut topic.reread {
+            Some(reread) => reread.changes.lose(),
+            None if stale => {
+                topic.reread = Some(Reread::default());
+                self.read_roll(channel);
+            }
+            None => {}
+        }
+    }
+
+    fn read_roll(&mut self, channel: &ChannelName) {
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        let Some(reread) = &mut topic.reread else { return };
+        reread.begin();
+        let receipt = Receipt { shard: self.shard, connection: None, ticket: topic.join };
+        if self.relay.members(channel.clone(), None, None, receipt).is_err() {
+            self.roll_failed(channel);
+        }
+    }
+
+    /// The list of [`Hub::read_roll`] is here, or cannot be had.
+    pub(in crate::shard) fn roll_read(
+        &mut self,
+        channel: &ChannelName,
+        join: u64,
+        page: Result<MemberPage, PresenceError>,
+    ) {
+        let Some(topic) = self.topics.get_mut(channel).filter(|topic| topic.join == join) else { return };
+        let Some(reread) = &mut topic.reread else { return };
+        let page = page.ok().and_then(|page| std::mem::take(&mut reread.changes).join_to(page));
+        match page {
+            Some(page) => {
+                topic.reread = None;
+                topic.tell_roll(channel, page);
+            }
+            None => self.roll_failed(channel),
+        }
+    }
+
+    fn roll_failed(&mut self, channel: &ChannelName) {
+        let backplane = self.relay.state();
+        let Some(topic) = self.topics.get_mut(channel) else { return };
+        let Some(reread) = &mut topic.reread else { return };
+        match reread.failed(backplane) {
+            Then::Wait => self.rereads.push(channel.clone()),
+            Then::GiveUp => {
+                let stale = topic.members.iter().filter(|member| matches!(member.roll, Roll::Stale));
+                stale.for_each(|member| member.link.close(CloseCode::Overloaded.into()));
+                if topic.members.iter().any(|member| matches!(member.roll, Roll::Owed)) {
+                    self.rereads.push(channel.clone());
+                } else {
+                    topic.reread = None;
+                }
+            }
+        }
+    }
+
+    /// Asks again for the lists whose time has come.
+    pub(super) fn tick_rolls(&mut self) {
+        let backplane = self.relay.state();
+        for channel in std::mem::take(&mut self.rereads) {
+            let reread = self.topics.get_mut(&channel).and_then(|topic| topic.reread.as_mut());
+            match reread.map(|reread| reread.tick(backplane)) {
+                Some(true) => self.read_roll(&channel),
+                Some(false) => self.rereads.push(channel),
+                None => {} // nobody is there any more
+            }
+        }
+    }
+}
+
+impl Topic {
+    /// A client joined or left.
+    pub(super) fn change_roll(&mut self, push: &Arc<Prepared>, event: &PresenceEvent) {
+        if let Some(reread) = &mut self.reread {
+            reread.changes.note(event);
+        }
+        for member in &mut self.members {
+            match &mut member.roll {
+                Roll::Off | Roll::Stale | Roll::Owed => {}
+                Roll::Collecting(changes) => changes.note(event),
+                Roll::Following => member.link.deliver(push),
+            }
+        }
+    }
+
+    /// Gives those who have none any more a list that is up to date. With it goes the position, for those whom every
+    /// publication up to it has reached.
+    fn tell_roll(&mut self, channel: &ChannelName, page: MemberPage) {
+        let elsewhere = Prepared::new(Push::Roll(channel.clone(), None, page.clone()));
+        let here = Prepared::new(Push::Roll(channel.clone(), self.last, page));
+        let last = self.last.map_or(0, |last| last.offset);
+        for member in self.members.iter_mut().filter(|member| matches!(member.roll, Roll::Stale | Roll::Owed)) {
+            member.roll = Roll::Following;
+            let is_here = member.held.is_none() && member.skip <= last;
+            member.link.deliver(if is_here { &here } else { &elsewhere });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use skywave_backplane::{Any, Gap, Interest, Memory};
+    use skywave_proto::{Member, Publication};
+
+    use super::*;
+    use crate::{
+        metrics::Figures,
+        push::{Encoded, Format, Frame},
+        relay::{Answers, Relay, Routes},
+        shard::{Attach, Link},
+    };
+
+    fn member(client: &str) -> Member {
+        Member { client: client.into(), user: None, info: None }
+    }
+
+    fn page(clients: &[&str]) -> MemberPage {
+        MemberPage { members: clients.iter().copied().map(member).collect(), total: clients.len() as u64, next: None }
+    }
+
+    #[test]
+    fn a_list_takes_in_what_changed_on_its_way() {
+        let mut changes = Changes::default();
+        for change in [
+            PresenceEvent::Join(member("c")),
+            PresenceEvent::Join(member("a")),
+            PresenceEvent::Leave(member("b")),
+            PresenceEvent::Leave(member("z")),
+        ] {
+            changes.note(&change);
+        }
+        assert_eq!(changes.join_to(page(&["a", "b"])), Some(page(&["a", "c"])));
+    }
+
+    #[test]
+    fn a_list_of_which_a_change_is_not_known_is_none() {
+        let mut lost = Changes::default();
+        lost.lose();
+        assert_eq!(lost.join_to(page(&["a"])), None);
+        let mut many = Changes::default();
+        for n in 0..CHANGES {
+            many.note(&PresenceEvent::Join(member(&n.to_string())));
+        }
+        many.note(&PresenceEvent::Leave(member("0")));
+        assert!(!many.incomplete, "another change of the same client takes no room");
+        many.note(&PresenceEvent::Leave(member("one more")));
+        assert_eq!(many.join_to(page(&[])), None);
+    }
+
+    #[test]
+    fn a_list_is_tried_three_times_and_waits_for_the_backplane() {
+        use BackplaneState::{Degraded, Live};
+        let mut reread = Reread::default();
+        for _ in 0..10 {
+            assert_eq!(reread.failed(Degraded), Then::Wait, "away: no try");
+            assert!(!reread.tick(Degraded) && !reread.tick(Degraded));
+            assert!(reread.tick(Live), "back");
+            reread.begin();
+        }
+        assert!(!reread.tick(Live), "on its way");
+        let ticks = |reread: &mut Reread| (1..).find(|_| reread.tick(Live)).unwrap_or(0);
+        assert_eq!((reread.failed(Live), ticks(&mut reread)), (Then::Wait, 2));
+        assert_eq!((reread.failed(Live), ticks(&mut reread)), (Then::Wait, 4));
+        assert_eq!(reread.failed(Live), Then::GiveUp);
+        assert_eq!(ticks(&mut reread), 8, "whoever has no list yet goes on waiting");
+        assert_eq!((reread.failed(Live), ticks(&mut reread)), (Then::GiveUp, 8));
+    }
+
+    /// Says in a word what it was given.
+    struct Words;
+
+    impl Format for Words {
+        fn slot(&self) -> usize {
+            0
+        }
+
+        fn encode(&self, push: &Push) -> Encoded {
+            let word = match push {
+                Push::Roll(_, _, page) => format!("roll {}", page.total),
+                Push::Presence(_, PresenceEvent::Join(member)) => format!("join {}", member.client),
+                other => format!("{other:?}"),
+            };
+            Encoded::Frame(Frame::text(word))
+        }
+    }
+
+    struct Nobody;
+
+    impl skywave_backplane::Sink for Nobody {
+        fn publication(&self, _: &ChannelName, _: Publication) {}
+        fn gap(&self, _: &ChannelName, _: Gap) {}
+        fn presence(&self, _: &ChannelName, _: PresenceEvent) {}
+        fn presence_gap(&self, _: &ChannelName) {}
+        fn signal(&self, _: Arc<str>, _: bytes::Bytes) {}
+        fn state(&self, _: BackplaneState) {}
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_in_vain_are_sent_away_and_only_they() {
+        let channel = ChannelName::parse("a").unwrap();
+        let (routes, _signals) = Routes::new(Arc::new([]));
+        // Its tasks never turn: this test plays the backplane.
+        let relay =
+            Relay::start(Any::Memory(Memory::new(Arc::new(Nobody))), Arc::new(routes), Answers::new(Arc::new([])));
+        let mut hub = Hub::new(0, relay, Rc::new(Figures::new()));
+        let links: [_; 4] = std::array::from_fn(|key| Rc::new(Link::new(key as u64, &Words, 1 << 20)));
+        for (link, presence) in links.iter().zip([true, true, false, true]) {
+            let interest = Interest { channel: channel.clone(), history: None, presence: true };
+            hub.attach(link, Attach { interest, namespace: "default", echo: true, presence }).unwrap();
+        }
+        hub.joined(&channel, 1, Ok(None));
+        hub.follow_roll(&channel, 0, page(&[])).unwrap();
+        let words = |link: &Link| -> Vec<_> {
+            let frames = std::iter::from_fn(|| link.pop());
+            frames.map(|frame| String::from_utf8(frame.payload.to_vec()).unwrap()).collect()
+        };
+        let join = |hub: &mut Hub, client: &str| {
+            hub.push(&Prepared::new(Push::Presence(channel.clone(), PresenceEvent::Join(member(client)))));
+        };
+
+        // Lost once: the list comes, with what changed meanwhile, and then changes again.
+        hub.lose_roll(&channel);
+        join(&mut hub, "c1");
+        hub.roll_read(&channel, 1, Ok(page(&["c0"])));
+        join(&mut hub, "c2");
+        assert_eq!(words(&links[0]), ["roll 2", "join c2"]);
+        assert_eq!(hub.follow_roll(&channel, 1, page(&[])), None, "whose first list is on its way reads another one");
+        assert_eq!(hub.follow_roll(&channel, 1, page(&["c0"])).unwrap().total, 1);
+
+        // A first list that cannot be had is owed.
+        hub.owe_roll(&channel, 3);
+        join(&mut hub, "c2");
+
+        // Lost, and lost again while the list is read: that is a try.
+        hub.tick_rolls();
+        hub.lose_roll(&channel);
+        hub.roll_read(&channel, 1, Ok(page(&["c0"])));
+        for _ in 0..2 {
+            (0..4).for_each(|_| hub.tick_rolls());
+            assert!(links.iter().all(|link| !link.is_closing()));
+            hub.roll_read(&channel, 1, Err(PresenceError::Unavailable(None)));
+        }
+        let closing = links.each_ref().map(|link| link.is_closing());
+        assert_eq!(closing, [true, true, false, false], "who did not ask, or has no list yet, goes on");
+
+        // Who has none yet gets it when it can be had.
+        (0..8).for_each(|_| hub.tick_rolls());
+        hub.roll_read(&channel, 1, Ok(page(&["c0", "c1"])));
+        join(&mut hub, "c3");
+        assert_eq!(words(&links[3]), ["roll 2", "join c3"]);
+    }
+}

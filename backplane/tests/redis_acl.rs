@@ -8,10 +8,16 @@ mod support;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use skywave_backplane::{
-    Backplane as _, BackplaneState, Durability, NewPublication, PublishError, Redis, RedisOptions, Sink,
-    conformance::{KEPT, Recorder, World, channel, publication, subscribe},
+    Backplane as _, BackplaneState, Cluster as _, Durability, HistoryQuery, NewPublication, Presence as _,
+    PublishError, Redis, RedisOptions, Sink,
+    conformance::{KEPT, Recorder, World, channel, member, publication, subscribe},
 };
-use support::{log::log, program::Program, until};
+use support::{
+    cluster::Cluster,
+    log::log,
+    program::{Program, denied},
+    until,
+};
 
 const GUARANTEES: &str = include_str!("../../docs/GUARANTEES.md");
 const PASSWORD: &str = "hunter2hunter2";
@@ -82,6 +88,34 @@ async fn waiting_for_replicas_and_the_shared_secret_are_allowed() {
     node.shared_secret().await.unwrap();
 }
 
+#[tokio::test]
+async fn it_is_enough_in_a_cluster_too() {
+    let cluster = Cluster::started().await;
+    let line = user("skywave");
+    let words: Vec<_> = ["ACL", "SETUSER"].into_iter().chain(line.split(' ').skip(1)).collect();
+    cluster.each(&words).await;
+    let heard = Recorder::new();
+    let options = RedisOptions::parse(&cluster.url(), "skywave", Some("skywave"), Some(PASSWORD), "test node").unwrap();
+    let node = live(options, heard.clone()).await;
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let channel = channel(name);
+        subscribe(&node, &channel).await;
+        node.publish(publication(&channel, "1", Some(KEPT))).await.unwrap();
+        heard.until_text(&channel, "1").await;
+        node.history(&channel, HistoryQuery { since: None, limit: 9, bytes: usize::MAX }).await.unwrap();
+        node.join(&channel, member("ada"), 1).await.unwrap();
+        until("the member", || async { node.count(&channel).await.is_ok_and(|count| count == 1) }).await;
+        node.unsubscribe(std::slice::from_ref(&channel));
+    }
+    until("the node to be among the living", || async { node.nodes().await.is_ok_and(|nodes| nodes.len() == 1) }).await;
+    node.shared_secret().await.unwrap();
+    node.close().await;
+    for log in cluster.each(&["ACL", "LOG"]).await {
+        let denied = denied(log);
+        assert!(denied.is_subset(&BTreeSet::from(["config|get".to_owned()])), "{denied:?}");
+    }
+}
+
 /// Each command that the line allows is there for something.
 #[tokio::test]
 async fn nothing_is_allowed_that_nobody_needs() {
@@ -97,6 +131,23 @@ async fn nothing_is_allowed_that_nobody_needs() {
         assert!(needed, "{command}");
     }
     assert!(!line.contains('@') && !line.contains("allcommands") && !line.contains("nopass"), "{line}");
+}
+
+/// And each that our code and our scripts write is allowed: whoever adds one adds it to the page.
+#[tokio::test]
+async fn everything_that_is_asked_is_allowed() {
+    let (line, source) = (user("skywave"), source());
+    let line = [line, user("watcher")].concat().replace('|', " ");
+    for before in ["redis.call('", "redis.pcall('", "cmd(\""] {
+        for rest in source.split(before).skip(1) {
+            let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap();
+            let command = rest[..end].to_lowercase();
+            // Optional.
+            let is_allowed =
+                command == "config" || line.split(' ').any(|word| word.strip_prefix('+') == Some(&*command));
+            assert!(is_allowed, "{command}");
+        }
+    }
 }
 
 /// What others write for us: the crates for pub/sub, for a pooled connection's health, and the one that a cluster's

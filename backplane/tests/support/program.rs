@@ -72,9 +72,13 @@ impl Program {
 
     /// Commands that somebody was not allowed, as `ACL LOG` has them.
     pub(crate) fn denied(&self) -> BTreeSet<String> {
-        let log: Vec<BTreeMap<String, redis::Value>> = redis::from_redis_value(self.ask(&["ACL", "LOG"])).unwrap();
-        log.into_iter().map(|mut entry| redis::from_redis_value(entry.remove("object").unwrap()).unwrap()).collect()
+        denied(self.ask(&["ACL", "LOG"]))
     }
+}
+
+pub(crate) fn denied(log: redis::Value) -> BTreeSet<String> {
+    let log: Vec<BTreeMap<String, redis::Value>> = redis::from_redis_value(log).unwrap();
+    log.into_iter().map(|mut entry| redis::from_redis_value(entry.remove("object").unwrap()).unwrap()).collect()
 }
 
 impl Drop for Program {

@@ -12,6 +12,7 @@ need() { has "$1" || packages+=("${@:2}"); } # need COMMAND PACKAGE…
 need cc gcc libc6-dev # Rust links with it
 need redis-server redis-server
 need redis-cli redis-tools
+need openssl openssl # certificates for a Redis with TLS
 need haproxy haproxy
 need chromium chromium fonts-dejavu-core
 need python3 python3

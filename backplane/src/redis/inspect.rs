@@ -1,10 +1,10 @@
 //! What a master is and how it is set, looked at whenever it is reached: what cannot be used is refused, what will hurt
 //! one day is warned about once.
 
-use std::{collections::BTreeMap, fmt, io};
+use std::{collections::BTreeMap, fmt, io, sync::Arc};
 
 use parking_lot::Mutex;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, Value};
 use tracing::{debug, warn};
 
 use super::{
@@ -71,8 +71,14 @@ pub(super) enum Credentials {
 impl Inspector {
     /// Refuses a master that would lose publications without a word, and warns once of each setting that may.
     pub(super) async fn look(&self, options: &RedisOptions, target: &Target) -> Result<(), Refusal> {
-        let asked = ask(target).await;
-        let answers = asked.map_err(|error| Refusal::Away(explain(&error, Credentials::Redis)))?;
+        let answers = ask(target).await.map_err(|error| {
+            let is_tls =
+                matches!(target.address.as_ref().map(ConnectionInfo::addr), Some(ConnectionAddr::TcpTls { .. }));
+            let why = explain(&error, Credentials::Redis);
+            // Each waits for the other to begin.
+            let hint = "; if it does not speak TLS on this port (tls-port), write redis:// for rediss://";
+            Refusal::Away(if is_tls && error.is_timeout() { why + hint } else { why })
+        })?;
         let findings = judge(&read(answers)?, options.needs, target.sharded)?;
         self.tell(target.at(), findings);
         Ok(())
@@ -206,22 +212,14 @@ pub(super) fn explain(error: &RedisError, credentials: Credentials) -> String {
             "{error}: the certificate of Redis is not signed by an authority in backplane.ca (without it: that this \
              machine trusts), or is not for this address"
         ),
-        Some(rustls::Error::InvalidMessage(_)) => {
-            format!("{error}: it does not seem to speak TLS on this port; see tls-port of Redis, or write redis://")
-        }
         Some(_) | None => error.to_string(),
     }
 }
 
+/// The error of TLS in it. The crate hides it in an `Arc`, whose own source is already the one behind.
 fn tls(error: &RedisError) -> Option<&rustls::Error> {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if let Some(tls) = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref()?.downcast_ref()) {
-            return Some(tls);
-        }
-        cause = error.source();
-    }
-    None
+    let cause = std::error::Error::source(error)?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
+    cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }
 
 impl fmt::Display for Credentials {

@@ -87,9 +87,21 @@ impl Cluster {
     }
 
     pub(crate) fn options(&self, prefix: &str) -> RedisOptions {
+        RedisOptions::parse(&self.url(), prefix, None, None, "test node").unwrap()
+    }
+
+    pub(crate) fn url(&self) -> String {
         let seeds: Vec<_> = self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let url = format!("redis-cluster://{}", seeds.join(","));
-        RedisOptions::parse(&url, prefix, None, None, "test node").unwrap()
+        format!("redis-cluster://{}", seeds.join(","))
+    }
+
+    /// Runs one command on each master.
+    pub(crate) async fn each(&self, words: &[&str]) -> Vec<redis::Value> {
+        let mut answers = Vec::new();
+        for port in &self.ports {
+            answers.push(command(*port, words).await);
+        }
+        answers
     }
 }
 

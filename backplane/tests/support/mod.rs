@@ -3,6 +3,8 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub(crate) mod cluster;
+pub(crate) mod log;
+pub(crate) mod program;
 pub(crate) mod traffic;
 
 use std::{

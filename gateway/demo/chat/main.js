@@ -15,6 +15,7 @@ import { Scroll } from "./scroll.js";
 
 const CUT_MS = 3_000;
 const FREEZE_MS = 5_000;
+const PAGE = 1_000; // of history; the node gives 64 KiB at most
 const ROOM_LENGTH = 40;
 
 const $ = (id) => document.getElementById(id);
@@ -62,8 +63,8 @@ function open({ client, node, members: listed, total, recovered, isFirst }) {
   $("banner").hidden = true;
   buttons(true);
   if (recovered === false) return startOver("After the cut: the history does not reach back to where you were.");
-  if (isBack && isFirst) log.note("This channel keeps no history: what was said meanwhile is lost.", "bad");
-  if (!isLoaded) load(() => settle());
+  if (isBack && isFirst) note("This channel keeps no history: what was said meanwhile is lost.", "bad");
+  if (!isLoaded) load(undefined, () => settle());
 }
 
 // Everything up to now has come.
@@ -71,7 +72,7 @@ function recovered({ after, first, last, from, count: n, missing }) {
   const what = n ? `recovered ${count(n, "message")} (offset ${first} to ${last})` : `nothing was published meanwhile (offset ${from.offset})`;
   const verdict = missing ? `${missing} missing` : "nothing missed";
   const text = n || missing ? `${what}, ${verdict}` : what;
-  log.note(`After the ${after}: ${text}.`, missing ? "bad" : "good");
+  note(`After the ${after}: ${text}.`, missing ? "bad" : "good");
   Object.assign(body.dataset, { recovered: n, missing });
   $("recovery").textContent = `${after}: ${text}`;
   settle(missing === 0);
@@ -86,9 +87,9 @@ function gap({ reason, missed }, before) {
 function startOver(text, before = connection.position) {
   isSettled = false;
   delete body.dataset.recovered;
-  const note = log.note(text, "bad");
-  load((history) => {
-    note.textContent = `${text} ${history ? reach(history, before) : "It could not be loaded."}`;
+  const told = note(text, "bad");
+  load(before, (history) => {
+    told.textContent = `${text} ${history ? reach(history, before) : "It could not be loaded."}`;
     $("recovery").textContent = "not possible: the history does not reach back";
     settle();
   });
@@ -103,13 +104,17 @@ function reach({ publications: [first], position }, before) {
   return `Loaded again: ${count(missing, "message")} ${missing === 1 ? "is" : "are"} missing (offset ${before.offset + 1} to ${first.offset - 1}).`;
 }
 
-// The newest of the history, as far as it is not shown yet. A channel that is live only refuses.
-function load(loaded) {
+// The history after `since`, without one the newest of it, page by page, as far as it is not shown yet. A channel that is
+// live only refuses. `loaded` gets the first page, or nothing.
+function load(since, loaded, first) {
   $("log").ariaBusy = "true";
-  connection.ask({ history: { channel } }, ({ history }) => {
-    isLoaded ||= history !== undefined;
-    for (const p of history?.publications ?? []) publication(p, false);
-    loaded(history);
+  connection.ask({ history: { channel, since, limit: since && PAGE } }, ({ history }) => {
+    if (!history) return loaded();
+    for (const p of history.publications) publication(p, false);
+    const last = history.publications.at(-1);
+    if (history.more && last) return load({ epoch: last.epoch, offset: last.offset }, loaded, first ?? history);
+    isLoaded = true;
+    loaded(first ?? history);
   });
 }
 
@@ -145,7 +150,7 @@ function backplane(state) {
 }
 
 function refused({ code, message }) {
-  log.note(`The node refused: ${message || code}`, "bad");
+  note(`The node refused: ${message || code}`, "bad");
 }
 
 // --- people ---
@@ -157,19 +162,20 @@ function members({ members, total }) {
 
 function join(member) {
   const news = roster.join(member);
-  if (news && isSettled) log.note(`${news.name} joined`);
+  if (news && isSettled) note(`${news.name} joined`);
   showPeople();
 }
 
 function leave(member) {
   const news = roster.leave(member);
-  if (news && isSettled) log.note(`${news.name} left`);
+  if (news && isSettled) note(`${news.name} left`);
   showPeople();
 }
 
 function showPeople() {
   body.dataset.members = roster.size;
   people.show(roster);
+  if (!roster.exact) $("count").textContent = "–"; // this node does not know
 }
 
 // --- messages ---
@@ -188,15 +194,21 @@ function publication(published, missed) {
 }
 
 function acknowledged(message, position) {
+  if (log.has(position)) return message.element.remove(); // it stands there already, as somebody else's
   if (!position) placeless.add(message.key);
   show(message, position);
 }
 
 function show(message, place) {
   if (message.state) message.become("sent");
-  scroll.keep(() => log.add(message, place));
+  scroll.keep(() => log.add(message, place), true);
   $("empty").hidden = true;
   showPosition();
+}
+
+// Something that nobody said.
+function note(text, kind) {
+  return scroll.keep(() => log.note(text, kind));
 }
 
 function showPosition() {
@@ -223,7 +235,7 @@ function freeze() {
   connection.freeze();
   buttons(false);
   body.dataset.frozen = "1";
-  const show = (seconds) => status.show("frozen", `Frozen for ${seconds} s: ${count(connection.held ?? 0, "frame")} waiting`);
+  const show = (seconds) => status.show("frozen", `Frozen ${seconds} s, ${connection.held ?? 0} wait`);
   countdown.start(FREEZE_MS, show, thaw);
 }
 

@@ -16,10 +16,11 @@ export class Scroll {
     new ResizeObserver(() => this.#isAtEnd && this.toEnd()).observe(box);
   }
 
-  keep(change) {
-    change();
+  keep(change, isNews = false) {
+    const changed = change();
     if (this.#isAtEnd) this.toEnd();
-    else this.#newer.hidden = false;
+    else if (isNews) this.#newer.hidden = false;
+    return changed;
   }
 
   toEnd() {

@@ -447,3 +447,25 @@ async fn closing_sends_what_was_published_before() {
     };
     until("the connections of both to be gone", connections).await;
 }
+
+#[tokio::test]
+async fn a_master_without_its_replicas_can_be_read() {
+    let server = Server::started().await;
+    let writer = server.node(Recorder::new()).await;
+    let news = channel("news");
+    writer.publish(publication(&news, "1", Some(KEPT))).await.unwrap();
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let heard = Recorder::new();
+    let late = server.node(heard.clone()).await;
+    let start = subscribe(&late, &news).await;
+    assert_eq!(start.offset, 1);
+    let query = HistoryQuery { since: None, limit: 9, bytes: usize::MAX };
+    assert_eq!(late.history(&news, query).await.unwrap().publications.len(), 1);
+    let refused = late.publish(publication(&news, "2", Some(KEPT))).await;
+    assert!(matches!(refused, Err(PublishError::Unavailable { .. })), "{refused:?}");
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    late.publish(publication(&news, "2", Some(KEPT))).await.unwrap();
+    writer.publish(publication(&news, "3", Some(KEPT))).await.unwrap();
+    let told = heard.until_text(&news, "3").await;
+    assert!(gaps(&told).is_empty() && told.len() == 2, "{told:?}");
+}

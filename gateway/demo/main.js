@@ -4,12 +4,14 @@
 import { Connection } from "./connection.js";
 import { Cursors } from "./cursors.js";
 import { Lateness } from "./lateness.js";
-import { cleanName, keep, profile, whoAmI } from "./names.js";
+import { profile, whoAmI } from "./names.js";
+import { People } from "./people.js";
 import { Pointer } from "./pointer.js";
 import { Roster } from "./roster.js";
+import { Status } from "./status.js";
 import { Trails } from "./trails.js";
 
-const NAMES_SHOWN = 24;
+const CHANNEL = "cursors";
 const FEED_LINES = 3;
 const FEED_MS = 6_000;
 
@@ -19,6 +21,8 @@ const me = whoAmI();
 let self; // our client id
 
 const roster = new Roster();
+const status = new Status($("status"), start);
+const people = new People($("people"), $("count"), me, () => pointer.announce());
 const lateness = new Lateness();
 const cursors = new Cursors($("sky"), $("cursor"));
 const trails = new Trails($("trails"));
@@ -26,38 +30,45 @@ const url = new URL("../ws", location.href);
 url.protocol = url.protocol.replace("http", "ws");
 const connection = new Connection({
   url,
-  channel: "cursors",
+  channel: CHANNEL,
   info: () => me,
-  on: { open, lost, publication, join, leave, gap, backplane, refused },
+  on: { open, lost, recovered, publication, members, join, leave, gap, backplane, refused },
 });
 const pointer = new Pointer(connection, $("stage"), () => ({ ...me, ...lateness.stamp() }));
 
-function open({ client, node, members, total, recovered, missed }) {
+function open({ client, node, members: listed, total, recovered, isFirst }) {
   self = client;
-  roster.reset(client, me, members, total);
-  cursors.keepOnly((other) => other !== client && (!roster.exact || roster.has(other)));
+  members({ members: listed, total });
   lateness.forget();
   body.dataset.open = "1";
   body.dataset.node = $("node").textContent = node;
-  status("open", node);
-  if (recovered) tell(missed ? `Back, and given ${count(missed, "missed move")}` : "Back, and nothing was missed");
-  else if (recovered === false) tell("Back, but too much was missed: starting over");
-  showPeople();
+  status.show("open", node);
+  if (recovered === false) tell("Back, but too much was missed: starting over");
+  // A newcomer sees at once where everybody is. A channel without history refuses, which is no harm.
+  if (isFirst && listed) {
+    connection.ask({ history: { channel: CHANNEL } }, ({ history }) => history?.publications.forEach((p) => publication(p, true)));
+  }
   pointer.announce();
+}
+
+function recovered({ count: missed }) {
+  tell(missed ? `Back, and given ${count(missed, "missed move")}` : "Back, and nothing was missed");
+}
+
+function members({ members, total }) {
+  roster.reset(self, me, members, total);
+  cursors.keepOnly((other) => other !== self && (!roster.exact || roster.has(other)));
+  showPeople();
 }
 
 function lost({ code, reason, comesBack }) {
   delete body.dataset.open;
-  if (comesBack) return status("waiting", reason ? `Reconnecting (${reason})…` : "Reconnecting…");
-  status("ended", `Disconnected: ${reason || code}`);
-  const again = document.createElement("button");
-  again.textContent = "Connect again";
-  again.onclick = start;
-  $("status").append(again);
+  if (comesBack) status.show("waiting", reason ? `Reconnecting (${reason})…` : "Reconnecting…");
+  else status.show("ended", `Disconnected: ${reason || code}`);
 }
 
 function start() {
-  status("connecting", "Connecting…");
+  status.show("connecting", "Connecting…");
   connection.start();
 }
 
@@ -114,8 +125,8 @@ function gap({ reason, missed }) {
 }
 
 function backplane(state) {
-  if (state === "ok") status("open", body.dataset.node);
-  else status("degraded", `${body.dataset.node} has lost sight of the other nodes`);
+  if (state === "ok") status.show("open", body.dataset.node);
+  else status.show("degraded", `${body.dataset.node} has lost sight of the other nodes`);
 }
 
 function refused({ code, message }) {
@@ -123,13 +134,6 @@ function refused({ code, message }) {
 }
 
 // --- what is shown ---
-
-function status(state, text) {
-  $("status").dataset.state = state;
-  $("status").querySelector("button")?.remove();
-  $("status-text").textContent = text;
-  $("status-open").hidden = state !== "open";
-}
 
 function tell(text) {
   const line = document.createElement("li");
@@ -141,27 +145,7 @@ function tell(text) {
 
 function showPeople() {
   body.dataset.members = roster.size;
-  $("count").textContent = roster.size;
-  const others = roster.list().filter((member) => !member.self);
-  const rows = others.slice(0, NAMES_SHOWN).map(({ name, color }) => {
-    const row = document.createElement("li");
-    const swatch = document.createElement("span");
-    swatch.className = "swatch";
-    swatch.style.background = color;
-    row.append(swatch, name);
-    return row;
-  });
-  const more = roster.size - 1 - rows.length;
-  if (more > 0) {
-    rows.push(document.createElement("li"));
-    rows.at(-1).textContent = `and ${more} more`;
-  }
-  $("people").replaceChildren($("people").firstElementChild, ...rows);
-}
-
-function showMe() {
-  $("my-name").textContent = me.name;
-  body.style.setProperty("--me", me.color);
+  people.show(roster);
 }
 
 function showLateness() {
@@ -183,27 +167,6 @@ function milliseconds(value) {
 }
 
 // --- what the visitor does ---
-
-function rename(editing) {
-  $("rename").hidden = editing;
-  $("name-form").hidden = !editing;
-  if (!editing) return $("rename").focus();
-  $("name").value = me.name;
-  $("name").select();
-}
-
-$("rename").onclick = () => rename(true);
-$("name").onkeydown = ({ key }) => {
-  if (key === "Escape") rename(false);
-};
-$("name-form").onsubmit = (event) => {
-  event.preventDefault();
-  me.name = cleanName($("name").value) ?? me.name;
-  keep(me);
-  showMe();
-  rename(false);
-  pointer.announce();
-};
 
 // With a mouse a window of its own can stand beside this one; elsewhere the link opens a tab.
 $("again").onclick = (event) => {
@@ -229,5 +192,4 @@ addEventListener("pageshow", ({ persisted }) => {
   if (persisted) start();
 });
 
-showMe();
 start();

@@ -13,11 +13,12 @@ export class Roster {
     this.#exact = members !== undefined;
     if (this.#exact) {
       this.#members = new Map(members.map(({ client, info }) => [client, profile(client, info)]));
-      this.#unlisted = Math.max(0, total - members.length);
     }
     // Of others nothing was said: whoever was here before the cut gets as long as anybody to be heard again.
     for (const member of this.#members.values()) member.heard = performance.now();
     this.#members.set(self, { ...me, self: true });
+    // Whoever is not on the list is among the rest, this visitor too.
+    if (this.#exact) this.#unlisted = Math.max(0, total - this.#members.size);
   }
 
   get exact() {

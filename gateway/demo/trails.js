@@ -2,7 +2,7 @@
 // asks for less motion, and no frame is drawn while nothing fades.
 
 const TRAIL_MS = 550;
-const BEHIND_MS = 70; // a cursor glides to its new place (demo.css), and its trail must not run ahead
+const BEHIND_MS = 70; // a cursor glides to its new place (cursors.css), and its trail must not run ahead
 const APART_MS = 150; // a pointer that was still, or a finger that was lifted: no line from there to here
 const RIPPLE_MS = 750;
 const MOST_POINTS = 40; // for each visitor

@@ -63,6 +63,11 @@ async fn pages_are_served_with_a_policy() {
     let (status, page) = request(&public, "GET", "/demo/", &[], "").await;
     assert!(status == 200 && page.contains("<html"), "{page}");
     assert_eq!(request(&public, "GET", "/demo", &[], "").await.0, 308);
+    let (status, page) = request(&public, "GET", "/demo/chat/", &[], "").await;
+    assert!(status == 200 && page.contains("Chat"), "{page}");
+    assert_eq!(request(&public, "GET", "/demo/chat?room=a", &[], "").await.0, 308);
+    assert_eq!(request(&public, "GET", "/demo/chat/main.js", &[], "").await.0, 200);
+    assert_eq!(request(&public, "GET", "/demo/chat/nothing/", &[], "").await.0, 404);
     assert_eq!(request(&public, "GET", "/demo/../Cargo.toml", &[], "").await.0, 404);
     assert_eq!(request(&public, "POST", "/", &[], "").await.0, 405);
     assert_eq!(request(&public, "GET", "/nothing", &[], "").await.0, 404);

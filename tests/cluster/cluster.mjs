@@ -122,6 +122,11 @@ history = { size = 100, ttl = "10m" }
 presence = true
 subscribe = "anyone"
 publish = "subscribers"
+[namespaces.chat]
+history = { size = 100, ttl = "10m" }
+presence = true
+subscribe = "anyone"
+publish = "subscribers"
 # Everything that a test publishes fits: whatever a client misses can be recovered.
 [namespaces.deep]
 history = { size = 20000, ttl = "10m" }

@@ -38,6 +38,8 @@ const OCCASIONAL: usize = 4;
 
 /// What Redis says when it is not there as a whole, whatever it was asked.
 const AWAY: [&str; 7] = ["NOSCRIPT", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH"];
+/// What a master says that can be read but not written to: its replicas are away, or its disk fails.
+const NO_WRITES: [&str; 2] = ["NOREPLICAS", "MISCONF"];
 /// What it says when another master has the key.
 const ELSEWHERE: [&str; 2] = ["MOVED", "ASK"];
 
@@ -115,7 +117,7 @@ impl Link {
             elsewhere: elsewhere.clone(),
         };
         run(&mut link.publish.clone(), &link.scripts.load()).await?;
-        link.learn(target.partitions.iter().copied()).await?;
+        link.learn_new(&target.partitions).await?;
         Ok(link)
     }
 
@@ -144,9 +146,17 @@ impl Link {
         self.ask_all_generations(&partitions, mode).await
     }
 
-    /// Learns those of these that it has not seen yet.
+    /// Learns those of these that it has not seen yet. Not if Redis takes no writes now: it can be read, and whoever
+    /// publishes asks again.
     pub(super) async fn learn_new(&self, partitions: &BTreeSet<usize>) -> RedisResult<()> {
-        self.learn(partitions.iter().copied().filter(|partition| self.generation(*partition) == 0)).await
+        let new = partitions.iter().copied().filter(|partition| self.generation(*partition) == 0);
+        match self.learn(new).await {
+            Err(error) if error.code().is_some_and(|code| NO_WRITES.contains(&code)) => {
+                warn!(redis = self.at, %error, "redis takes no writes now: clients are served, publications are refused");
+                Ok(())
+            }
+            learned => learned,
+        }
     }
 
     /// Learns them again; with each the least that it must be, for some line knows of a newer one.

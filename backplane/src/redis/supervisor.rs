@@ -293,7 +293,7 @@ impl Supervisor {
             return Ok(());
         }
         let partitions = Arc::new(partitions);
-        session.link.learn(partitions.iter().copied()).await.map_err(Ended::anew)?;
+        session.link.learn_new(&partitions).await.map_err(Ended::anew)?;
         self.pump.expire_in(&partitions, Instant::now());
         let channels = self.pump.channels_in(&partitions);
         session.subscriber.subscribe(&channels).await.map_err(Ended::anew)?;

@@ -1,7 +1,7 @@
-//! What a browser sees: the page at `/` and the demo, both inside the binary.
+//! What a browser sees: the page at `/` and the demos, all inside the binary.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use include_dir::{Dir, include_dir};
 
@@ -18,9 +18,10 @@ pub(super) fn answer<B>(request: &Request<B>, settings: &Settings) -> Response<F
     let path = request.uri().path();
     let mut response = match path {
         "/" => index(request, settings),
-        "/demo" if settings.demo.enabled => moved("/demo/"),
+        "/demo" if settings.demo.enabled => moved(request.uri()),
         "/index.css" => with_type(StatusCode::OK, "text/css; charset=utf-8", Bytes::from_static(INDEX_CSS.as_bytes())),
         _ => match path.strip_prefix("/demo/").filter(|_| settings.demo.enabled) {
+            Some(folder) if DEMO.get_dir(folder).is_some_and(|_| !folder.ends_with('/')) => moved(request.uri()),
             Some(file) => demo(file),
             None => not_found(),
         },
@@ -40,14 +41,18 @@ fn not_found() -> Response<Full<Bytes>> {
     with_type(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()))
 }
 
-fn moved(to: &'static str) -> Response<Full<Bytes>> {
+/// A folder is named with a slash at its end, so that what its page refers to is looked for in it.
+fn moved(from: &Uri) -> Response<Full<Bytes>> {
+    let query = from.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let Ok(to) = HeaderValue::try_from(format!("{}/{query}", from.path())) else { return not_found() };
     let mut response = with_type(StatusCode::PERMANENT_REDIRECT, "text/plain; charset=utf-8", Bytes::new());
-    response.headers_mut().insert(header::LOCATION, HeaderValue::from_static(to));
+    response.headers_mut().insert(header::LOCATION, to);
     response
 }
 
 fn demo(file: &str) -> Response<Full<Bytes>> {
-    let file = if file.is_empty() { "index.html" } else { file };
+    let index = format!("{file}index.html");
+    let file = if file.is_empty() || file.ends_with('/') { &index } else { file };
     let kind = match file.rsplit_once('.').map(|(_, extension)| extension) {
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
@@ -89,7 +94,8 @@ fn index<B>(request: &Request<B>, settings: &Settings) -> Response<Full<Bytes>> 
         ""
     };
     let demo = if settings.demo.enabled {
-        "<li><a href=\"/demo/\">Shared cursors</a>: open it in two windows</li>"
+        "<li><a href=\"/demo/\">Shared cursors</a>: open it in two windows</li>\n\
+         <li><a href=\"/demo/chat/\">Chat</a>: write in two windows, cut one off and see what comes back</li>"
     } else {
         ""
     };

@@ -1,4 +1,5 @@
-#!lua
+#!lua flags=allow-oom
+-- It may even when Redis is out of memory: what it writes is small, and without it nobody could read.
 -- Which generation of this partition's master we speak to. It is a new one whenever the master may be another one than
 -- before: its replication id has changed by a restart, a promotion, an emptied Redis. Read inside the script, for a
 -- separate INFO can race with a promotion.

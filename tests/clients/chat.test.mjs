@@ -144,6 +144,23 @@ describe("the chat page", () => {
     await close(ada);
   });
 
+  it("shows a place once, should it come twice", async () => {
+    const node = relay();
+    const ada = await open(PUBLIC, DESK, node.between);
+    await write(ada, "mine");
+    await ada.waitForSelector('#log [data-state="sent"]', SOON);
+    const bob = await publisher();
+    const { position } = await bob.publish({ text: "once" });
+    await reads(ada, ["mine", "once"]);
+    for (const offset of [1, position.offset]) {
+      node.push({ publication: { channel: `chat:${room}`, epoch: position.epoch, offset, data: { text: "twice" } } });
+    }
+    await bob.publish({ text: "end" });
+    await reads(ada, ["mine", "once", "end"]);
+    await bob.close();
+    await close(ada);
+  });
+
   it("loads a history of several pages whole", async () => {
     const bob = await publisher();
     const long = Array.from({ length: 40 }, (_, i) => `${i} ${"x".repeat(3_000)}`); // a page is 64 KiB

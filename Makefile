@@ -73,6 +73,12 @@ test-load: build ## The load tool: what it notices, and a short run against one 
 test-cluster: build ## Two nodes, Redis and HAProxy as plain processes
 	for file in tests/cluster/*.test.mjs; do node --test "$$file"; done
 
+.PHONY: bench-backplane
+bench-backplane: ## What the backplane costs, as ratios to redis-benchmark in the same run (10 minutes, a quiet machine)
+	cargo bench --locked -p skywave-backplane --bench backplane
+	cargo build --release --locked --bins
+	SKYWAVE_BIN=target/release/skywave node scripts/bench-two-nodes.mjs
+
 .PHONY: demo-cluster
 demo-cluster: ## The whole cluster in containers: http://localhost:8000/
 	if docker compose version >/dev/null 2>&1; then docker compose up --build; else docker-compose up --build; fi

@@ -13,12 +13,20 @@ const MASTERS: usize = 3;
 /// See the module. Ends when it is dropped.
 pub struct Cluster {
     pub servers: Vec<Redis>,
+    bus: Vec<String>,
     ids: Vec<String>,
 }
 
 impl Cluster {
     /// Returns when all of it is well.
     pub async fn start() -> Self {
+        let mut cluster = Self::apart().await;
+        cluster.form().await;
+        cluster
+    }
+
+    /// Servers that do not know each other yet, and have no slots.
+    pub async fn apart() -> Self {
         let mut servers = Vec::new();
         let mut bus = Vec::new();
         for _ in 0..2 * MASTERS {
@@ -37,9 +45,13 @@ impl Cluster {
             ];
             servers.push(Redis::start(&[EMPTY, &more].concat()).await);
         }
-        let mut ids = Vec::new();
-        for (place, server) in servers.iter().enumerate() {
-            ids.push(server.command::<String>(&["CLUSTER", "MYID"]).await);
+        Self { servers, bus, ids: Vec::new() }
+    }
+
+    /// Makes a cluster of them.
+    pub async fn form(&mut self) {
+        for (place, server) in self.servers.iter().enumerate() {
+            self.ids.push(server.command::<String>(&["CLUSTER", "MYID"]).await);
             server.command::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]).await;
             if let Ok(place) = u16::try_from(place)
                 && usize::from(place) < MASTERS
@@ -49,20 +61,18 @@ impl Cluster {
                 server.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await;
             }
         }
-        for (server, bus) in servers.iter().zip(&bus).skip(1) {
-            servers[0].command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &server.port().to_string(), bus]).await;
+        for (server, bus) in self.servers.iter().zip(&self.bus).skip(1) {
+            self.servers[0].command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &server.port().to_string(), bus]).await;
         }
-        let cluster = Self { servers, ids };
-        cluster.until_all("to know each other", |info| info.contains("cluster_known_nodes:6")).await;
+        self.until_all("to know each other", |info| info.contains("cluster_known_nodes:6")).await;
         for place in MASTERS..2 * MASTERS {
-            let master = &cluster.ids[place - MASTERS];
+            let master = &self.ids[place - MASTERS];
             // It may not have heard yet that the other is a master.
             let replicate = ["CLUSTER", "REPLICATE", master];
-            until("a replica", async || cluster.servers[place].try_command(&replicate).await.is_ok()).await;
-            cluster.until_follows(place).await;
+            until("a replica", async || self.servers[place].try_command(&replicate).await.is_ok()).await;
+            self.until_follows(place).await;
         }
-        cluster.until_all("to be well", |info| info.contains("cluster_state:ok")).await;
-        cluster
+        self.until_all("to be well", |info| info.contains("cluster_state:ok")).await;
     }
 
     /// How nodes find it.

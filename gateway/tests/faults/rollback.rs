@@ -13,14 +13,13 @@ use std::{
 };
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use serde_json::{Value, json};
 use skywave_proto::StreamPosition;
 
 use crate::{
-    client::{Client, Record, Wants, all_subscribed, position},
-    http::Http,
-    ledger::{Heard, Number, Word},
-    node::{self, API_KEY, Node},
+    client::{Client, Record, Wants, all_subscribed},
+    ledger::{Heard, Word},
+    line::Line,
+    node::{self, Node},
     proxy::Proxy,
     publisher::{Counts, Positions, Publisher, Task},
     redis::{EMPTY, Redis},
@@ -36,9 +35,6 @@ struct Pair {
     front: Proxy,
     master: Redis,
 }
-
-/// What survived on one channel: every publication with its position.
-type Line = Vec<(StreamPosition, Number)>;
 
 impl Pair {
     async fn start() -> Self {
@@ -92,35 +88,6 @@ impl Pair {
             patience: Duration::from_secs(60),
         })
     }
-
-    /// All that is kept of a channel.
-    async fn line(&self, channel: &str) -> Line {
-        let mut api = Http::new(self.nodes[0].internal());
-        let authorization = format!("Bearer {API_KEY}");
-        let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
-        let mut line = Line::new();
-        loop {
-            let since = line.last().map(|(at, _)| json!({"epoch": at.epoch.as_str(), "offset": at.offset}));
-            let mut body = json!({"channel": channel, "limit": 1000});
-            match since {
-                Some(since) => body["since"] = since,
-                // Of no line: then it is read from its beginning.
-                None => body["since"] = json!({"epoch": "nobodys-", "offset": 0}),
-            }
-            let (status, text) = api.request("POST", "/api/v1/history", &headers, body.to_string()).await.unwrap();
-            assert_eq!(status, 200, "{text}");
-            let page: Value = serde_json::from_str(&text).unwrap();
-            for publication in page["publications"].as_array().unwrap() {
-                let number = |key: &str| publication["data"][key].as_u64().unwrap();
-                let publisher = u8::try_from(number("publisher")).unwrap();
-                let at = position(publication).expect("it has its place");
-                line.push((at, Number { publisher, number: number("number") }));
-            }
-            if page["more"] != true {
-                return line;
-            }
-        }
-    }
 }
 
 async fn until_acknowledged(counts: &Counts, count: u64) {
@@ -158,7 +125,7 @@ async fn one(pair: &mut Pair, seed: u64) -> (usize, usize) {
 
     let mut lines = BTreeMap::new();
     for channel in &channels {
-        lines.insert(channel.clone(), pair.line(channel).await);
+        lines.insert(channel.clone(), pair.nodes[0].line(channel).await);
     }
     let records = settled(clients, &lines).await;
     for (name, record) in &records {
@@ -344,7 +311,7 @@ async fn what_is_on_a_replica_survives_its_master() {
         let now = counts.acknowledged.load(Ordering::Relaxed);
         until_acknowledged(&counts, now + 20).await;
         for (channel, positions) in end(publishers).await {
-            let kept: HashSet<_> = pair.line(&channel).await.into_iter().map(|(at, _)| at).collect();
+            let kept: HashSet<_> = pair.nodes[0].line(&channel).await.into_iter().map(|(at, _)| at).collect();
             let lost: Vec<_> = positions.iter().flatten().filter(|at| !kept.contains(at)).collect();
             assert!(lost.is_empty(), "seed {seed}, {channel}: acknowledged as replicated, and lost: {lost:?}");
         }

@@ -164,7 +164,8 @@ pub trait Backplane: Send + Sync + 'static {
     /// Stops delivering these channels, perhaps a second later.
     fn unsubscribe(&self, channels: &[ChannelName]);
 
-    /// Reads a channel's history.
+    /// Reads a channel's history. A node that follows the channel may answer from what it has delivered itself: then `top`
+    /// is how far that is.
     ///
     /// # Errors
     /// [`HistoryError::Unavailable`] when the backplane is away.

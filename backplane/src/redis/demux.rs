@@ -63,7 +63,8 @@ impl Sink for Demux {
             Purpose::Presence(of) => {
                 let sink = Arc::downgrade(&self.0);
                 tokio::spawn(async move {
-                    tokio::time::sleep(RESYNC_TIME).await;
+                    // Not all lists at once.
+                    tokio::time::sleep(RESYNC_TIME.mul_f64(rand::random_range(1.0..1.5))).await;
                     if let Some(sink) = sink.upgrade() {
                         sink.presence_gap(&of);
                     }

@@ -92,10 +92,12 @@ impl Redis {
     /// what changed after it and nothing that is in it.
     async fn until_told(&self, stream: &ChannelName, told: StreamPosition) {
         let heard = async {
+            let mut pause = FIRST_LOOK;
             while let Some(last) = self.0.pump.last(stream)
                 && (last.epoch != told.epoch || last.offset < told.offset)
             {
-                tokio::time::sleep(LOOK_INTERVAL).await;
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(LAST_LOOK);
             }
         };
         // Longer than a blip: then the list is given all the same.
@@ -103,8 +105,9 @@ impl Redis {
     }
 }
 
-/// How often it is looked whether what is on its way has come in. Mostly it has.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// How often it is looked whether what is on its way has come in, at first and in the end. Mostly it has.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(50);
 
 type Page = (Vec<Vec<u8>>, u64, Option<StreamPosition>);
 

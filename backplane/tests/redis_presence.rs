@@ -220,3 +220,24 @@ async fn the_members_of_a_node_that_went_leave_when_the_grace_is_over() {
     }
     assert_eq!(living.nodes().await.unwrap().len(), 1, "who has resigned is not listed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_leaves_because_the_clock_of_redis_jumped() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let (here, other) = (node(&server, heard.clone()).await, node(&server, Recorder::new()).await);
+    let room = channel("room");
+    follow(&here, &room).await;
+    join_all(&other, &room, 0..100, 1).await;
+    let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", "skywave:*}:n"]).await).unwrap();
+    // Every beat of the other looks an hour old, as when the clock goes ahead between a beat and the look at it.
+    let script = "local beat = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1])) \
+                  if beat and beat > redis.call('TIME')[1] * 1000 - 1800000 then \
+                    redis.call('ZADD', KEYS[1], 'XX', string.format('%.0f', beat - 3600000), ARGV[1]) end";
+    for _ in 0..150 {
+        server.command(&["EVAL", script, "1", &keys[0], &other.incarnation()]).await;
+        tokio::time::sleep(LEASE / 60).await;
+    }
+    assert_eq!(here.count(&room).await.unwrap(), 100);
+    assert!(tally(&heard, &room).values().all(|events| *events == (1, 0)));
+}

@@ -1,11 +1,12 @@
 //! Which nodes are alive; and what becomes of the members of those that are not.
 //!
-//! Each node beats by Redis' clock. One that has not beaten for a lease is dead: any other takes its members away and
-//! tells that they left. Only a node that has itself been in touch with Redis for a whole lease may judge, for after an
-//! outage every beat is old. A node that finds that it was taken for dead is another one from then on.
+//! Each node beats by Redis' clock. One whose beat stays the same for a lease is dead: any other takes its members away and
+//! tells that they left. Only a node that has itself been in touch with Redis for that lease may judge, for after an
+//! outage every beat is old; and it measures the lease by its own steady clock, for Redis' may jump. A node that finds
+//! that it was taken for dead is another one from then on.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -70,6 +71,24 @@ pub(super) fn new_incarnation() -> Arc<str> {
     format!("{:016x}", rand::random::<u64>()).into()
 }
 
+/// Each other's last beat, and since when it has stood there.
+type Watch = HashMap<String, (u64, Instant)>;
+
+/// A little more than what is waited for.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// For how long an incarnation's beat has been the same. When it was seen first it had stood there for `age`, which is no
+/// longer than from one of our beats to the next: what Redis' clock says beyond that is the clock's own.
+fn silent(watch: &mut Watch, incarnation: &str, beat: u64, age: Duration, now: Instant) -> Duration {
+    match watch.get(incarnation) {
+        Some((known, since)) if *known == beat => now.saturating_duration_since(*since),
+        _ => {
+            watch.insert(incarnation.to_owned(), (beat, now.checked_sub(age).unwrap_or(now)));
+            age
+        }
+    }
+}
+
 /// What a beat was answered.
 struct Heard {
     now_ms: u64,
@@ -99,9 +118,9 @@ impl Registry {
     pub(super) async fn run(self, mut state: watch::Receiver<BackplaneState>, stop: CancellationToken) {
         self.listen();
         let mut has_beaten = false;
-        // In touch with Redis since then, without an interruption.
-        let mut in_touch_since = None;
-        let interval = BEAT.min(self.0.lease / 3);
+        // What is known of others, while nothing has interrupted the touch with Redis.
+        let mut watch = Watch::default();
+        let interval = self.interval();
         loop {
             state.mark_unchanged();
             let mut next = interval;
@@ -109,22 +128,21 @@ impl Registry {
                 Some(link) => match self.beat(&link, has_beaten).await {
                     Ok(heard) => {
                         has_beaten = self.judge_ourselves(&heard);
-                        let since = *in_touch_since.get_or_insert_with(Instant::now);
-                        next = next.min(self.judge_others(&link, &heard, since).await);
+                        next = next.min(self.judge_others(&link, &heard, &mut watch).await);
                     }
                     Err(error) => {
                         debug!(%error, "the registry of nodes does not answer");
-                        in_touch_since = None;
+                        watch.clear();
                     }
                 },
-                None => in_touch_since = None,
+                None => watch.clear(),
             }
             // Not all nodes in step.
             let pause = next.mul_f64(rand::random_range(0.9..=1.0));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 changed = state.changed() => {
-                    in_touch_since = None;
+                    watch.clear();
                     if changed.is_err() {
                         return;
                     }
@@ -132,6 +150,10 @@ impl Registry {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    fn interval(&self) -> Duration {
+        BEAT.min(self.0.lease / 3)
     }
 
     fn is_stopped(&self) -> bool {
@@ -196,30 +218,23 @@ impl Registry {
     }
 
     /// Carries out what the beats say. Gives when to look again.
-    async fn judge_others(&self, link: &Link, heard: &Heard, live_since: Instant) -> Duration {
+    async fn judge_others(&self, link: &Link, heard: &Heard, watch: &mut Watch) -> Duration {
         let own = self.0.incarnation.read().clone();
-        let lease_ms = millis(self.0.lease);
+        watch.retain(|incarnation, _| heard.beats.contains_key(incarnation));
         let mut next = BEAT;
         for (incarnation, beat) in heard.beats.iter().filter(|(incarnation, _)| ***incarnation != *own) {
-            let silent_ms = heard.now_ms.saturating_sub(*beat);
-            if silent_ms <= lease_ms {
-                next = next.min(Duration::from_millis(lease_ms - silent_ms + 50));
-                continue;
-            }
             let has_resigned = heard.resigned.contains(incarnation);
-            let may_judge_in = self.0.lease.saturating_sub(live_since.elapsed());
-            if !has_resigned && !may_judge_in.is_zero() {
-                next = next.min(may_judge_in + Duration::from_millis(50));
-                continue;
-            }
-            match self.bury(link, incarnation, has_resigned).await {
-                Ok(()) => {}
-                Err(error) => {
-                    debug!(incarnation, %error, "a dead node's members could not be taken away; trying again")
-                }
+            let age = Duration::from_millis(heard.now_ms.saturating_sub(*beat));
+            // Who has resigned has said by Redis' clock when it is over.
+            let seen_age = age.min(self.interval());
+            let silent = if has_resigned { age } else { silent(watch, incarnation, *beat, seen_age, Instant::now()) };
+            if silent <= self.0.lease {
+                next = next.min(self.0.lease - silent + MARGIN);
+            } else if let Err(error) = self.bury(link, incarnation, has_resigned).await {
+                debug!(incarnation, %error, "a dead node's members could not be taken away; trying again");
             }
         }
-        next.max(Duration::from_millis(50))
+        next.max(MARGIN)
     }
 
     /// Takes away what a dead incarnation has.
@@ -478,5 +493,23 @@ fn decode(bytes: &[u8]) -> NodeInfo {
         started_at_ms: info.started_at_ms,
         connections: info.connections,
         channels: info.channels,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_takes_nobody_for_dead() {
+        let mut watch = Watch::new();
+        let mut silent = |beat, age| silent(&mut watch, "a", beat, Duration::from_secs(age).min(BEAT), Instant::now());
+        assert_eq!(silent(1000, 1), Duration::from_secs(1));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(silent(1000, 3600), Duration::from_secs(3), "an hour ahead");
+        assert_eq!(silent(1000, 0), Duration::from_secs(3), "and back");
+        assert_eq!(silent(3000, 3600), BEAT, "it has beaten, whatever the clock says");
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(silent(3000, 0), BEAT + Duration::from_secs(6), "it has not beaten");
     }
 }

@@ -11,6 +11,8 @@ export const PUBLIC_2 = process.env.SKYWAVE_PUBLIC_2;
 export const INTERNAL_2 = process.env.SKYWAVE_INTERNAL_2;
 // Over a Redis backplane the node may have no presence yet.
 export const PRESENCE = process.env.SKYWAVE_PRESENCE !== "0";
+// Outside development mode a node takes what a client says of itself from its token only.
+export const INFO = process.env.SKYWAVE_INFO !== "0";
 export const SUBPROTOCOL = "skywave.v1.json";
 
 const DEADLINE_MS = 5_000;

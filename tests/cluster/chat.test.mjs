@@ -15,7 +15,7 @@ test("the chat over two nodes and through the balancer", { timeout: 300_000 }, a
 
 // With a second address the chat's tests check that their pages are on two nodes.
 async function chat(first, second) {
-    const env = { SKYWAVE_PUBLIC: first, SKYWAVE_PUBLIC_2: second };
+    const env = { SKYWAVE_PUBLIC: first, SKYWAVE_PUBLIC_2: second, SKYWAVE_INFO: "0" };
     env.NODE_TEST_CONTEXT = undefined; // else the inner runner reports to the outer one, in their private format
     const code = await run(process.execPath, ["--test", join(root, "tests/clients/chat.test.mjs")], env);
     assert.equal(code, 0, "tests/clients/chat.test.mjs passed");

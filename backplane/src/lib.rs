@@ -130,6 +130,10 @@ pub struct HistoryQuery {
     pub limit: u32,
     /// At most this many bytes of payload, except that one publication always fits.
     pub bytes: usize,
+    /// Whoever asks follows the channel and gets what comes after the page: a node may answer with how far it has
+    /// delivered the channel itself, or with what somebody else has just asked for. Otherwise the page has everything
+    /// that was acknowledged before it was asked for.
+    pub followed: bool,
 }
 
 /// Carries publications and keeps their history.
@@ -164,8 +168,7 @@ pub trait Backplane: Send + Sync + 'static {
     /// Stops delivering these channels, perhaps a second later.
     fn unsubscribe(&self, channels: &[ChannelName]);
 
-    /// Reads a channel's history. A node that follows the channel may answer from what it has delivered itself: then `top`
-    /// is how far that is.
+    /// Reads a channel's history.
     ///
     /// # Errors
     /// [`HistoryError::Unavailable`] when the backplane is away.

@@ -102,7 +102,9 @@ async fn it_is_enough_in_a_cluster_too() {
         subscribe(&node, &channel).await;
         node.publish(publication(&channel, "1", Some(KEPT))).await.unwrap();
         heard.until_text(&channel, "1").await;
-        node.history(&channel, HistoryQuery { since: None, limit: 9, bytes: usize::MAX }).await.unwrap();
+        node.history(&channel, HistoryQuery { since: None, limit: 9, bytes: usize::MAX, followed: false })
+            .await
+            .unwrap();
         node.join(&channel, member("ada"), 1).await.unwrap();
         until("the member", || async { node.count(&channel).await.is_ok_and(|count| count == 1) }).await;
         node.unsubscribe(std::slice::from_ref(&channel));

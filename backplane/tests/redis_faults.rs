@@ -137,7 +137,7 @@ async fn what_a_restart_has_lost_is_told_as_rollback() {
     assert_eq!(now.offset, 5);
     assert_counts(&news, &told[before.len() + 1..], 6);
 
-    let query = |since| HistoryQuery { since: Some(since), limit: 100, bytes: usize::MAX };
+    let query = |since| HistoryQuery { since: Some(since), limit: 100, bytes: usize::MAX, followed: false };
     let seen_lost = skywave_proto::StreamPosition { offset: 9, ..start };
     assert!(!reader.history(&news, query(seen_lost)).await.unwrap().complete, "it saw what is lost");
     let seen_kept = skywave_proto::StreamPosition { offset: 5, ..start };
@@ -173,7 +173,7 @@ async fn forgotten_scripts_are_loaded_again() {
         let late = channel(&format!("late:{round}"));
         subscribe(&reader, &late).await;
         server.command(&["SCRIPT", "FLUSH"]).await;
-        let query = HistoryQuery { since: None, limit: 10, bytes: 100 };
+        let query = HistoryQuery { since: None, limit: 10, bytes: 100, followed: false };
         assert!(reader.history(&late, query).await.unwrap().top.is_some());
     }
     traffic.flow(10).await;
@@ -236,7 +236,10 @@ async fn a_deleted_meta_key_is_a_new_line() {
     assert_contiguous(&told);
     assert!(matches!(&told[5], Told::Gap(Gap::Reset { now: Some(now) }) if now.offset == 0), "{told:?}");
     assert_counts(&news, &told[6..], 101);
-    let page = reader.history(&news, HistoryQuery { since: old, limit: 100, bytes: usize::MAX }).await.unwrap();
+    let page = reader
+        .history(&news, HistoryQuery { since: old, limit: 100, bytes: usize::MAX, followed: false })
+        .await
+        .unwrap();
     assert!(!page.complete && page.publications.len() == 6);
 }
 
@@ -249,11 +252,11 @@ async fn a_deleted_list_is_told_when_it_is_needed() {
     writer.publish(publication(&news, "1", Some(KEPT))).await.unwrap();
     let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", "skywave:*:l:news"]).await).unwrap();
     server.command(&["DEL", &keys[0]]).await;
-    let query = HistoryQuery { since: Some(start), limit: 9, bytes: 9 };
+    let query = HistoryQuery { since: Some(start), limit: 9, bytes: 9, followed: false };
     let page = writer.history(&news, query).await.unwrap();
     assert!(!page.complete && page.publications.is_empty() && page.top == Some(start.next()));
     heard.until_text(&news, "1").await;
-    let page = reader.history(&news, query).await.unwrap();
+    let page = reader.history(&news, HistoryQuery { followed: true, ..query }).await.unwrap();
     assert!(page.complete && page.publications.len() == 1, "who follows the channel has a copy");
     writer.publish(publication(&news, "2", Some(KEPT))).await.unwrap();
     let told = heard.until_text(&news, "2").await;
@@ -459,7 +462,7 @@ async fn a_master_without_its_replicas_can_be_read() {
     let late = server.node(heard.clone()).await;
     let start = subscribe(&late, &news).await;
     assert_eq!(start.offset, 1);
-    let query = HistoryQuery { since: None, limit: 9, bytes: usize::MAX };
+    let query = HistoryQuery { since: None, limit: 9, bytes: usize::MAX, followed: false };
     assert_eq!(late.history(&news, query).await.unwrap().publications.len(), 1);
     let refused = late.publish(publication(&news, "2", Some(KEPT))).await;
     assert!(matches!(refused, Err(PublishError::Unavailable { .. })), "{refused:?}");

@@ -60,7 +60,8 @@ async fn everything_works_through_tls() {
     subscribe(&node, &news).await;
     node.publish(publication(&news, "1", Some(KEPT))).await.unwrap();
     heard.until_text(&news, "1").await;
-    let page = node.history(&news, HistoryQuery { since: None, limit: 9, bytes: usize::MAX }).await.unwrap();
+    let page =
+        node.history(&news, HistoryQuery { since: None, limit: 9, bytes: usize::MAX, followed: false }).await.unwrap();
     assert_eq!(page.publications.len(), 1);
     node.shared_secret().await.unwrap(); // through the pool
 }

@@ -226,7 +226,7 @@ fn one<T>(answers: Vec<T>) -> T {
 }
 
 fn query(since: Option<StreamPosition>, limit: u32) -> HistoryQuery {
-    HistoryQuery { since, limit, bytes: usize::MAX }
+    HistoryQuery { since, limit, bytes: usize::MAX, followed: false }
 }
 
 async fn page(node: &impl Backplane, channel: &ChannelName, query: HistoryQuery) -> HistoryPage {
@@ -270,6 +270,7 @@ macro_rules! promises {
             an_unsubscribed_channel_falls_silent
             an_interest_taken_back_in_time_loses_nothing
             history_is_read_in_pages
+            what_was_acknowledged_is_in_the_history
             history_says_what_it_no_longer_reaches
             history_keeps_about_as_many_as_it_should
             a_position_of_another_line_is_not_continued
@@ -550,11 +551,24 @@ pub async fn history_is_read_in_pages(world: &impl World) {
     assert_eq!((only_top.top, texts(&only_top).len(), only_top.complete, only_top.more), (Some(top), 0, true, false));
 
     // "1" to "9" are one byte each, the others two.
-    let bytes = |since, bytes| HistoryQuery { since, limit: 100, bytes };
+    let bytes = |since, bytes| HistoryQuery { since, limit: 100, bytes, followed: false };
     let few = page(&node, &news, bytes(Some(start), 12)).await;
     assert_eq!((texts(&few).len(), few.complete, few.more), (10, true, true), "nine of one byte, one of two");
     let at_least_one = page(&node, &news, bytes(Some(top_minus(top, 2)), 0)).await;
     assert_eq!((texts(&at_least_one), at_least_one.more), (vec!["44"], true));
+}
+
+/// Also on a node that follows the channel and may not have heard it yet.
+pub async fn what_was_acknowledged_is_in_the_history(world: &impl World) {
+    let node = world.node(Recorder::new()).await;
+    let news = channel("news");
+    let mut last = subscribe(&node, &news).await;
+    for number in 1..=200 {
+        let at = publish(&node, &news, &number.to_string()).await;
+        let page = page(&node, &news, query(Some(last), 10)).await;
+        assert_eq!((texts(&page), page.top), (vec![number.to_string().as_str()], Some(at)));
+        last = at;
+    }
 }
 
 fn top_minus(top: StreamPosition, count: u64) -> StreamPosition {

@@ -62,7 +62,7 @@ mod tests {
         let channel = ChannelName::parse("a").unwrap();
         let ask = |limit| {
             let reads = reads.clone();
-            flights.ask(&channel, HistoryQuery { since: None, limit, bytes: 1 }, move || async move {
+            flights.ask(&channel, HistoryQuery { since: None, limit, bytes: 1, followed: true }, move || async move {
                 reads.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
                 Err(HistoryError::Unavailable(None))

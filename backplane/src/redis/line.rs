@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_page_starts_after_the_position_or_at_the_oldest() {
         let start = |since: Option<&str>, limit| {
-            line().page_start(&HistoryQuery { since: since.map(at), limit, bytes: usize::MAX })
+            line().page_start(&HistoryQuery { since: since.map(at), limit, bytes: usize::MAX, followed: false })
         };
         assert_eq!(start(Some("bbbbbbbb:15"), 5), (16, true));
         assert_eq!(start(Some("aaaaaaaa:10"), 5), (11, true));

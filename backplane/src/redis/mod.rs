@@ -257,7 +257,7 @@ impl Backplane for Redis {
     }
 
     async fn history(&self, channel: &ChannelName, query: HistoryQuery) -> Result<HistoryPage, HistoryError> {
-        let here = self.0.pump.recent(channel, &query);
+        let here = if query.followed { self.0.pump.recent(channel, &query) } else { None };
         metrics::history_read(here.is_some());
         if let Some(page) = here {
             return Ok(page);
@@ -267,7 +267,7 @@ impl Backplane for Redis {
             let link = self.link(&name);
             async move { history::history(&*link?, &keys, &name, query).await }
         };
-        self.0.flights.ask(channel, query, read).await
+        if query.followed { self.0.flights.ask(channel, query, read).await } else { read().await }
     }
 
     async fn positions(&self, channels: &[ChannelName]) -> Result<Vec<Option<StreamPosition>>, HistoryError> {

@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn offsets(rings: &mut Rings, since: u64, last: u64, limit: u32, bytes: usize) -> Option<(Vec<u64>, bool)> {
-        let query = HistoryQuery { since: Some(at(since)), limit, bytes };
+        let query = HistoryQuery { since: Some(at(since)), limit, bytes, followed: true };
         let page = rings.page(&channel("a"), &query, at(last), POLICY)?;
         assert!(page.complete && page.top == Some(at(last)));
         Some((page.publications.iter().map(|publication| publication.position.unwrap().offset).collect(), page.more))
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(offsets(&mut rings, 4, 9, 100, 25), Some((vec![5, 6], true)));
         assert_eq!(offsets(&mut rings, 4, 9, 100, 1), Some((vec![5], true)), "one always fits");
         let other = StreamPosition { epoch: "zzzzzzzz".parse().unwrap(), offset: 6 };
-        let query = HistoryQuery { since: Some(other), limit: 100, bytes: 1000 };
+        let query = HistoryQuery { since: Some(other), limit: 100, bytes: 1000, followed: true };
         assert_eq!(rings.page(&channel("a"), &query, at(9), POLICY), None, "another line");
         tokio::time::advance(POLICY.ttl).await;
         assert_eq!(offsets(&mut rings, 6, 9, 100, 1000), None, "too old");
@@ -192,7 +192,7 @@ mod tests {
             rings.push(&channel(name), &publication(at(1), 1000));
         }
         let read = |rings: &mut Rings, name| {
-            let query = HistoryQuery { since: Some(at(0)), limit: 10, bytes: 10_000 };
+            let query = HistoryQuery { since: Some(at(0)), limit: 10, bytes: 10_000, followed: true };
             rings.page(&channel(name), &query, at(1), POLICY).is_some()
         };
         assert!(read(&mut rings, "a"));

@@ -419,6 +419,7 @@ pub fn history_query(since: Option<Since>, limit: Option<u32>) -> HistoryQuery {
         },
         limit: limit.unwrap_or(DEFAULT_HISTORY).min(PAGE_PUBLICATIONS),
         bytes: REPLY_BYTES,
+        followed: false,
     }
 }
 

@@ -185,7 +185,8 @@ impl Session {
     }
 
     fn read_missed(&self, channel: &ChannelName, since: StreamPosition) {
-        let query = HistoryQuery { since: Some(since), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes() };
+        let query =
+            HistoryQuery { since: Some(since), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes(), followed: true };
         let receipt = self.ask(Asked::Missed);
         if let Err(overloaded) = self.shard.relay().history(channel.clone(), query, receipt) {
             self.forget(receipt);
@@ -333,7 +334,8 @@ impl Session {
 
     fn read_on(&self, channel: &ChannelName) {
         let Some(after) = self.set_reading(channel, true) else { return };
-        let query = HistoryQuery { since: Some(after), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes() };
+        let query =
+            HistoryQuery { since: Some(after), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes(), followed: true };
         let receipt = self.ask(Asked::Missed);
         if self.shard.relay().history(channel.clone(), query, receipt).is_err() {
             self.forget(receipt);

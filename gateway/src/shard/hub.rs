@@ -314,7 +314,8 @@ impl Hub {
         let Some(topic) = self.topics.get(channel).filter(|topic| topic.live && topic.waiting.is_some()) else {
             return;
         };
-        let query = HistoryQuery { since: topic.last, limit: CATCH_UP_PUBLICATIONS, bytes: CATCH_UP_BYTES };
+        let query =
+            HistoryQuery { since: topic.last, limit: CATCH_UP_PUBLICATIONS, bytes: CATCH_UP_BYTES, followed: true };
         let receipt = Receipt { shard: self.shard, connection: None, ticket: topic.join };
         if self.relay.history(channel.clone(), query, receipt).is_err() {
             self.stalled.push(channel.clone());

@@ -288,6 +288,11 @@ impl Link {
         }
     }
 
+    /// Nobody needs the connections any more.
+    pub(super) fn end(&self) {
+        self.broken.cancel();
+    }
+
     pub(super) fn is_broken(&self) -> bool {
         self.broken.is_cancelled()
     }

@@ -128,7 +128,10 @@ impl Masters {
             master.target.send_if_modified(|known| {
                 let changed = known.at() != target.at() || known.partitions != target.partitions;
                 if known.at() != target.at() {
-                    info!(shard = number, from = known.at(), to = target.at(), "the master is another one");
+                    match known.at() {
+                        Some(from) => info!(shard = number, from, to = target.at(), "another redis is the master now"),
+                        None => info!(shard = number, redis = target.at(), "a redis master was found"),
+                    }
                 }
                 if changed {
                     *known = target;

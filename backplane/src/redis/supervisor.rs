@@ -149,7 +149,7 @@ impl Supervisor {
 
     fn drop_link(&self) {
         if let Some(link) = self.link.send_replace(None) {
-            link.give_up("the session has ended");
+            link.end();
         }
     }
 

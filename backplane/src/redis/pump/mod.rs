@@ -5,6 +5,8 @@
 //! order whoever delivers it. Under a lock nothing waits, and the sink must not call back. Order of locks: `lingering`,
 //! then one lane's table, then `joining` or `behind` of an inbox.
 
+mod table;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
@@ -23,6 +25,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
+use self::table::{Entry, Table};
 use super::{
     cursor::{Cursor, Event, Next},
     frame::{self, Frame},
@@ -31,7 +34,7 @@ use super::{
     line::Line,
     ring::Rings,
 };
-use crate::{Gap, HistoryPage, HistoryPolicy, HistoryQuery, Interest, Sink, metrics};
+use crate::{HistoryPage, HistoryPolicy, HistoryQuery, Interest, Sink, metrics};
 
 /// How many lanes there are.
 pub(super) const LANES: usize = 4;
@@ -59,31 +62,12 @@ enum Item {
     Moved(Arc<BTreeSet<usize>>),
 }
 
-/// One channel that somebody is subscribed to.
-struct Entry {
-    partition: usize,
-    cursor: Cursor,
-    history: Option<HistoryPolicy>,
-    waiting: Vec<oneshot::Sender<Option<StreamPosition>>>,
-    lingers_until: Option<Instant>,
-    /// When its line was last made to live on.
-    touched_at: Instant,
-}
-
 struct Lane {
     queue: mpsc::Sender<Item>,
     /// What is in the queue, or taken out of it and not done yet.
     waiting: AtomicUsize,
     overflowed: AtomicBool,
     table: Mutex<Table>,
-}
-
-/// Bound: the channels that the node's clients are subscribed to.
-struct Table {
-    channels: HashMap<ChannelName, Entry, ahash::RandomState>,
-    rings: Rings,
-    events: Vec<Event>,
-    sink: Arc<dyn Sink>,
 }
 
 /// What became of an interest.
@@ -540,44 +524,6 @@ impl Lane {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         if self.queue.send(item).await.is_err() {
             self.waiting.fetch_sub(1, Ordering::AcqRel); // closed only when nobody is left to tell
-        }
-    }
-}
-
-impl Table {
-    /// One step of a channel's cursor, and what it wants told. Gives the channel if its history has to be asked.
-    fn step(&mut self, channel: &str, step: impl FnOnce(&mut Cursor, &mut Vec<Event>) -> Next) -> Option<ChannelName> {
-        // Unsubscribed meanwhile: nobody wants it.
-        let name = self.channels.get_key_value(channel).map(|(name, _)| name.clone())?;
-        let entry = self.channels.get_mut(channel)?;
-        let next = step(&mut entry.cursor, &mut self.events);
-        for event in self.events.drain(..) {
-            match event {
-                Event::Publication(publication) => {
-                    self.rings.push(&name, &publication);
-                    self.sink.publication(&name, publication);
-                }
-                Event::Gap(gap) => {
-                    self.rings.forget(&name);
-                    metrics::gap(gap);
-                    self.sink.gap(&name, gap);
-                }
-            }
-        }
-        (next == Next::Fetch).then_some(name)
-    }
-
-    /// Tells the channels without history that something may have passed by, by their partition and whether they were
-    /// marked.
-    fn tell_missed(&mut self, tell: impl Fn(usize, bool) -> bool) {
-        for (channel, entry) in &mut self.channels {
-            if let Cursor::Live { missed } = &mut entry.cursor
-                && tell(entry.partition, *missed)
-            {
-                *missed = false;
-                metrics::gap(Gap::Possible);
-                self.sink.gap(channel, Gap::Possible);
-            }
         }
     }
 }

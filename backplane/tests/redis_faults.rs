@@ -472,3 +472,20 @@ async fn a_master_without_its_replicas_can_be_read() {
     let told = heard.until_text(&news, "3").await;
     assert!(gaps(&told).is_empty() && told.len() == 2, "{told:?}");
 }
+
+#[tokio::test]
+async fn who_was_refused_once_is_served_as_soon_as_it_can_be() {
+    let server = Server::started().await;
+    let node = server.node(Recorder::new()).await;
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let news = channel("news");
+    let interest = [Interest { channel: news.clone(), history: Some(KEPT), presence: false }];
+    let begun = Instant::now();
+    for _ in 0..3 {
+        assert!(matches!(node.subscribe(&interest).await[..], [Err(SubscribeError::Unavailable)]));
+        node.unsubscribe(std::slice::from_ref(&news)); // it lingers, and is asked for again meanwhile
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "each is answered at once: {:?}", begun.elapsed());
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    assert!(matches!(node.subscribe(&interest).await[..], [Ok(Some(_))]));
+}

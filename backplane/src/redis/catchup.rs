@@ -177,7 +177,7 @@ impl CatchUp {
     ) -> RedisResult<Vec<RedisResult<Page>>> {
         let mut pipeline = redis::pipe();
         for (channel, _, last) in asked {
-            let first = i64::try_from(last.offset).unwrap_or(i64::MAX - 1) + 1;
+            let first = i64::try_from(last.offset).unwrap_or(i64::MAX).saturating_add(1);
             pipeline.add_command(history::request(link, &self.keys, channel, first, PUBLICATIONS, BYTES));
         }
         if asked.is_empty() {

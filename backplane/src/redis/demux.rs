@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use prost::Message as _;
 use skywave_proto::{ChannelName, Publication, v1};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{
     keys::{CONTROL, PRESENCE},
@@ -59,7 +59,9 @@ impl Sink for Demux {
     fn gap(&self, channel: &ChannelName, gap: Gap) {
         match purpose(channel) {
             Purpose::Clients => self.0.gap(channel, gap),
-            Purpose::Control => {}
+            Purpose::Control => {
+                warn!(%channel, "orders of other nodes may have been missed: redis was away for too long")
+            }
             Purpose::Presence(of) => {
                 let sink = Arc::downgrade(&self.0);
                 tokio::spawn(async move {

@@ -69,7 +69,7 @@ pub(super) async fn history(
     query: HistoryQuery,
 ) -> Result<HistoryPage, HistoryError> {
     let bytes = u64::from(query.limit).saturating_mul(ENVELOPE_BYTES).saturating_add(query.bytes as u64).max(1);
-    let first = query.since.map_or(-1, |since| i64::try_from(since.offset).unwrap_or(i64::MAX - 1) + 1);
+    let first = query.since.map_or(-1, |since| i64::try_from(since.offset).unwrap_or(i64::MAX).saturating_add(1));
     let mut page = ask_one(link, channel, request(link, keys, channel, first, query.limit, bytes)).await?;
     if let (Some(line), Some(since)) = (&page.line, query.since)
         && line.place(since) != Place::Within

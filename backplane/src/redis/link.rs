@@ -29,6 +29,10 @@ use super::{
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an answer may take. What was sent and not answered by then may still happen.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The connections of a link, in what is counted of them.
+const PUBLISH: usize = 0;
+const REPLICATED: usize = 1;
+const QUERY: usize = 2;
 /// So many requests without an answer in a row, and the connections are made anew.
 const UNANSWERED: u32 = 3;
 /// How many commands of one kind go out together: at 1 to 3 us each, Redis is not held up for longer than a moment.
@@ -37,11 +41,11 @@ pub(super) const PIPELINE: usize = 128;
 const OCCASIONAL: usize = 4;
 
 /// What Redis says when it is not there as a whole, whatever it was asked.
-const AWAY: [&str; 7] = ["NOSCRIPT", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH"];
+const AWAY: [&str; 6] = ["NOSCRIPT", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"];
 /// What a master says that can be read but not written to: its replicas are away, or its disk fails.
 const NO_WRITES: [&str; 2] = ["NOREPLICAS", "MISCONF"];
-/// What it says when another master has the key.
-const ELSEWHERE: [&str; 2] = ["MOVED", "ASK"];
+/// What it says of one key that another master has, or is just getting.
+const ELSEWHERE: [&str; 3] = ["MOVED", "ASK", "TRYAGAIN"];
 
 /// Where a master is, and what it has.
 #[derive(Clone)]
@@ -78,7 +82,8 @@ pub(super) struct Link {
     keys: Keys,
     generation: Generation,
     generations: Vec<AtomicU64>,
-    unanswered: AtomicU32,
+    /// By connection, for one of them can be dead while the others are well.
+    unanswered: [AtomicU32; 3],
     broken: CancellationToken,
     /// Notified when a key turns out to be with another master.
     elsewhere: Arc<Notify>,
@@ -112,7 +117,7 @@ impl Link {
             keys: keys.clone(),
             generation: options.generation,
             generations: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
-            unanswered: AtomicU32::new(0),
+            unanswered: Default::default(),
             broken,
             elsewhere: elsewhere.clone(),
         };
@@ -182,8 +187,14 @@ impl Link {
             call.arg(*least).arg(mode);
             pipeline.add_command(call);
         }
-        let answers = run(&mut self.publish.clone(), &pipeline).await?;
-        for ((partition, _), answer) in partitions.iter().zip(answers) {
+        let answers = send(&mut self.publish.clone(), &pipeline).await;
+        self.watch(PUBLISH, &answers);
+        for ((partition, _), answer) in partitions.iter().zip(answers?) {
+            // A slot that is on its way is no reason not to serve the others: it stays unknown until somebody publishes.
+            if code(&answer).is_some_and(|code| ELSEWHERE.contains(&code)) {
+                continue;
+            }
+            let answer = answer.extract_error()?;
             self.generations[*partition].store(redis::from_redis_value(answer)?, Ordering::Relaxed);
         }
         Ok(())
@@ -217,7 +228,7 @@ impl Link {
     /// Sends publications; one answer for each, errors of Redis among them. An error of the whole: perhaps done.
     pub(super) async fn publish(&self, pipeline: &redis::Pipeline) -> RedisResult<Vec<Value>> {
         let answers = send(&mut self.publish.clone(), pipeline).await;
-        self.watch(&answers);
+        self.watch(PUBLISH, &answers);
         answers
     }
 
@@ -235,7 +246,7 @@ impl Link {
         let mut pipeline = pipeline.clone();
         pipeline.cmd("WAIT").arg(replicas).arg(u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1));
         let answers = send(&mut connection.clone(), &pipeline).await;
-        self.watch(&answers);
+        self.watch(REPLICATED, &answers);
         let mut answers = answers?;
         // A master that has become a replica refuses WAIT: nobody has confirmed anything.
         let confirmed = answers.pop().map_or(0, |answer| redis::from_redis_value(answer).unwrap_or(0));
@@ -251,7 +262,7 @@ impl Link {
             run(&mut query, &self.scripts.load()).await?;
             answers = send(&mut query, pipeline).await;
         }
-        self.watch(&answers);
+        self.watch(QUERY, &answers);
         let mut answers = answers?;
         let is_away = |answer: &Value| code(answer).is_some_and(|code| AWAY.contains(&code));
         if let Some(index) = answers.iter().position(is_away) {
@@ -260,16 +271,16 @@ impl Link {
         Ok(answers)
     }
 
-    fn watch(&self, answers: &RedisResult<Vec<Value>>) {
+    fn watch(&self, connection: usize, answers: &RedisResult<Vec<Value>>) {
         match answers {
             Ok(answers) => {
-                self.unanswered.store(0, Ordering::Relaxed);
+                self.unanswered[connection].store(0, Ordering::Relaxed);
                 if answers.iter().any(|answer| code(answer).is_some_and(|code| ELSEWHERE.contains(&code))) {
                     self.elsewhere.notify_one();
                 }
             }
             Err(error) if error.is_timeout() => {
-                if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= UNANSWERED {
+                if self.unanswered[connection].fetch_add(1, Ordering::Relaxed) + 1 >= UNANSWERED {
                     self.give_up("too many requests without an answer");
                 }
             }

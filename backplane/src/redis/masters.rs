@@ -121,7 +121,12 @@ impl Masters {
         }
         for (number, found) in now.into_iter().enumerate() {
             let target = match found {
-                Some(found) => Target { partitions: partitions(&found.slots), address: Some(found.address), sharded },
+                Some(found) => {
+                    // One that has slots and none of ours has nothing to do, and must not count as away.
+                    let partitions = partitions(&found.slots);
+                    let address = (!partitions.is_empty()).then_some(found.address);
+                    Target { partitions, address, sharded }
+                }
                 None => Target { sharded, ..Target::nowhere() },
             };
             let master = self.all.read()[number].clone();
@@ -178,6 +183,7 @@ impl Masters {
             writers: writing,
             stop: self.stop.clone(),
             heard: Arc::new(Heard::new()),
+            served: Arc::default(),
             inspector: Inspector::default(),
         };
         self.tasks.spawn(async move {

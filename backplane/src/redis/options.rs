@@ -318,7 +318,11 @@ fn single(url: &str) -> Result<ConnectionInfo, RedisOptionsError> {
         return Err(RedisOptionsError::Database);
     }
     // Without it a lone request waits for the delayed acknowledgement of the one before: p99 2.2 ms, not 0.1 ms.
-    let tcp = TcpSettings::default().set_nodelay(true);
+    // And what was sent and never acknowledged must not arrive after we have given the connection up: a closed one is
+    // reset, and one that is dead is known to be before the kernel's quarter of an hour.
+    let tcp = TcpSettings::default().set_nodelay(true).set_linger_time(Duration::ZERO);
+    #[cfg(target_os = "linux")]
+    let tcp = tcp.set_user_timeout(Duration::from_secs(10));
     Ok(parsed.set_redis_settings(settings).set_tcp_settings(tcp))
 }
 

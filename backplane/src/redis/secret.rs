@@ -8,6 +8,9 @@ use crate::Cause;
 /// Between two tries while Redis is away.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// What Redis says that does not change by itself.
+const FINAL: [&str; 4] = ["NOPERM", "WRONGPASS", "WRONGTYPE", "NOAUTH"];
+
 /// Why the secret that all nodes share is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum SharedSecretError {
@@ -44,7 +47,7 @@ impl Redis {
             };
             match agree(link.occasional(), &key, &fresh).await {
                 Ok(secret) => return read(&secret).ok_or(SharedSecretError::Malformed { key }),
-                Err(PoolError::Backend(error)) if error.code().is_some() => {
+                Err(PoolError::Backend(error)) if error.code().is_some_and(|code| FINAL.contains(&code)) => {
                     return Err(SharedSecretError::Unavailable(Some(std::sync::Arc::new(error))));
                 }
                 // Gone again before it answered.

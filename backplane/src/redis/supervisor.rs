@@ -59,6 +59,8 @@ pub(super) struct Supervisor {
     pub(super) writers: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) heard: Arc<Heard>,
+    /// The partitions of the last session.
+    pub(super) served: Arc<BTreeSet<usize>>,
     pub(super) inspector: Inspector,
 }
 
@@ -182,7 +184,7 @@ impl Supervisor {
         self.live(&mut session).await
     }
 
-    async fn establish(&self, target: &Target) -> Result<Session, Ended> {
+    async fn establish(&mut self, target: &Target) -> Result<Session, Ended> {
         let began = Instant::now();
         let link = self.link(target).await?;
         let mut subscriber = Subscriber::open(&self.options, target, &self.keys, &self.pump, &self.inbox, &self.heard)
@@ -197,7 +199,11 @@ impl Supervisor {
         let probe = probe(&target.partitions);
         subscriber.subscribe(std::slice::from_ref(&probe)).await.map_err(Ended::anew)?;
         subscriber.subscribe(&channels).await.map_err(Ended::anew)?;
+        // What has come from another master was not heard by a session of ours that has ended.
+        let gained = Arc::new(target.partitions.difference(&self.served).copied().collect());
+        self.pump.moved(&gained).await;
         self.pump.restored(self.number).await;
+        self.served = target.partitions.clone();
         self.settle(&link, channels.clone()).await?;
         self.catch_up.sweep(&link, channels).await.map_err(Ended::anew)?;
         metrics::caught_up(began.elapsed());
@@ -284,6 +290,7 @@ impl Supervisor {
         }
         let gained: BTreeSet<_> = target.partitions.difference(&session.partitions).copied().collect();
         session.partitions = target.partitions.clone();
+        self.served = target.partitions.clone();
         self.adopt(session, gained).await
     }
 

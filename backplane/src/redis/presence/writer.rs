@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Value};
 use skywave_proto::{ChannelName, Epoch, Member};
@@ -88,6 +88,13 @@ impl Writer {
         while !stop.is_cancelled() {
             let next = self.0.table.lock().pass(Instant::now());
             let next = next.unwrap_or_else(|| Instant::now() + REFRESH);
+            // Also while one master is away and there always is something to be written for it.
+            if relinked.notified().now_or_never().is_some() {
+                self.look_at_generations();
+            }
+            if refresh.tick().now_or_never().is_some() {
+                self.refresh().await;
+            }
             if !self.0.table.lock().is_clean() {
                 if self.write().await.is_err() {
                     let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
@@ -117,7 +124,7 @@ impl Writer {
                 continue;
             }
             // What is written from now on stands in this generation; all before is written again.
-            lost[partition] = *known != 0;
+            lost[partition] = true;
             *known = now;
         }
         drop(generations);

@@ -243,17 +243,13 @@ impl Pump {
     pub(super) fn subscribe(&self, interest: &Interest) -> Interested {
         let channel = &interest.channel;
         let mut table = self.lane(channel.as_str()).table.lock();
-        let mut enters = false;
-        let entry = table.channels.entry(channel.clone()).or_insert_with(|| {
-            enters = true;
-            Entry {
-                partition: keys::partition(channel),
-                cursor: Cursor::joining(),
-                history: interest.history,
-                waiting: Vec::new(),
-                lingers_until: None,
-                touched_at: Instant::now(),
-            }
+        let entry = table.channels.entry(channel.clone()).or_insert_with(|| Entry {
+            partition: keys::partition(channel),
+            cursor: Cursor::joining(),
+            history: interest.history,
+            waiting: Vec::new(),
+            lingers_until: None,
+            touched_at: None,
         });
         entry.lingers_until = None;
         match (entry.cursor.standing(), interest.history) {
@@ -266,7 +262,6 @@ impl Pump {
                 // It kept nothing when it was subscribed, and does now: its line has to be found.
                 entry.history = Some(policy);
                 entry.cursor = Cursor::joining();
-                enters = true;
             }
             (None, history) => entry.history = entry.history.or(history),
         }
@@ -275,9 +270,8 @@ impl Pump {
         entry.waiting.push(answer);
         // Still under the lock: whoever takes the partition over either finds the channel here or is its owner by now.
         if let Some(inbox) = self.inboxes.of(entry.partition) {
-            if enters {
-                inbox.joining.lock().push(channel.clone());
-            }
+            // Also for one that was refused before, or whose master has changed meanwhile: to subscribe it twice is harmless.
+            inbox.joining.lock().push(channel.clone());
             inbox.joined.notify_one();
         }
         Interested::Waiting(receiver)
@@ -355,6 +349,8 @@ impl Pump {
     /// The channels that have asked a master to be subscribed since the last time and still are.
     pub(super) fn take_joining(&self, master: usize) -> Vec<ChannelName> {
         let mut joining = std::mem::take(&mut *self.inboxes.inbox(master).joining.lock());
+        joining.sort_unstable();
+        joining.dedup();
         joining.retain(|channel| self.is_joining(channel, master));
         joining
     }
@@ -409,10 +405,10 @@ impl Pump {
         for lane in &self.lanes {
             for (channel, entry) in &mut lane.table.lock().channels {
                 if let Some(policy) = entry.history
-                    && entry.touched_at.elapsed() >= policy.meta_ttl.max(policy.ttl) / 4
+                    && entry.touched_at.is_none_or(|at| at.elapsed() >= policy.meta_ttl.max(policy.ttl) / 4)
                     && self.inboxes.owner_of(entry.partition) == Some(master)
                 {
-                    entry.touched_at = Instant::now();
+                    entry.touched_at = Some(Instant::now());
                     untouched.push((channel.clone(), policy));
                 }
             }

@@ -21,7 +21,7 @@ pub(super) struct Entry {
     pub(super) waiting: Vec<oneshot::Sender<Option<StreamPosition>>>,
     pub(super) lingers_until: Option<Instant>,
     /// When its line was last made to live on.
-    pub(super) touched_at: Instant,
+    pub(super) touched_at: Option<Instant>,
 }
 
 /// Bound: the channels that the node's clients are subscribed to.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use redis::{RedisResult, Value};
 use skywave_proto::ChannelName;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{BOOKS_LIVE, Registry};
 use crate::redis::{
@@ -16,15 +16,32 @@ use crate::redis::{
 };
 
 /// How long a node that was taken for dead can find that out.
-const TOMBSTONE_LIVES: Duration = Duration::from_secs(3600);
+const TOMBSTONE_LIVES: Duration = BOOKS_LIVE;
 /// How long others leave it to the one that has begun to carry out that a node is dead.
 const LOCK_LIVES: Duration = Duration::from_secs(15);
 /// Entries of one channel that are looked at in one step.
 const REAP: usize = 512;
 
 impl Registry {
+    /// Takes away what a dead incarnation has, in a task of its own: whoever buries must go on beating, or is buried
+    /// itself.
+    pub(super) fn begin_burial(&self, link: &Arc<Link>, incarnation: &str, has_resigned: bool) {
+        if !self.0.burying.lock().insert(incarnation.to_owned()) {
+            return;
+        }
+        let (registry, link, incarnation) = (self.clone(), link.clone(), incarnation.to_owned());
+        let stop = self.0.masters.stop.clone();
+        self.0.masters.tasks.spawn(async move {
+            let burial = stop.run_until_cancelled(registry.bury(&link, &incarnation, has_resigned)).await;
+            if let Some(Err(error)) = burial {
+                debug!(incarnation, %error, "a dead node's members could not be taken away; trying again");
+            }
+            registry.0.burying.lock().remove(&incarnation);
+        });
+    }
+
     /// Takes away what a dead incarnation has.
-    pub(super) async fn bury(&self, link: &Link, incarnation: &str, has_resigned: bool) -> RedisResult<()> {
+    async fn bury(&self, link: &Link, incarnation: &str, has_resigned: bool) -> RedisResult<()> {
         let (keys, began) = (self.keys(), Instant::now());
         let mut pipeline = redis::pipe();
         let lock = keys.registry(&format!("nl:{incarnation}"));
@@ -52,7 +69,6 @@ impl Registry {
         pipeline.cmd("ZREM").arg(keys.registry("n")).arg(incarnation);
         pipeline.cmd("SREM").arg(keys.registry("nr")).arg(incarnation);
         pipeline.cmd("DEL").arg(keys.registry(&format!("n:{incarnation}"))).arg(lock);
-        pipeline.cmd("PEXPIRE").arg(keys.registry("n")).arg(millis(BOOKS_LIVE));
         check(link.ask(&pipeline).await?)?;
         info!(incarnation, has_resigned, members = left, took = ?began.elapsed(), "a node is gone; its members have left");
         Ok(())

@@ -53,7 +53,9 @@ struct Inner {
     info: Mutex<NodeInfo>,
     lease: Duration,
     grace: Duration,
-    /// For tests: as if this node stood still.
+    /// Whose members are being taken away. Bound: the nodes of the cluster.
+    burying: Mutex<BTreeSet<String>>,
+    /// For tests: as if this node stood still. And when it has resigned: another beat would take that back.
     is_stopped: std::sync::atomic::AtomicBool,
 }
 
@@ -94,7 +96,16 @@ impl Registry {
         let grace = options.session_grace;
         let lease = options.lease.unwrap_or_else(|| LEAST_LEASE.max(grace + BEAT));
         let info = Mutex::new(NodeInfo { name: options.node.as_str().into(), ..NodeInfo::default() });
-        Self(Arc::new(Inner { masters, members, incarnation, info, lease, grace, is_stopped: false.into() }))
+        Self(Arc::new(Inner {
+            masters,
+            members,
+            incarnation,
+            info,
+            lease,
+            grace,
+            burying: Mutex::default(),
+            is_stopped: false.into(),
+        }))
     }
 
     fn link(&self) -> Option<Arc<Link>> {
@@ -119,7 +130,7 @@ impl Registry {
                 Some(link) => match self.beat(&link, has_beaten).await {
                     Ok(heard) => {
                         has_beaten = self.judge_ourselves(&heard);
-                        next = next.min(self.judge_others(&link, &heard, &mut watch).await);
+                        next = next.min(self.judge_others(&link, &heard, &mut watch));
                     }
                     Err(error) => {
                         debug!(%error, "the registry of nodes does not answer");
@@ -209,20 +220,22 @@ impl Registry {
     }
 
     /// Carries out what the beats say. Gives when to look again.
-    async fn judge_others(&self, link: &Link, heard: &Heard, watch: &mut Watch) -> Duration {
+    fn judge_others(&self, link: &Arc<Link>, heard: &Heard, watch: &mut Watch) -> Duration {
         let own = self.0.incarnation.read().clone();
         watch.retain(|incarnation, _| heard.beats.contains_key(incarnation));
+        // Right after an interruption nothing counts that was before it.
+        let is_first_look = watch.is_empty();
         let mut next = BEAT;
         for (incarnation, beat) in heard.beats.iter().filter(|(incarnation, _)| ***incarnation != *own) {
             let has_resigned = heard.resigned.contains(incarnation);
             let age = Duration::from_millis(heard.now_ms.saturating_sub(*beat));
             // Who has resigned has said by Redis' clock when it is over.
-            let seen_age = age.min(self.interval());
+            let seen_age = if is_first_look { Duration::ZERO } else { age.min(self.interval()) };
             let silent = if has_resigned { age } else { silent(watch, incarnation, *beat, seen_age, Instant::now()) };
             if silent <= self.0.lease {
                 next = next.min(self.0.lease - silent + MARGIN);
-            } else if let Err(error) = self.bury(link, incarnation, has_resigned).await {
-                debug!(incarnation, %error, "a dead node's members could not be taken away; trying again");
+            } else {
+                self.begin_burial(link, incarnation, has_resigned);
             }
         }
         next.max(MARGIN)
@@ -230,6 +243,7 @@ impl Registry {
 
     /// The node goes: its members leave when the grace is over, unless they have come back elsewhere.
     pub(super) async fn resign(&self) {
+        self.0.is_stopped.store(true, std::sync::atomic::Ordering::Relaxed);
         let Some(link) = self.link() else { return };
         let incarnation = self.0.incarnation.read().clone();
         let keys = self.keys();

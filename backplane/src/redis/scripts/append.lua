@@ -14,6 +14,9 @@ end
 local function append(meta, list, channel, generation, fresh, size, ttl, meta_ttl, envelope)
   local m = redis.call('HMGET', meta, 'n', 'e', 'o')
   local known, epoch, offset = tonumber(m[1] or nil), m[2], tonumber(m[3] or nil)
+  if generation < 1 then
+    return nil, known or 0 -- it is not known yet: without it nothing is fenced
+  end
   local begun = true
   if not (known and epoch and offset) then
     -- A line of its own epoch, never of one that others share: after a lost meta key offsets start again, and under

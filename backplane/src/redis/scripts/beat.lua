@@ -14,6 +14,7 @@ else
     status = 'lost'
   end
   redis.call('ZADD', KEYS[1], now, ARGV[1])
+  redis.call('PEXPIRE', KEYS[1], 86400000)
   redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 end
 local beats = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')

@@ -1,4 +1,5 @@
--- Takes members of one channel away that still are this incarnation's, with this serial, and tells that they left.
+-- Takes members of one channel away that still have this serial, and tells that they left. Whose incarnation wrote the
+-- entry does not count: a connection has one serial, and its node may be another one than before.
 --
 -- KEYS  members, channels of the incarnation; meta, list, channel of the stream of joins and leaves
 -- ARGV  incarnation, channel, generation, fresh epoch, size, ttl ms, meta ttl ms, 1 if the incarnation has no other
@@ -8,9 +9,9 @@ local members, mine = KEYS[1], KEYS[2]
 local results = {}
 for i = 9, #ARGV, 2 do
   local client, serial = ARGV[i], ARGV[i + 1]
-  local known, its_serial, its_incarnation = find(members, client)
+  local known, its_serial = find(members, client)
   local result = 0
-  if known and its_serial == tonumber(serial) and its_incarnation == ARGV[1] then
+  if known and its_serial == tonumber(serial) then
     local member = string.sub(known, string.find(known, '\n', #client + 2, true) + 1)
     local position, newer = append(KEYS[3], KEYS[4], KEYS[5], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]),
       tonumber(ARGV[6]), tonumber(ARGV[7]), event(LEAVE, member))

@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     process::Stdio,
     sync::OnceLock,
+    time::Duration,
 };
 
 use redis::{FromRedisValue, RedisResult, Value};
@@ -45,7 +46,11 @@ pub async fn command<T: FromRedisValue>(at: SocketAddr, words: &[&str]) -> T {
 
 pub async fn try_command(at: SocketAddr, words: &[&str]) -> RedisResult<Value> {
     let client = redis::Client::open(format!("redis://{at}"))?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    // Generous: the machine may be busy with others.
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(5)))
+        .set_response_timeout(Some(Duration::from_secs(5)));
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
 }
 

@@ -1,13 +1,13 @@
 //! The public listeners: sockets in, WebSockets on a shard out.
 
+mod connection;
 pub mod handshake;
-mod heartbeat;
 mod http;
 mod listener;
 pub mod origin;
 mod page;
+mod socket;
 mod upgrade;
-mod websocket;
 
 use std::{
     net::SocketAddr,
@@ -19,8 +19,8 @@ use std::{
 
 use self::origin::OriginRules;
 pub use self::{
+    connection::WebSocketLimits,
     listener::{ListenError, bind, listen},
-    websocket::WebSocketLimits,
 };
 use crate::{session::Ground, shard::ShardHandle};
 

@@ -10,9 +10,10 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
+    connection::{Adopted, Connection},
     handshake::{self, HandshakeError},
     http::{Answer, refused, text},
-    websocket::{Adopted, Connection},
+    socket::Socket,
 };
 use crate::{
     metrics,
@@ -143,7 +144,7 @@ async fn open(adopted: Adopted, upgrade: OnUpgrade, deadline: Duration, held: (W
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
         return tracing::error!("an upgraded connection is not the socket it was made from");
     };
-    let (socket, early) = (parts.io.into_inner(), parts.read_buf);
+    let (socket, early) = (Socket::Tcp(parts.io.into_inner()), parts.read_buf);
     tokio::task::spawn_local(async move {
         adopted.run(socket, early).await;
         drop(held);

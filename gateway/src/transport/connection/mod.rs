@@ -1,8 +1,9 @@
 //! One WebSocket, from upgrade to close: the connection's task.
 //!
-//! The codec here is tungstenite's, with a small read buffer; a message layer of our own takes its place behind
-//! [`Connection::run`] later. Reading goes on while writes are blocked, and nothing here waits for anything but the
+//! Reading goes on while writes are blocked, and nothing here waits for anything but the
 //! socket.
+
+mod heartbeat;
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,7 +20,6 @@ use skywave_backplane::SubscribeError;
 use skywave_proto::{ChannelName, CloseCode, StreamPosition};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::{Instant, Sleep, timeout},
 };
 use tokio_tungstenite::{
@@ -37,13 +37,14 @@ use tokio_tungstenite::{
     },
 };
 
+use self::heartbeat::{Beat, Heartbeat};
 use crate::{
     protocol::{Body, Codec, Incoming},
     push::{Frame, Goodbye},
     relay::Answer,
     session::{Envelope, Session},
     shard::{Description, Link, Owner, Shard, TICK},
-    transport::heartbeat::{Beat, Heartbeat},
+    transport::socket::Socket,
 };
 
 /// tungstenite fills the whole of it with zeros at each poll, so it is small.
@@ -98,7 +99,7 @@ impl Adopted {
     }
 
     /// Serves the connection to its end. `early` are bytes that came behind the handshake.
-    pub(super) async fn run(self, socket: TcpStream, early: Bytes) {
+    pub(super) async fn run(self, socket: Socket, early: Bytes) {
         let Self { shard, connection } = &self;
         let (figures, protocol, limits) = (shard.figures(), connection.codec.name(), connection.limits);
         figures.opened(protocol);
@@ -165,7 +166,7 @@ impl Connection {
         Adopted { shard: shard.clone(), connection }
     }
 
-    async fn serve(&self, stream: &mut WebSocketStream<TcpStream>) -> End {
+    async fn serve(&self, stream: &mut WebSocketStream<Socket>) -> End {
         let mut cut: Option<Pin<Box<Sleep>>> = None;
         std::future::poll_fn(|cx| {
             self.link.register(cx);
@@ -194,7 +195,7 @@ impl Connection {
     }
 
     /// Gives the socket all that it takes. Ready when the connection ends.
-    fn write(&self, stream: &mut WebSocketStream<TcpStream>, cx: &mut Context<'_>) -> Poll<End> {
+    fn write(&self, stream: &mut WebSocketStream<Socket>, cx: &mut Context<'_>) -> Poll<End> {
         let mut stream = Pin::new(stream);
         let mut wrote = false;
         loop {
@@ -237,7 +238,7 @@ impl Connection {
 
     /// Carries out what the client has sent, as fast as the session takes it, and reads on when all of it is done. Ready
     /// when the connection ends.
-    fn read(&self, stream: &mut WebSocketStream<TcpStream>, cx: &mut Context<'_>) -> Poll<End> {
+    fn read(&self, stream: &mut WebSocketStream<Socket>, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..READS_PER_TURN {
             if !self.carry_out() {
                 return Poll::Pending; // the session wakes us when it goes on
@@ -280,7 +281,7 @@ impl Connection {
 
     /// Says goodbye (RFC 6455 §7.1) and waits for the client's, for a while. Returns the reason for the metrics, and
     /// whether the client meant to leave.
-    async fn close(&self, stream: &mut WebSocketStream<TcpStream>, end: End) -> (&'static str, bool) {
+    async fn close(&self, stream: &mut WebSocketStream<Socket>, end: End) -> (&'static str, bool) {
         let (code, reason, word, at_once) = match end {
             End::Lost => return ("abnormal", false),
             End::Client(code) => {
@@ -375,7 +376,7 @@ impl Owner for Connection {
 
 /// Ends our half of the connection and reads the other to its end. A socket that is dropped with unread input is reset,
 /// and the reset may overtake the close frame.
-async fn linger(socket: &mut TcpStream) -> Result<(), Error> {
+async fn linger(socket: &mut Socket) -> Result<(), Error> {
     socket.shutdown().await?;
     let mut scratch = [0; 1024];
     while socket.read(&mut scratch).await? > 0 {}

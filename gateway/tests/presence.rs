@@ -166,3 +166,30 @@ async fn presence_that_is_off_is_refused_with_the_setting() {
         assert!(error["message"].as_str().unwrap().contains("namespaces.off.presence"), "{error}");
     }
 }
+
+/// A page that mounts its effect twice does just that: the answers to the first subscription must not be taken for
+/// those to the second.
+#[tokio::test]
+async fn subscribing_again_at_once_gets_members_and_what_follows() {
+    let node = support::node(&[]).await;
+    let mut keepers = Vec::new();
+    for _ in 0..4 {
+        keepers.push(node.client(&["a"]).await); // the channel is live on every shard
+    }
+    for _ in 0..20 {
+        let mut client = node.client(&[]).await;
+        let commands = [
+            json!({"subscribe": {"channel": "a"}}),
+            json!({"unsubscribe": {"channel": "a"}}),
+            json!({"id": 1000, "subscribe": {"channel": "a", "presence": true}}),
+        ];
+        client.send(commands.map(|command| command.to_string()).join("\n")).await;
+        let reply = client.reply(1000).await;
+        assert_eq!(reply["subscribed"]["total"], 5, "{reply}");
+        let late = node.client(&["a"]).await;
+        assert!(client.push("join").await["member"]["client"].is_string());
+        for mut leaving in [late, client] {
+            leaving.ask(json!({"unsubscribe": {"channel": "a"}})).await;
+        }
+    }
+}

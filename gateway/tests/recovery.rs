@@ -254,3 +254,42 @@ async fn a_quiet_channel_keeps_its_line_while_somebody_is_subscribed() {
     assert_eq!(client.next().await["publication"]["data"], 1);
     assert_eq!(client.next().await["publication"]["data"], 2, "and no gap between");
 }
+
+#[tokio::test]
+async fn an_answer_belongs_to_the_subscription_that_asked() {
+    let node = support::node(&[]).await;
+    let mut keepers = Vec::new();
+    for _ in 0..4 {
+        keepers.push(node.client(&["a"]).await); // the channel is live on every shard
+    }
+    let start = position(&node, "a").await;
+    for n in 1..=50 {
+        node.publish("a", json!(n)).await;
+    }
+    let at = |offset: u64| json!({"epoch": start["epoch"], "offset": offset});
+    for _ in 0..20 {
+        let mut client = node.client(&[]).await;
+        let commands = [
+            json!({"subscribe": {"channel": "a", "since": at(40)}}),
+            json!({"unsubscribe": {"channel": "a"}}),
+            json!({"id": 1000, "subscribe": {"channel": "a", "since": at(20)}}),
+            json!({"unsubscribe": {"channel": "a"}}),
+            json!({"id": 1001, "subscribe": {"channel": "a"}}),
+        ];
+        client.send(commands.map(|command| command.to_string()).join("\n")).await;
+        let reply = client.reply(1001).await;
+        assert!(reply["subscribed"].get("recovered").is_none(), "nobody asked for it: {reply}");
+        let again = json!([
+            json!({"unsubscribe": {"channel": "a"}}),
+            json!({"subscribe": {"channel": "a", "since": at(40)}}),
+            json!({"unsubscribe": {"channel": "a"}}),
+            json!({"id": 1002, "subscribe": {"channel": "a", "since": at(20)}}),
+        ]);
+        let lines: Vec<_> = again.as_array().unwrap().iter().map(Value::to_string).collect();
+        client.send(lines.join("\n")).await;
+        let reply = client.reply(1002).await;
+        let publications = reply["subscribed"]["publications"].as_array().unwrap();
+        let data: Vec<_> = publications.iter().map(|publication| publication["data"].clone()).collect();
+        assert_eq!((&reply["subscribed"]["recovered"], data), (&json!(true), (21..=50).map(Value::from).collect()));
+    }
+}

@@ -115,6 +115,9 @@ struct State {
     subscriptions: HashMap<ChannelName, Subscription, ahash::RandomState>,
     asked: HashMap<u64, Asked, ahash::RandomState>,
     tickets: u64,
+    /// Subscriptions made so far. A client may end one and make another of the same channel while answers to the first
+    /// are still on their way.
+    subscribed: u64,
 }
 
 #[derive(Clone)]
@@ -139,10 +142,10 @@ enum Asked {
     Presence {
         id: Option<u64>,
     },
-    /// A subscription's history.
-    Missed,
-    /// A subscription's members.
-    Roll,
+    /// The history of the subscription with this number.
+    Missed(u64),
+    /// The members of the subscription with this number.
+    Roll(u64),
 }
 
 impl Session {
@@ -305,13 +308,16 @@ impl Session {
                 Ok(page) => self.reply(id, &Reply::Presence(page)),
                 Err(error) => self.refuse(id, error.into()),
             },
-            (Asked::Missed, Answer::History(channel, page)) => self.missed(&channel, page),
-            (Asked::Roll, Answer::Members(channel, MembersAnswer::Entered(outcome))) => {
-                self.entered(&channel, outcome);
+            (Asked::Missed(number), Answer::History(channel, page)) if self.is_subscription(&channel, number) => {
+                self.missed(&channel, page);
             }
-            (Asked::Roll, Answer::Members(channel, MembersAnswer::Listed(outcome))) => {
-                self.entered(&channel, outcome.map(Some));
+            (Asked::Roll(number), Answer::Members(channel, members)) if self.is_subscription(&channel, number) => {
+                match members {
+                    MembersAnswer::Entered(outcome) => self.entered(&channel, outcome),
+                    MembersAnswer::Listed(outcome) => self.entered(&channel, outcome.map(Some)),
+                }
             }
+            // Somebody else's, or of a subscription that the client has ended meanwhile.
             (_, Answer::Published(_) | Answer::History(..) | Answer::Members(..)) => {}
         }
         // The connection may have stopped reading until there is room.

@@ -18,6 +18,8 @@ use crate::{
 
 /// One client's place on one channel.
 pub(super) struct Subscription {
+    /// Tells it from an earlier or later one of the same channel.
+    number: u64,
     request: Subscribe,
     /// Whether the client is a member, and so leaves when the subscription ends.
     pub(super) is_member: bool,
@@ -73,7 +75,9 @@ impl Session {
         };
         let attached = self.shard.hub().attach(&self.link, attach)?;
         let stage = Stage::Opening(Opening::new(asker));
-        state.subscriptions.insert(channel.clone(), Subscription { request, is_member: namespace.presence, stage });
+        state.subscribed += 1;
+        let (number, is_member) = (state.subscribed, namespace.presence);
+        state.subscriptions.insert(channel.clone(), Subscription { number, request, is_member, stage });
         drop(state);
         if let Attached::At(position) = attached {
             self.attached(&channel, Ok(position));
@@ -105,8 +109,8 @@ impl Session {
         }) else {
             return;
         };
-        if is_member && !self.link.is_closing() {
-            self.enter(channel, presence);
+        if is_member && !self.link.is_closing() && !self.enter(channel, presence) {
+            return;
         }
         match opening::recovery(since, position) {
             Recovery::Known(None) => {}
@@ -130,22 +134,35 @@ impl Session {
     /// Changes a subscription that is not answered yet.
     fn opening<T>(&self, channel: &ChannelName, change: impl FnOnce(&mut Opening, &Subscribe, bool) -> T) -> Option<T> {
         let mut state = self.state.borrow_mut();
-        let Subscription { request, is_member, stage } = state.subscriptions.get_mut(channel)?;
+        let Subscription { request, is_member, stage, .. } = state.subscriptions.get_mut(channel)?;
         let Stage::Opening(opening) = stage else { return None };
         Some(change(opening, request, *is_member))
     }
 
-    fn enter(&self, channel: &ChannelName, list: bool) {
+    /// Whether this is the subscription to the channel that the client has now.
+    pub(super) fn is_subscription(&self, channel: &ChannelName, number: u64) -> bool {
+        self.number_of(channel) == Some(number)
+    }
+
+    fn number_of(&self, channel: &ChannelName) -> Option<u64> {
+        self.state.borrow().subscriptions.get(channel).map(|subscription| subscription.number)
+    }
+
+    /// Makes the client a member. False if the subscription had to be given up.
+    fn enter(&self, channel: &ChannelName, list: bool) -> bool {
+        let Some(number) = self.number_of(channel) else { return false };
         let client = self.client();
         if list {
             self.opening(channel, |opening, _, _| opening.members = Part::Awaited);
         }
-        let receipt = self.ask(Asked::Roll);
+        let receipt = self.ask(Asked::Roll(number));
         let ordered = self.shard.relay().enter(channel.clone(), client.member(), client.serial, list, receipt);
         if let Err(overloaded) = ordered {
             self.forget(receipt);
             self.give_up(channel, overloaded.into());
+            return false;
         }
+        true
     }
 
     /// Presence has answered.
@@ -176,7 +193,8 @@ impl Session {
     }
 
     fn ask_for_roll(&self, channel: &ChannelName) {
-        let receipt = self.ask(Asked::Roll);
+        let Some(number) = self.number_of(channel) else { return };
+        let receipt = self.ask(Asked::Roll(number));
         let client = Some(self.client().id);
         if let Err(overloaded) = self.shard.relay().members(channel.clone(), client, None, receipt) {
             self.forget(receipt);
@@ -185,9 +203,10 @@ impl Session {
     }
 
     fn read_missed(&self, channel: &ChannelName, since: StreamPosition) {
+        let Some(number) = self.number_of(channel) else { return };
         let query =
             HistoryQuery { since: Some(since), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes(), followed: true };
-        let receipt = self.ask(Asked::Missed);
+        let receipt = self.ask(Asked::Missed(number));
         if let Err(overloaded) = self.shard.relay().history(channel.clone(), query, receipt) {
             self.forget(receipt);
             self.give_up(channel, overloaded.into());
@@ -333,10 +352,11 @@ impl Session {
     }
 
     fn read_on(&self, channel: &ChannelName) {
+        let Some(number) = self.number_of(channel) else { return };
         let Some(after) = self.set_reading(channel, true) else { return };
         let query =
             HistoryQuery { since: Some(after), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes(), followed: true };
-        let receipt = self.ask(Asked::Missed);
+        let receipt = self.ask(Asked::Missed(number));
         if self.shard.relay().history(channel.clone(), query, receipt).is_err() {
             self.forget(receipt);
             self.set_reading(channel, false);

@@ -33,6 +33,10 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// So many publications in a millisecond are delivered by the connection itself: more, and the lanes share them.
 const FEW: u64 = 16;
+/// A delivery that takes this long holds the connection up, and Redis cuts off who does not read …
+const LONG_MS: u64 = 2;
+/// … so for so long the lanes deliver everything.
+const REST_MS: u64 = 1000;
 
 /// What the names of channels begin with that a node probes its own way through Redis with.
 pub(super) const PROBE: &str = "#probe:";
@@ -42,12 +46,20 @@ pub(super) struct Heard {
     origin: Instant,
     after_ms: AtomicU64,
     in_this_ms: AtomicU64,
+    /// Until then the connection delivers nothing itself.
+    resting_until_ms: AtomicU64,
     probed: Mutex<Option<Instant>>,
 }
 
 impl Heard {
     pub(super) fn new() -> Self {
-        Self { origin: Instant::now(), after_ms: 0.into(), in_this_ms: 0.into(), probed: Mutex::default() }
+        Self {
+            origin: Instant::now(),
+            after_ms: 0.into(),
+            in_this_ms: 0.into(),
+            resting_until_ms: 0.into(),
+            probed: Mutex::default(),
+        }
     }
 
     /// A probe is about to go out.
@@ -61,13 +73,26 @@ impl Heard {
         }
     }
 
-    /// Something has come in. Tells whether that is little: few in this millisecond. Only the connection calls it.
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What came last has been delivered by the connection itself.
+    fn delivered(&self) {
+        let after = self.elapsed_ms();
+        if after.saturating_sub(self.after_ms.load(Ordering::Relaxed)) >= LONG_MS {
+            self.resting_until_ms.store(after + REST_MS, Ordering::Relaxed);
+        }
+    }
+
+    /// Something has come in. Tells whether that is little: few in this millisecond, and what came before was quickly
+    /// delivered. Only the connection calls it.
     pub(super) fn now(&self) -> bool {
-        let after = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let after = self.elapsed_ms();
         let before = self.after_ms.swap(after, Ordering::Relaxed);
         let count = if before == after { self.in_this_ms.load(Ordering::Relaxed) + 1 } else { 1 };
         self.in_this_ms.store(count, Ordering::Relaxed);
-        count <= FEW
+        count <= FEW && after >= self.resting_until_ms.load(Ordering::Relaxed)
     }
 
     pub(super) fn last(&self) -> Instant {
@@ -190,6 +215,9 @@ fn take(push: PushInfo, keys: &Keys, pump: &Pump, heard: &Heard, is_little: bool
             heard.probe_came();
         } else {
             pump.dispatch(channel, frame, is_little);
+            if is_little {
+                heard.delivered();
+            }
         }
     }
 }

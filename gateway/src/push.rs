@@ -88,23 +88,67 @@ impl From<CloseCode> for Goodbye {
     }
 }
 
-/// One WebSocket message, ready but for its frame header. Cloning shares the bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
-    /// Text (the bytes are UTF-8) or binary.
-    pub text: bool,
-    /// The message.
-    pub payload: Bytes,
-    /// For a publication: its place, so that a connection knows how far its client has come.
-    pub position: Option<StreamPosition>,
+/// One WebSocket message, ready but for its frame header. Cloning shares it, and so its compressed form.
+#[derive(Debug, Clone)]
+pub struct Frame(Arc<Content>);
+
+#[derive(Debug)]
+struct Content {
+    is_text: bool,
+    payload: Bytes,
+    position: Option<StreamPosition>,
+    deflated: OnceLock<Option<Bytes>>,
 }
 
 impl Frame {
-    /// A text message.
-    pub fn text(text: String) -> Self {
-        Self { text: true, payload: text.into(), position: None }
+    /// What one costs beside its payload, in bytes.
+    pub const OVERHEAD: usize = size_of::<Content>() + 2 * size_of::<usize>();
+
+    /// A text message; the payload is UTF-8.
+    pub fn text(payload: impl Into<Bytes>) -> Self {
+        Self::new(true, payload.into(), None)
+    }
+
+    /// A binary message.
+    pub fn binary(payload: impl Into<Bytes>) -> Self {
+        Self::new(false, payload.into(), None)
+    }
+
+    /// A message that carries the publication at this position, if it has one: so a connection knows how far its client
+    /// has come.
+    pub fn new(is_text: bool, payload: Bytes, position: Option<StreamPosition>) -> Self {
+        Self(Arc::new(Content { is_text, payload, position, deflated: OnceLock::new() }))
+    }
+
+    /// Text, or binary.
+    pub fn is_text(&self) -> bool {
+        self.0.is_text
+    }
+
+    /// The message.
+    pub fn payload(&self) -> &Bytes {
+        &self.0.payload
+    }
+
+    /// The position of the publication in it.
+    pub fn position(&self) -> Option<StreamPosition> {
+        self.0.position
+    }
+
+    /// The message compressed, whatever the number of its receivers once only; `None` if that made it no smaller.
+    pub fn deflated(&self, deflate: impl FnOnce(&Bytes) -> Option<Bytes>) -> Option<&Bytes> {
+        self.0.deflated.get_or_init(|| deflate(&self.0.payload)).as_ref()
     }
 }
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |frame: &Self| (frame.is_text(), frame.payload().clone(), frame.position());
+        parts(self) == parts(other)
+    }
+}
+
+impl Eq for Frame {}
 
 /// What a push is in one wire format.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,11 +20,10 @@ impl Format for Raw {
 
     fn encode(&self, push: &Push) -> Encoded {
         match push {
-            Push::Publication(_, publication) => Encoded::Frame(Frame {
-                text: publication.payload.kind() != PayloadKind::Binary,
-                payload: publication.payload.data().clone(),
-                position: publication.position,
-            }),
+            Push::Publication(_, publication) => {
+                let is_text = publication.payload.kind() != PayloadKind::Binary;
+                Encoded::Frame(Frame::new(is_text, publication.payload.data().clone(), publication.position))
+            }
             Push::Gap(_, _, detail) => Encoded::Close(gap(detail.position)),
             Push::Unsubscribed(_, "api") => Encoded::Close(CloseCode::DisconnectedByApi.into()),
             Push::Unsubscribed(..) => Encoded::Close(CloseCode::PermissionDenied.into()),

@@ -122,7 +122,7 @@ impl Link {
     /// The next frame for the socket.
     pub fn pop(&self) -> Option<Frame> {
         let frame = self.outbox.borrow_mut().pop();
-        if let Some(position) = frame.as_ref().and_then(|frame| frame.position) {
+        if let Some(position) = frame.as_ref().and_then(Frame::position) {
             self.position.set(Some(position));
         }
         frame

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::push::{Frame, Goodbye};
 
 /// What an entry costs beside its bytes: the frame itself and a frame header.
-const ENTRY_BYTES: usize = size_of::<Frame>() + 14;
+const ENTRY_BYTES: usize = Frame::OVERHEAD + 14;
 /// An emptied queue larger than this gives its memory back.
 const KEEP_ENTRIES: usize = 32;
 
@@ -40,7 +40,7 @@ impl Outbox {
         if self.goodbye.is_some() {
             return Ok(());
         }
-        let cost = frame.payload.len() + ENTRY_BYTES;
+        let cost = frame.payload().len() + ENTRY_BYTES;
         if self.bytes + cost > self.bound && !self.frames.is_empty() {
             return Err(SlowConsumer);
         }
@@ -54,7 +54,7 @@ impl Outbox {
     pub fn finish(&mut self, goodbye: Goodbye, last: Option<Frame>) {
         if self.goodbye.is_none() {
             if let Some(last) = last {
-                self.bytes += last.payload.len() + ENTRY_BYTES;
+                self.bytes += last.payload().len() + ENTRY_BYTES;
                 self.frames.push_back(last);
             }
             self.goodbye = Some(goodbye);
@@ -71,7 +71,7 @@ impl Outbox {
     pub fn pop(&mut self) -> Option<Frame> {
         let frame = self.frames.pop_front();
         match &frame {
-            Some(frame) => self.bytes -= frame.payload.len() + ENTRY_BYTES,
+            Some(frame) => self.bytes -= frame.payload().len() + ENTRY_BYTES,
             None if self.frames.capacity() > KEEP_ENTRIES => self.frames = VecDeque::new(),
             None => {}
         }

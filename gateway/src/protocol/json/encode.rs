@@ -49,7 +49,7 @@ pub(super) fn push(push: &Push) -> Encoded {
         }),
         Push::Disconnect(goodbye) => out.key("disconnect").object(|out| out.goodbye(goodbye)),
     });
-    Encoded::Frame(Frame { position, ..Frame::text(out.0) })
+    Encoded::Frame(Frame::new(true, out.0.into(), position))
 }
 
 pub(super) fn reply(id: Option<u64>, reply: &Reply) -> Encoded {
@@ -274,8 +274,8 @@ mod tests {
 
     fn value(encoded: Encoded) -> Value {
         let Encoded::Frame(frame) = encoded else { panic!("{encoded:?}") };
-        assert!(frame.text && !frame.payload.contains(&b'\n'));
-        serde_json::from_slice(&frame.payload).unwrap()
+        assert!(frame.is_text() && !frame.payload().contains(&b'\n'));
+        serde_json::from_slice(frame.payload()).unwrap()
     }
 
     fn publication(payload: Payload) -> Push {

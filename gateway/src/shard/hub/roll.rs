@@ -387,7 +387,7 @@ mod tests {
         hub.follow_roll(&channel, 0, page(&[])).unwrap();
         let words = |link: &Link| -> Vec<_> {
             let frames = std::iter::from_fn(|| link.pop());
-            frames.map(|frame| String::from_utf8(frame.payload.to_vec()).unwrap()).collect()
+            frames.map(|frame| String::from_utf8(frame.payload().to_vec()).unwrap()).collect()
         };
         let join = |hub: &mut Hub, client: &str| {
             hub.push(&Prepared::new(Push::Presence(channel.clone(), PresenceEvent::Join(member(client)))));

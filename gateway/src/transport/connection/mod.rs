@@ -385,8 +385,8 @@ async fn linger(socket: &mut Socket) -> Result<(), Error> {
 
 /// The shared bytes go out as they are; [`Frame::text`] says that they are UTF-8.
 fn wire(frame: Frame) -> Message {
-    let kind = if frame.text { Data::Text } else { Data::Binary };
-    Message::Frame(WireFrame::message(frame.payload, OpCode::Data(kind), true))
+    let kind = if frame.is_text() { Data::Text } else { Data::Binary };
+    Message::Frame(WireFrame::message(frame.payload().clone(), OpCode::Data(kind), true))
 }
 
 fn broken(error: &Error) -> End {

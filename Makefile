@@ -61,6 +61,12 @@ build:
 test-clients: build ## Browsers, ws and Python against one node in development mode
 	node scripts/with-node.mjs node --test tests/clients/*.test.mjs
 	node scripts/with-node.mjs target/venv/clients/bin/python tests/clients/python/test_websockets.py
+	node scripts/autobahn.mjs quick
+
+.PHONY: autobahn
+autobahn: setup ## The 517 cases of the Autobahn test suite, report in target/autobahn (5 to 10 minutes)
+	cargo build --release --locked --bin skywave
+	SKYWAVE_BIN=target/release/skywave node scripts/autobahn.mjs
 
 .PHONY: test-load
 test-load: build ## The load tool: what it notices, and a short run against one node

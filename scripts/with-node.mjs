@@ -6,7 +6,9 @@ import { freePorts, kill, root, run, skywave, start, tail, untilAnswers } from "
 const [publicPort, internalPort] = await freePorts(2);
 const internal = `http://127.0.0.1:${internalPort}`;
 const listen = ["--listen", `127.0.0.1:${publicPort}`, "--internal-listen", `127.0.0.1:${internalPort}`];
-const node = start("node", join(root, "tests/artefacts"), skywave, listen);
+// `/echo` is for those who test the WebSocket itself. A setting alone would end development mode.
+const settings = { SKYWAVE__DEBUG__ECHO: "true" };
+const node = start("node", join(root, "tests/artefacts"), skywave, [...listen, "--dev"], settings);
 await untilAnswers(node, `${internal}/readyz`);
 
 const [program, ...args] = process.argv.slice(2);

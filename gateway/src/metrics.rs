@@ -14,6 +14,7 @@ const CHANNELS: &str = "skywave_channels";
 const PUBLICATIONS: &str = "skywave_publications_total";
 const DELIVERIES: &str = "skywave_deliveries_total";
 const PUBLISH_DURATION: &str = "skywave_publish_duration_seconds";
+const PING_ROUND_TRIP: &str = "skywave_ping_round_trip_seconds";
 const DELIVERY_LAG: &str = "skywave_delivery_lag_seconds";
 const SLOW_CONSUMERS: &str = "skywave_slow_consumers_total";
 const RECOVERIES: &str = "skywave_recoveries_total";
@@ -72,6 +73,7 @@ fn describe() {
         Unit::Seconds,
         "From taking a publication in, on whatever node, to handing it to the connections of a shard of this one"
     );
+    describe_histogram!(PING_ROUND_TRIP, Unit::Seconds, "From a ping to the client's pong");
     describe_counter!(SLOW_CONSUMERS, Unit::Count, "Clients that did not read fast enough, by what was done");
     describe_counter!(RECOVERIES, Unit::Count, "Subscriptions that came back with a position, by outcome");
     describe_counter!(REFUSED, Unit::Count, "Handshakes that were refused, by reason");
@@ -137,6 +139,7 @@ pub struct Figures {
     connections: [(&'static str, Gauge); 2],
     opened: Counter,
     lag: Histogram,
+    round_trip: Histogram,
     recovered: Counter,
     not_recovered: Counter,
     slow: Counter,
@@ -151,6 +154,7 @@ impl Figures {
             connections: ["json", "raw"].map(|protocol| (protocol, connections(protocol))),
             opened: counter!(OPENED),
             lag: histogram!(DELIVERY_LAG),
+            round_trip: histogram!(PING_ROUND_TRIP),
             recovered: counter!(RECOVERIES, "outcome" => "recovered"),
             not_recovered: counter!(RECOVERIES, "outcome" => "not_recovered"),
             slow: counter!(SLOW_CONSUMERS, "policy" => "disconnect"),
@@ -166,6 +170,11 @@ impl Figures {
     pub(crate) fn delivered(&self, publication: &Publication) {
         let lag_ms = crate::clock::now_ms().saturating_sub(publication.published_at_ms);
         self.lag.record(std::time::Duration::from_millis(lag_ms));
+    }
+
+    /// A client has answered a ping.
+    pub(crate) fn round_trip(&self, took: std::time::Duration) {
+        self.round_trip.record(took);
     }
 
     /// A connection was opened.

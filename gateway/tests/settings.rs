@@ -219,12 +219,12 @@ fn an_unknown_setting_is_refused() {
         (
             "[timeouts]\npong = \"1s\"\npingg = \"1s\"",
             "3:1: timeouts.pingg: unknown field `pingg`, expected one of `handshake`, `connect`, `ping_interval`, \
-             `pong`, `close`, `session_grace`",
+             `pong`, `close`, `message`, `session_grace`",
         ),
         (
             "[limit]\nx = 1",
             "1:2: limit: unknown field `limit`, expected one of `node`, `public`, `internal`, `backplane`, `auth`, \
-             `api`, `limits`, `timeouts`, `drain`, `demo`, `namespaces`",
+             `api`, `limits`, `timeouts`, `drain`, `demo`, `debug`, `namespaces`",
         ),
         ("\"a.b\" = 1", " a: unknown field `a`, expected"),
         (
@@ -244,7 +244,6 @@ fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
         ("[auth.tokens]\nissuer = \"x\"", "1:7: auth.tokens: `tokens` is not supported by this version yet"),
         ("[webhooks.connect]\nurl = \"x\"", "1:2: webhooks: `webhooks` is not supported by this version yet"),
         ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
-        ("[debug]\necho = true", "1:2: debug: `debug` is not supported by this version yet"),
         ("[public]\ntls = { key = \"x\" }", "2:1: public.tls: `tls` is not supported by this version yet"),
         (
             "[limits]\ncommands_per_second = 5",

@@ -3,7 +3,7 @@
 
 import { after } from "node:test";
 import { chromium } from "playwright-core";
-import { WebSocket } from "ws";
+import { Receiver, Sender, WebSocket } from "ws";
 
 export const PUBLIC = process.env.SKYWAVE_PUBLIC ?? "http://127.0.0.1:8000";
 export const INTERNAL = process.env.SKYWAVE_INTERNAL ?? "http://127.0.0.1:8001";
@@ -27,6 +27,8 @@ export function channel(namespace) {
   const name = `t-${process.pid.toString(36)}-${Date.now().toString(36)}-${++channels}`;
   return namespace ? `${namespace}:${name}` : name;
 }
+
+export { Receiver, Sender };
 
 export function wsUrl(path, base = PUBLIC) {
   return base.replace(/^http/, "ws") + path;

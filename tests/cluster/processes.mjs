@@ -19,13 +19,13 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
     process.on(signal, () => process.exit(1)); // which runs the line above
 }
 
-// Starts a program; `directory` gets its output as NAME.log.
-export function start(name, directory, program, args) {
+// Starts a program, with these settings of a node in its environment; `directory` gets its output as NAME.log.
+export function start(name, directory, program, args, settings = {}) {
     mkdirSync(directory, { recursive: true });
     const log = join(directory, `${name}.log`);
     const output = openSync(log, "w");
     const child = { name, log, hasEnded: false };
-    child.process = spawn(program, args, { stdio: ["ignore", output, output], env: cleanEnvironment() });
+    child.process = spawn(program, args, { stdio: ["ignore", output, output], env: { ...cleanEnvironment(), ...settings } });
     closeSync(output);
     child.ended = new Promise((resolve) => {
         const end = (why) => {

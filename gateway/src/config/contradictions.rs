@@ -219,6 +219,7 @@ fn times(document: &Document, report: &mut Report<'_>) {
         ("timeouts.ping_interval", timeouts.ping_interval),
         ("timeouts.pong", timeouts.pong),
         ("timeouts.close", timeouts.close),
+        ("timeouts.message", timeouts.message),
     ] {
         if duration.is_zero() {
             report.add(key, "must be more than 0s");

@@ -2,7 +2,7 @@
 //! without effect is worse than none, but with a word that says so.
 
 /// Each dotted, `*` for one step. A section stands for all that is in it.
-const LATER: [&str; 24] = [
+const LATER: [&str; 22] = [
     "node.advertise",
     "public.trusted_proxies",
     "public.proxy_protocol",
@@ -16,13 +16,11 @@ const LATER: [&str; 24] = [
     "limits.commands_per_second",
     "limits.publications_per_second",
     "limits.bytes_per_second",
-    "limits.fragments",
     "limits.node_outbox_bytes",
     "timeouts.tls",
     "timeouts.connection_age",
     "drain.window",
     "drain.rate",
-    "debug",
     "sockjs",
     "webhooks",
     "namespaces.*.slow_consumer",

@@ -44,8 +44,8 @@ pub use self::{
     problem::{ConfigError, Place, Problem},
     secret::Secret,
     sections::{
-        AuthSettings, DemoSettings, DrainSettings, InternalSettings, Limits, LogFormat, MAX_SHARDS, NodeSettings,
-        PublicSettings, Timeouts,
+        AuthSettings, DebugSettings, DemoSettings, DrainSettings, InternalSettings, Limits, LogFormat, MAX_SHARDS,
+        NodeSettings, PublicSettings, Timeouts,
     },
 };
 use self::{layer::Layer, schema::Document, source::Sources};
@@ -73,6 +73,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// The pages at `/demo/`.
     pub demo: DemoSettings,
+    /// For those who test a node.
+    pub debug: DebugSettings,
     namespaces: BTreeMap<String, Namespace>,
     development: bool,
 }
@@ -109,8 +111,20 @@ impl Settings {
     }
 
     fn new(document: Document, development: bool) -> Self {
-        let Document { mut node, public, internal, backplane, auth, api, limits, timeouts, drain, demo, namespaces } =
-            document;
+        let Document {
+            mut node,
+            public,
+            internal,
+            backplane,
+            auth,
+            api,
+            limits,
+            timeouts,
+            drain,
+            demo,
+            debug,
+            namespaces,
+        } = document;
         if node.name.is_empty() {
             node.name = new_name();
         }
@@ -118,7 +132,21 @@ impl Settings {
             let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             node.shards = u16::try_from(cores).unwrap_or(MAX_SHARDS).min(MAX_SHARDS);
         }
-        Self { node, public, internal, backplane, auth, api, limits, timeouts, drain, demo, namespaces, development }
+        Self {
+            node,
+            public,
+            internal,
+            backplane,
+            auth,
+            api,
+            limits,
+            timeouts,
+            drain,
+            demo,
+            debug,
+            namespaces,
+            development,
+        }
     }
 
     /// Whether the node is in development mode: asked for with `--dev`, or nothing at all was configured.

@@ -14,7 +14,8 @@ use super::{
     namespaces::Namespace,
     problem::Problem,
     sections::{
-        AuthSettings, DemoSettings, DrainSettings, InternalSettings, Limits, NodeSettings, PublicSettings, Timeouts,
+        AuthSettings, DebugSettings, DemoSettings, DrainSettings, InternalSettings, Limits, NodeSettings,
+        PublicSettings, Timeouts,
     },
     source::Sources,
 };
@@ -33,6 +34,7 @@ pub(super) struct Document {
     pub(super) timeouts: Timeouts,
     pub(super) drain: DrainSettings,
     pub(super) demo: DemoSettings,
+    pub(super) debug: DebugSettings,
     pub(super) namespaces: BTreeMap<String, Namespace>,
 }
 

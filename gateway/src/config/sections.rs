@@ -50,11 +50,22 @@ pub struct PublicSettings {
     /// Web pages that may connect. Default: none listed, that is, only those without an `Origin` header (no browser) or
     /// from the host that they connect to; a page of somebody else's could otherwise use its visitors' cookies.
     pub origins: Vec<Origin>,
+    /// Whether messages are compressed for clients that can inflate them (permessage-deflate). A publication is
+    /// compressed once, whatever the number of its receivers, and no connection keeps a context. Default `true`.
+    pub deflate: bool,
+    /// Bytes from which a message is compressed. Default 512: shorter ones hardly shrink.
+    #[serde(deserialize_with = "size::deserialize")]
+    pub deflate_threshold: usize,
 }
 
 impl Default for PublicSettings {
     fn default() -> Self {
-        Self { listen: vec![SocketAddr::from(([0, 0, 0, 0], 8000))], origins: Vec::new() }
+        Self {
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 8000))],
+            origins: Vec::new(),
+            deflate: true,
+            deflate_threshold: 512,
+        }
     }
 }
 
@@ -108,6 +119,10 @@ pub struct Limits {
     /// Bytes of one frame from a client. Default 1 MiB: as `message_bytes`, so that a message may come in one frame.
     #[serde(deserialize_with = "size::deserialize")]
     pub frame_bytes: usize,
+    /// Frames that one message may come in, the empty ones too; 0 is any number (`None`). Default 1024: a client that
+    /// sends a byte at a time costs more than it says.
+    #[serde(deserialize_with = "count::deserialize")]
+    pub fragments: Option<NonZeroU32>,
     /// Bytes of one publication's payload; at most `message_bytes`, in which it travels. Every node and the history hold
     /// it. Default 64 KiB.
     #[serde(deserialize_with = "size::deserialize")]
@@ -130,6 +145,7 @@ impl Default for Limits {
             channels_per_connection: NonZeroU32::new(128),
             message_bytes: 1 << 20,
             frame_bytes: 1 << 20,
+            fragments: NonZeroU32::new(1024),
             publication_bytes: 64 << 10,
             outbox_bytes: 1 << 20,
             node_ring_bytes: 256 << 20,
@@ -160,6 +176,9 @@ pub struct Timeouts {
     /// From our close frame to the client's; then the connection is cut. Default 3 s.
     #[serde(deserialize_with = "duration::deserialize")]
     pub close: Duration,
+    /// From the first byte of a message to its last; then the connection is closed. Default 30 s: 1 MiB over 280 kbit/s.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub message: Duration,
     /// How long a client that vanished counts as present, so that a network that was away for a moment is no leave and join. A leave after
     /// a crash is seen this much later. Default 5 s; `"0s"`: at once.
     #[serde(deserialize_with = "duration::deserialize")]
@@ -174,9 +193,18 @@ impl Default for Timeouts {
             ping_interval: Duration::from_secs(25),
             pong: Duration::from_secs(10),
             close: Duration::from_secs(3),
+            message: Duration::from_secs(30),
             session_grace: Duration::from_secs(5),
         }
     }
+}
+
+/// `[debug]`: for those who test a node.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DebugSettings {
+    /// Whether `/echo` sends every message back, to whoever connects, without a session. Default `false`.
+    pub echo: bool,
 }
 
 /// `[drain]`: how the node leaves.

@@ -76,7 +76,11 @@ fn is_key(key: &[u8]) -> bool {
 }
 
 /// The answer that ends HTTP on this connection.
-pub fn switching<B: Default>(accept: &str, subprotocol: Option<&'static str>) -> Response<B> {
+pub fn switching<B: Default>(
+    accept: &str,
+    subprotocol: Option<&'static str>,
+    extensions: Option<HeaderValue>,
+) -> Response<B> {
     let mut response = Response::new(B::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -87,6 +91,9 @@ pub fn switching<B: Default>(accept: &str, subprotocol: Option<&'static str>) ->
     }
     if let Some(subprotocol) = subprotocol {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    }
+    if let Some(extensions) = extensions {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extensions);
     }
     response
 }

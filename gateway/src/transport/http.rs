@@ -55,7 +55,7 @@ async fn answer(
     public: &Arc<Public>,
     load: &Rc<Load>,
 ) -> Answer {
-    match Endpoint::at(request.uri().path()) {
+    match Endpoint::at(request.uri().path(), public.ground.settings.debug.echo) {
         Some(Ok(endpoint)) => return upgrade::answer(request, endpoint, shard, arrival, public, load).await,
         Some(Err(refusal)) => {
             metrics::refused("channel");

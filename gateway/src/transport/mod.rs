@@ -1,6 +1,7 @@
 //! The public listeners: sockets in, WebSockets on a shard out.
 
 mod connection;
+mod echo;
 pub mod handshake;
 mod http;
 mod listener;
@@ -8,14 +9,18 @@ pub mod origin;
 mod page;
 mod socket;
 mod upgrade;
+pub mod websocket;
+mod wire;
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
+
+use tokio_util::sync::CancellationToken;
 
 use self::origin::OriginRules;
 pub use self::{
@@ -31,24 +36,24 @@ pub struct Public {
     /// Whose pages may connect.
     pub origins: OriginRules,
     /// Set when the node leaves: upgrades are refused from then on.
-    draining: AtomicBool,
+    draining: CancellationToken,
     websockets: AtomicUsize,
 }
 
 impl Public {
     /// Open for everyone whom the settings let in.
     pub fn new(ground: Arc<Ground>, origins: OriginRules) -> Self {
-        Self { ground, origins, draining: AtomicBool::new(false), websockets: AtomicUsize::new(0) }
+        Self { ground, origins, draining: CancellationToken::new(), websockets: AtomicUsize::new(0) }
     }
 
     /// Refuses upgrades from now on, so that a balancer takes them elsewhere.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.cancel();
     }
 
     /// Whether the node leaves.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.is_cancelled()
     }
 
     /// Whether the node has what it needs to let clients in: a backplane that it has reached, and the secret that is

@@ -2,21 +2,26 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use skywave_proto::{ChannelName, ErrorCode, StreamPosition};
 use tokio::{net::TcpStream, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
     connection::{Adopted, Connection},
+    echo,
     handshake::{self, HandshakeError},
     http::{Answer, refused, text},
     socket::Socket,
+    websocket,
+    wire::{Compression, Wire},
 };
 use crate::{
-    metrics,
+    config::PublicSettings,
+    metrics::{self, Figures},
     protocol::{Codec, Raw},
     session::{self, Command, Envelope, Refusal, Session, Since, Subscribe},
     shard::Shard,
@@ -28,14 +33,17 @@ pub(super) enum Endpoint {
     Native,
     /// One channel's payloads.
     Raw(ChannelName),
+    /// Every message comes back.
+    Echo,
 }
 
 impl Endpoint {
     /// What is served at this path, if it is a WebSocket; an error for a channel that is none.
-    pub(super) fn at(path: &str) -> Option<Result<Self, Refusal>> {
-        match path.strip_prefix("/raw/") {
-            Some(channel) => Some(Self::raw(channel)),
-            None => (path == "/ws").then_some(Ok(Self::Native)),
+    pub(super) fn at(path: &str, echo: bool) -> Option<Result<Self, Refusal>> {
+        match path {
+            "/ws" => Some(Ok(Self::Native)),
+            "/echo" if echo => Some(Ok(Self::Echo)),
+            _ => path.strip_prefix("/raw/").map(Self::raw),
         }
     }
 
@@ -81,6 +89,7 @@ pub(super) async fn answer(
                 return refused(&refusal);
             }
         },
+        Endpoint::Echo => (&Raw, None),
         Endpoint::Native => match handshake::subprotocol(request.headers()) {
             Ok(chosen) => chosen,
             Err(error) => return no_upgrade(error),
@@ -91,12 +100,23 @@ pub(super) async fn answer(
         return text(StatusCode::SERVICE_UNAVAILABLE, "limits.connections is reached: connect to another node\n");
     };
     let since = since(request.uri().query());
+    let (compression, extensions) = compression(request.headers(), &public.ground.settings.public).unzip();
     let upgrade = hyper::upgrade::on(&mut request);
-    let opening = Opening { shard, public, codec, endpoint, since, token };
+    let opening = Opening { shard, public, codec, endpoint, since, token, compression };
     let deadline = public.ground.settings.timeouts.handshake;
-    let adopted = opening.adopted(deadline).await;
-    tokio::task::spawn_local(open(adopted, upgrade, deadline, (seat, load.clone())));
-    handshake::switching(&accept, subprotocol)
+    let opened = opening.opened(deadline).await;
+    tokio::task::spawn_local(open(opened, upgrade, deadline, (seat, load.clone())));
+    handshake::switching(&accept, subprotocol, extensions)
+}
+
+/// What the client offers to compress by, as far as that is wanted here; and the answer to it.
+fn compression(headers: &HeaderMap, settings: &PublicSettings) -> Option<(Compression, HeaderValue)> {
+    if !settings.deflate {
+        return None;
+    }
+    let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+    let (agreed, answer) = websocket::negotiate(offers)?;
+    Some((Compression { agreed, threshold: settings.deflate_threshold }, answer))
 }
 
 fn no_upgrade(error: HandshakeError) -> Answer {
@@ -139,16 +159,28 @@ fn may_open_raw(public: &Public, channel: &ChannelName, token: bool) -> Result<(
 
 /// Takes the raw socket out of HTTP and serves the connection in a task of its own, so that nothing of the handshake
 /// lives as long as it. `held` is kept as long as the connection.
-async fn open(adopted: Adopted, upgrade: OnUpgrade, deadline: Duration, held: (WebSocketSeat, Rc<Load>)) {
+async fn open(opened: Opened, upgrade: OnUpgrade, deadline: Duration, held: (WebSocketSeat, Rc<Load>)) {
     let Ok(Ok(upgraded)) = timeout(deadline, upgrade).await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
         return tracing::error!("an upgraded connection is not the socket it was made from");
     };
     let (socket, early) = (Socket::Tcp(parts.io.into_inner()), parts.read_buf);
     tokio::task::spawn_local(async move {
-        adopted.run(socket, early).await;
+        match opened {
+            Opened::Session(adopted) => adopted.run(socket, early).await,
+            Opened::Echo { limits, compression, figures, leaving } => {
+                let wire = Wire::new(socket, &early, limits.message, compression);
+                echo::run(wire, limits, figures, leaving).await;
+            }
+        }
         drop(held);
     });
+}
+
+/// What the WebSocket is for.
+enum Opened {
+    Session(Adopted),
+    Echo { limits: WebSocketLimits, compression: Option<Compression>, figures: Rc<Figures>, leaving: CancellationToken },
 }
 
 /// A WebSocket that is about to be opened.
@@ -159,40 +191,46 @@ struct Opening<'a> {
     endpoint: Endpoint,
     since: Option<Since>,
     token: bool,
+    compression: Option<Compression>,
 }
 
 impl Opening<'_> {
     /// Makes the connection. One that is subscribed by its address is answered only when the subscription is there, or
     /// cannot be: its client has no other way to know from when on it hears everything.
-    async fn adopted(self, deadline: Duration) -> Adopted {
+    async fn opened(self, deadline: Duration) -> Opened {
         let settings = &self.public.ground.settings;
         let limits = WebSocketLimits {
-            message_bytes: settings.limits.message_bytes,
-            frame_bytes: settings.limits.frame_bytes,
+            message: websocket::Limits {
+                frame_bytes: settings.limits.frame_bytes,
+                message_bytes: settings.limits.message_bytes,
+                fragments: settings.limits.fragments,
+            },
+            assembly: settings.timeouts.message,
             ping_interval: settings.timeouts.ping_interval,
             pong: settings.timeouts.pong,
             close: settings.timeouts.close,
         };
+        let compression = self.compression;
+        if matches!(self.endpoint, Endpoint::Echo) {
+            let (figures, leaving) = (self.shard.figures().clone(), self.public.draining.clone());
+            return Opened::Echo { limits, compression, figures, leaving };
+        }
         let link = self.shard.link(self.codec, settings.limits.outbox_bytes);
         let session = Session::new(self.public.ground.clone(), self.shard.clone(), link.clone(), self.codec);
-        match self.endpoint {
-            Endpoint::Native => {
-                // A browser cannot read a status, so bad credentials are told over the open connection.
-                if self.token {
-                    session.turn_away(None, "this node has no token keys, so it cannot accept a token");
-                }
-                Connection::adopted(self.shard, session, link, self.codec, None, limits)
+        let adopt = |channel| Connection::adopted(self.shard, session, link, self.codec, channel, limits, compression);
+        let Endpoint::Raw(channel) = self.endpoint else {
+            let adopted = adopt(None);
+            // A browser cannot read a status, so bad credentials are told over the open connection.
+            if self.token {
+                adopted.session().turn_away(None, "this node has no token keys, so it cannot accept a token");
             }
-            Endpoint::Raw(channel) => {
-                let name = Some(channel.clone());
-                let adopted = Connection::adopted(self.shard, session, link, self.codec, name, limits);
-                let request = Subscribe { channel: channel.clone(), since: self.since, presence: false, echo: true };
-                let command = Ok(Command::Subscribe(request));
-                adopted.session().handle(Envelope { id: Some(0), command });
-                // Should it take too long, the connection goes on waiting for it.
-                let _ = timeout(deadline, adopted.session().subscribed(&channel)).await;
-                adopted
-            }
-        }
+            return Opened::Session(adopted);
+        };
+        let adopted = adopt(Some(channel.clone()));
+        let request = Subscribe { channel: channel.clone(), since: self.since, presence: false, echo: true };
+        adopted.session().handle(Envelope { id: Some(0), command: Ok(Command::Subscribe(request)) });
+        // Should it take too long, the connection goes on waiting for it.
+        let _ = timeout(deadline, adopted.session().subscribed(&channel)).await;
+        Opened::Session(adopted)
     }
 }

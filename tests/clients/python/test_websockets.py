@@ -4,10 +4,12 @@
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
 import traceback
+import urllib.parse
 import uuid
 
 from websockets.asyncio.client import connect
@@ -35,12 +37,27 @@ async def raw_binary() -> None:
 
 
 async def raw_without_compression() -> None:
-    """permessage-deflate, which `websockets` offers by itself, changes nothing."""
+    """Whether a client compresses changes nothing for the others."""
     name = channel()
     async with connect(f"{NODE}/raw/{name}", compression=None) as plain, connect(f"{NODE}/raw/{name}") as usual:
         await plain.send("a" * 5_000)
         assert await soon(usual.recv()) == "a" * 5_000
         assert await soon(plain.recv()) == "a" * 5_000
+
+
+async def compressed() -> None:
+    """Publications are smaller on the wire, and only for who offers permessage-deflate."""
+    name, sizes = channel(), {}
+    text = "".join(f"row {row} of a table, {row * 7919 % 1000}; " for row in range(100))
+    for compression in ("deflate", None):
+        async with counting_proxy() as (url, counted), connect(f"{url}/raw/{name}", compression=compression) as raw:
+            assert [extension.name for extension in raw.protocol.extensions] == (["permessage-deflate"] if compression else [])
+            before = counted["down"]
+            for n in range(10):
+                await raw.send(f"{n} {text}")
+                assert await soon(raw.recv()) == f"{n} {text}"
+            sizes[compression] = counted["down"] - before
+    assert sizes[None] > 10 * len(text) > 3 * sizes["deflate"], sizes
 
 
 async def json_publish_subscribe() -> None:
@@ -71,6 +88,29 @@ async def websocket_ping() -> None:
     """The node answers a ping of the WebSocket itself."""
     async with json_client() as client:
         await soon(await client.ping())
+
+
+@contextlib.asynccontextmanager
+async def counting_proxy():
+    """Between a client and the node: counts what the node sends."""
+    counted = {"down": 0}
+    node = urllib.parse.urlsplit(NODE)
+
+    async def pump(reader, writer, direction):
+        while data := await reader.read(65536):
+            counted[direction] = counted.get(direction, 0) + len(data)
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader, writer):
+        node_reader, node_writer = await asyncio.open_connection(node.hostname, node.port)
+        await asyncio.gather(pump(reader, node_writer, "up"), pump(node_reader, writer, "down"))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", counted
+    finally:
+        server.close()
 
 
 def channel() -> str:
@@ -111,7 +151,7 @@ async def publication(client):
 
 
 def main() -> int:
-    tests = [raw_text, raw_binary, raw_without_compression, json_publish_subscribe, json_error, websocket_ping]
+    tests = [raw_text, raw_binary, raw_without_compression, compressed, json_publish_subscribe, json_error, websocket_ping]
     failed = 0
     for test in tests:
         try:

@@ -15,52 +15,35 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Sink as _, SinkExt as _, Stream as _, StreamExt as _};
 use skywave_backplane::SubscribeError;
 use skywave_proto::{ChannelName, CloseCode, StreamPosition};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::{Instant, Sleep, timeout},
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error, Message,
-        error::CapacityError,
-        protocol::{
-            CloseFrame, Role, WebSocketConfig,
-            frame::{
-                Frame as WireFrame,
-                coding::{Data, OpCode},
-            },
-        },
-    },
-};
+use tokio::time::{Instant, Sleep, timeout};
 
 use self::heartbeat::{Beat, Heartbeat};
+use super::{
+    socket::Socket,
+    websocket::{self, Event},
+    wire::{Compression, Ending, Wire},
+};
 use crate::{
+    metrics::Figures,
     protocol::{Body, Codec, Incoming},
-    push::{Frame, Goodbye},
+    push::Goodbye,
     relay::Answer,
     session::{Envelope, Session},
     shard::{Description, Link, Owner, Shard, TICK},
-    transport::socket::Socket,
 };
 
-/// tungstenite fills the whole of it with zeros at each poll, so it is small.
-const READ_BUFFER: usize = 4 * 1024;
-/// What is gathered before the socket is written to within one turn.
-const WRITE_BUFFER: usize = 16 * 1024;
 /// Messages read in one turn before other connections of the shard get theirs.
 const READS_PER_TURN: usize = 64;
 
 /// Bounds of one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct WebSocketLimits {
-    /// The largest message, in bytes.
-    pub message_bytes: usize,
-    /// The largest frame, in bytes.
-    pub frame_bytes: usize,
+    /// What a message may cost.
+    pub message: websocket::Limits,
+    /// How long a message may take, from its first byte to its last.
+    pub assembly: Duration,
     /// Silence before a ping.
     pub ping_interval: Duration,
     /// How long to wait for an answer to it.
@@ -72,12 +55,18 @@ pub struct WebSocketLimits {
 /// A connection: its session above the socket, and what its shard drives it by.
 pub(super) struct Connection {
     link: Rc<Link>,
+    figures: Rc<Figures>,
     session: Session,
     codec: &'static dyn Codec,
     channel: Option<ChannelName>,
     limits: WebSocketLimits,
+    compression: Option<Compression>,
     heartbeat: RefCell<Heartbeat>,
     heard: Cell<bool>,
+    /// Since when a message is unfinished.
+    begun: Cell<Option<Instant>>,
+    /// The answer to the client's last ping. Who pings faster than it reads gets one for all (RFC 6455 §5.5.3).
+    pong: Cell<Option<Bytes>>,
     wrote: Cell<bool>,
     /// Whether the client has said that it leaves.
     left: Cell<bool>,
@@ -100,18 +89,12 @@ impl Adopted {
 
     /// Serves the connection to its end. `early` are bytes that came behind the handshake.
     pub(super) async fn run(self, socket: Socket, early: Bytes) {
-        let Self { shard, connection } = &self;
-        let (figures, protocol, limits) = (shard.figures(), connection.codec.name(), connection.limits);
+        let Self { connection, .. } = &self;
+        let (figures, protocol) = (&connection.figures, connection.codec.name());
         figures.opened(protocol);
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_write_buffer_size(usize::MAX) // the outbox hands over only what the socket takes
-            .max_message_size(Some(limits.message_bytes))
-            .max_frame_size(Some(limits.frame_bytes));
-        let mut stream = WebSocketStream::from_partially_read(socket, early.to_vec(), Role::Server, Some(config)).await;
-        let end = connection.serve(&mut stream).await;
-        let (reason, at_once) = connection.close(&mut stream, end).await;
+        let mut wire = Wire::new(socket, &early, connection.limits.message, connection.compression);
+        let end = connection.serve(&mut wire).await;
+        let (reason, at_once) = connection.close(&mut wire, end).await;
         connection.left.set(at_once);
         figures.closed(protocol, reason, connection.link.is_slow());
         tracing::debug!(reason, protocol, client = connection.session.client_id().as_deref(), "connection ended");
@@ -132,10 +115,8 @@ enum End {
     Client(Option<u16>),
     /// We close.
     Node(Goodbye),
-    /// The client broke a rule of the WebSocket protocol.
-    Broken(CloseCode),
-    /// The socket is gone.
-    Lost,
+    /// Nothing more comes.
+    Wire(Ending),
 }
 
 impl Connection {
@@ -148,16 +129,21 @@ impl Connection {
         codec: &'static dyn Codec,
         channel: Option<ChannelName>,
         limits: WebSocketLimits,
+        compression: Option<Compression>,
     ) -> Adopted {
         let heartbeat = Heartbeat::new(limits.ping_interval, limits.pong, Instant::now());
         let connection = Rc::new(Self {
             link,
+            figures: shard.figures().clone(),
             session,
             codec,
             channel,
             limits,
+            compression,
             heartbeat: RefCell::new(heartbeat),
             heard: Cell::new(false),
+            begun: Cell::new(None),
+            pong: Cell::new(None),
             wrote: Cell::new(false),
             left: Cell::new(false),
             parked: RefCell::default(),
@@ -166,18 +152,18 @@ impl Connection {
         Adopted { shard: shard.clone(), connection }
     }
 
-    async fn serve(&self, stream: &mut WebSocketStream<Socket>) -> End {
+    async fn serve(&self, wire: &mut Wire) -> End {
         let mut cut: Option<Pin<Box<Sleep>>> = None;
         std::future::poll_fn(|cx| {
             self.link.register(cx);
-            if let Poll::Ready(end) = self.write(stream, cx) {
+            if let Poll::Ready(end) = self.write(wire, cx) {
                 return Poll::Ready(end);
             }
-            if let Poll::Ready(end) = self.read(stream, cx) {
+            if let Poll::Ready(end) = self.read(wire, cx) {
                 return Poll::Ready(end);
             }
             // What was read may have been answered already.
-            if let Poll::Ready(end) = self.write(stream, cx) {
+            if let Poll::Ready(end) = self.write(wire, cx) {
                 return Poll::Ready(end);
             }
             // A client that does not take its goodbye, nor anything before it, has until then.
@@ -187,7 +173,7 @@ impl Connection {
                 }
                 let cut = cut.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limits.close)));
                 ready!(cut.as_mut().poll(cx));
-                return Poll::Ready(End::Lost);
+                return Poll::Ready(End::Wire(Ending::Lost));
             }
             Poll::Pending
         })
@@ -195,68 +181,79 @@ impl Connection {
     }
 
     /// Gives the socket all that it takes. Ready when the connection ends.
-    fn write(&self, stream: &mut WebSocketStream<Socket>, cx: &mut Context<'_>) -> Poll<End> {
-        let mut stream = Pin::new(stream);
-        let mut wrote = false;
+    fn write(&self, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            match stream.as_mut().poll_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(broken(&error)),
-                Poll::Pending => return Poll::Pending,
+            self.fill(wire);
+            if ready!(wire.poll_flush(cx, &self.wrote)).is_err() {
+                return Poll::Ready(End::Wire(Ending::Lost));
             }
-            let message = if self.link.take_ping() {
-                Message::Ping(Bytes::new())
-            } else if let Some(frame) = self.link.pop() {
-                wire(frame)
-            } else if let Some(goodbye) = self.link.goodbye() {
-                return Poll::Ready(End::Node(goodbye));
-            } else if self.session.wants_drained() && !wrote {
-                // The socket has taken everything: what was missed comes a piece at a time.
-                self.session.drained();
-                if self.link.is_drained() {
-                    break;
-                }
+            if !self.link.is_drained() {
                 continue;
-            } else {
-                break;
-            };
-            wrote = true;
-            self.wrote.set(true);
-            if let Err(error) = stream.as_mut().start_send(message) {
-                return Poll::Ready(broken(&error));
+            }
+            if let Some(goodbye) = self.link.goodbye() {
+                return Poll::Ready(End::Node(goodbye));
+            }
+            // The socket has taken everything: what was missed comes a piece at a time.
+            if self.session.wants_drained() {
+                self.session.drained();
+            }
+            if self.link.is_drained() {
+                return Poll::Pending;
             }
         }
-        match stream.as_mut().poll_flush(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(broken(&error)),
-            Poll::Ready(Ok(())) if wrote && self.session.wants_drained() => {
-                self.session.drained();
-                Poll::Pending
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+    }
+
+    /// Appends what is to go out next, as much as one system call takes.
+    fn fill(&self, wire: &mut Wire) {
+        if let Some(payload) = self.pong.take() {
+            wire.pong(payload);
+        }
+        if self.link.take_ping() {
+            wire.ping(self.heartbeat.borrow_mut().sent(Instant::now()));
+        }
+        while !wire.is_full()
+            && let Some(frame) = self.link.pop()
+        {
+            wire.send(&frame);
         }
     }
 
     /// Carries out what the client has sent, as fast as the session takes it, and reads on when all of it is done. Ready
     /// when the connection ends.
-    fn read(&self, stream: &mut WebSocketStream<Socket>, cx: &mut Context<'_>) -> Poll<End> {
+    fn read(&self, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..READS_PER_TURN {
             if !self.carry_out() {
                 return Poll::Pending; // the session wakes us when it goes on
             }
-            let message = match ready!(Pin::new(&mut *stream).poll_next(cx)) {
-                None => return Poll::Ready(End::Lost),
-                Some(Err(error)) => return Poll::Ready(broken(&error)),
-                Some(Ok(message)) => message,
-            };
-            self.heard.set(true);
-            let body = match &message {
-                Message::Text(text) => Body::Text(text.as_ref()),
-                Message::Binary(bytes) => Body::Binary(bytes),
-                Message::Close(frame) => {
-                    return Poll::Ready(End::Client(frame.as_ref().map(|frame| frame.code.into())));
+            let polled = wire.poll_event(cx);
+            if wire.take_heard() {
+                self.heard.set(true);
+            }
+            let event = match polled {
+                Poll::Ready(Ok(event)) => event,
+                Poll::Ready(Err(ending)) => return Poll::Ready(End::Wire(ending)),
+                Poll::Pending => {
+                    let begun = self.begun.get().unwrap_or_else(Instant::now);
+                    self.begun.set(wire.is_within_message().then_some(begun));
+                    return Poll::Pending;
                 }
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
             };
+            let body = match &event {
+                Event::Text(text) => Body::Text(text.as_ref()),
+                Event::Binary(bytes) => Body::Binary(bytes),
+                Event::Close(close) => return Poll::Ready(End::Client(close.as_ref().map(|(code, _)| *code))),
+                Event::Ping(payload) => {
+                    self.pong.set(Some(payload.clone()));
+                    continue;
+                }
+                Event::Pong(payload) => {
+                    if let Some(took) = self.heartbeat.borrow_mut().answered(payload, Instant::now()) {
+                        self.figures.round_trip(took);
+                    }
+                    continue;
+                }
+            };
+            self.begun.set(None);
             let incoming = Incoming { channel: self.channel.as_ref(), body };
             self.codec.decode(incoming, &mut |envelope| self.parked.borrow_mut().push_back(envelope));
         }
@@ -281,38 +278,30 @@ impl Connection {
 
     /// Says goodbye (RFC 6455 §7.1) and waits for the client's, for a while. Returns the reason for the metrics, and
     /// whether the client meant to leave.
-    async fn close(&self, stream: &mut WebSocketStream<Socket>, end: End) -> (&'static str, bool) {
-        let (code, reason, word, at_once) = match end {
-            End::Lost => return ("abnormal", false),
+    async fn close(&self, wire: &mut Wire, end: End) -> (&'static str, bool) {
+        let deadline = self.limits.close;
+        match end {
+            End::Wire(Ending::Lost) => ("abnormal", false),
             End::Client(code) => {
                 self.link.close(CloseCode::Normal.into()); // nothing is queued for it any more
-                // tungstenite has answered already; what is left is to let the answer out.
-                let answering = async {
-                    stream.flush().await?;
-                    linger(stream.get_mut()).await
-                };
-                let _ = timeout(self.limits.close, answering).await;
+                wire.close(code, "");
+                let _ = timeout(deadline, wire.linger()).await;
                 let known = CloseCode::ALL.into_iter().find(|known| Some(known.code()) == code);
-                let word = known.map_or("none", CloseCode::reason);
-                return (word, matches!(code, Some(1000 | 1001)));
+                (known.map_or("none", CloseCode::reason), matches!(code, Some(1000 | 1001)))
             }
             End::Node(goodbye) => {
                 let (code, reason) = self.codec.farewell(&goodbye, self.link.position());
-                (code, reason, goodbye.code.reason(), false)
+                let _ = timeout(deadline, wire.farewell(code, &reason)).await; // whoever does not answer is cut
+                (goodbye.code.reason(), false)
             }
-            End::Broken(code) => {
-                self.link.close(code.into());
-                (code, code.reason().into(), code.reason(), false)
+            // What comes behind a broken rule means nothing.
+            End::Wire(Ending::Broken(violation)) => {
+                self.link.close(violation.code.into());
+                wire.close(Some(violation.code.code()), violation.what);
+                let _ = timeout(deadline, wire.linger()).await;
+                (violation.code.reason(), false)
             }
-        };
-        let frame = CloseFrame { code: code.code().into(), reason: reason.into_owned().into() };
-        let closing = async {
-            stream.close(Some(frame)).await?;
-            while let Some(Ok(_)) = stream.next().await {}
-            linger(stream.get_mut()).await
-        };
-        let _ = timeout(self.limits.close, closing).await; // whoever does not answer is cut
-        (word, at_once)
+        }
     }
 }
 
@@ -340,6 +329,10 @@ impl Owner for Connection {
             let reason = "nothing was said within timeouts.connect".into();
             self.link.close(Goodbye { code: CloseCode::ClientProtocolError, reason, after_ms: 0 });
         }
+        if self.begun.get().is_some_and(|begun| now >= begun + self.limits.assembly) {
+            let reason = "a message took longer than timeouts.message".into();
+            self.link.close(Goodbye { code: CloseCode::PolicyViolation, reason, after_ms: 0 });
+        }
         if self.session.wants_drained() {
             self.link.wake();
         }
@@ -348,8 +341,8 @@ impl Owner for Connection {
                 self.link.ping();
                 TICK
             }
-            Beat::Wait(_) if !self.session.is_connected() => TICK,
-            Beat::Wait(at) => at.saturating_duration_since(now),
+            Beat::Wait(_) if !self.session.is_connected() || self.begun.get().is_some() => TICK,
+            Beat::Wait(at) => at.saturating_duration_since(now).min(self.limits.assembly),
             Beat::Dead => {
                 self.link.close(CloseCode::PingTimeout.into());
                 TICK
@@ -371,36 +364,5 @@ impl Owner for Connection {
 
     fn describe(&self) -> Option<Description> {
         self.session.describe()
-    }
-}
-
-/// Ends our half of the connection and reads the other to its end. A socket that is dropped with unread input is reset,
-/// and the reset may overtake the close frame.
-async fn linger(socket: &mut Socket) -> Result<(), Error> {
-    socket.shutdown().await?;
-    let mut scratch = [0; 1024];
-    while socket.read(&mut scratch).await? > 0 {}
-    Ok(())
-}
-
-/// The shared bytes go out as they are; [`Frame::text`] says that they are UTF-8.
-fn wire(frame: Frame) -> Message {
-    let kind = if frame.is_text() { Data::Text } else { Data::Binary };
-    Message::Frame(WireFrame::message(frame.payload().clone(), OpCode::Data(kind), true))
-}
-
-fn broken(error: &Error) -> End {
-    match error {
-        Error::Protocol(
-            tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake
-            | tokio_tungstenite::tungstenite::error::ProtocolError::SendAfterClosing
-            | tokio_tungstenite::tungstenite::error::ProtocolError::ReceivedAfterClosing,
-        ) => End::Lost,
-        Error::Protocol(_) => End::Broken(CloseCode::ProtocolError),
-        Error::Utf8(_) => End::Broken(CloseCode::InvalidPayload),
-        Error::Capacity(CapacityError::MessageTooLong { .. } | CapacityError::TooManyHeaders) => {
-            End::Broken(CloseCode::MessageTooBig)
-        }
-        _ => End::Lost,
     }
 }

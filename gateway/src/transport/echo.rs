@@ -1,0 +1,90 @@
+//! `/echo`: every message comes back as it is. For those who test the WebSocket itself; there is no session behind it.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use skywave_proto::CloseCode;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    WebSocketLimits,
+    websocket::Event,
+    wire::{Ending, Wire},
+};
+use crate::{metrics::Figures, push::Frame};
+
+/// The label `protocol` of metrics.
+const PROTOCOL: &str = "echo";
+
+/// Serves one connection to its end: the client's, silence, or `leaving`.
+pub(super) async fn run(mut wire: Wire, limits: WebSocketLimits, figures: Rc<Figures>, leaving: CancellationToken) {
+    figures.opened(PROTOCOL);
+    let reason = tokio::select! {
+        ended = serve(&mut wire, &limits) => match ended {
+            Ok(code) => {
+                wire.close(code, "");
+                let _ = timeout(limits.close, wire.linger()).await;
+                let known = CloseCode::ALL.into_iter().find(|known| Some(known.code()) == code);
+                known.map_or("none", CloseCode::reason)
+            }
+            Err(Ending::Broken(violation)) => {
+                wire.close(Some(violation.code.code()), violation.what);
+                let _ = timeout(limits.close, wire.linger()).await;
+                violation.code.reason()
+            }
+            Err(Ending::Lost) => "abnormal",
+        },
+        () = leaving.cancelled() => {
+            let code = CloseCode::ServiceRestart;
+            let _ = timeout(limits.close, wire.farewell(code, code.reason())).await;
+            code.reason()
+        }
+    };
+    figures.closed(PROTOCOL, reason, false);
+}
+
+/// Returns the code that the client closed with.
+async fn serve(wire: &mut Wire, limits: &WebSocketLimits) -> Result<Option<u16>, Ending> {
+    let mut pinged = false;
+    let mut since = Instant::now();
+    loop {
+        let patience = if pinged { limits.pong } else { limits.ping_interval };
+        let event = match timeout(patience.min(limits.assembly), wire.event()).await {
+            Ok(event) => event?,
+            Err(_) => {
+                // Nothing was whole for so long, whatever came meanwhile.
+                if wire.is_within_message() && since.elapsed() >= limits.assembly {
+                    return Ok(Some(CloseCode::PolicyViolation.code()));
+                }
+                if !wire.take_heard() {
+                    if pinged {
+                        return Ok(Some(CloseCode::PingTimeout.code()));
+                    }
+                    wire.ping(Bytes::new());
+                    pinged = true;
+                }
+                flush(wire, limits).await?;
+                continue;
+            }
+        };
+        pinged = false;
+        match event {
+            Event::Text(text) => wire.send(&Frame::text(text)),
+            Event::Binary(bytes) => wire.send(&Frame::binary(bytes)),
+            Event::Ping(payload) => wire.pong(payload),
+            Event::Pong(_) => {}
+            Event::Close(close) => return Ok(close.map(|(code, _)| code)),
+        }
+        since = Instant::now();
+        flush(wire, limits).await?;
+    }
+}
+
+/// Nothing is read before the client has taken what it sent: it cannot make us keep more than one message.
+async fn flush(wire: &mut Wire, limits: &WebSocketLimits) -> Result<(), Ending> {
+    match timeout(limits.ping_interval + limits.pong, wire.flush()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Ending::Lost),
+    }
+}

@@ -104,6 +104,11 @@ impl Frame {
     pub fn text(text: String) -> Self {
         Self { text: true, payload: text.into(), position: None }
     }
+
+    /// A binary message.
+    pub fn binary(bytes: Vec<u8>) -> Self {
+        Self { text: false, payload: bytes.into(), position: None }
+    }
 }
 
 /// What a push is in one wire format.

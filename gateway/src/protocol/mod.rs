@@ -3,6 +3,8 @@
 //! A protocol implements three traits, each defined where it is needed: [`Format`] encodes pushes for a shard,
 //! [`Voice`] encodes replies for a session, [`Codec`] decodes messages for a transport.
 
+#[cfg(test)]
+mod equality;
 mod json;
 mod parts;
 mod protobuf;

@@ -180,3 +180,45 @@ fn goodbye(goodbye: &Goodbye) -> v1::Disconnect {
         after_ms: goodbye.after_ms,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_what_a_client_decodes(
+            bytes: Vec<u8>,
+            text: String,
+            offset: u64,
+            client in proptest::option::of("[A-Z0-9]{26}"),
+        ) {
+            let channel = ChannelName::parse("a").unwrap();
+            let at = StreamPosition { epoch: "k3x9k3x9".parse().unwrap(), offset };
+            let json = Bytes::from(serde_json::to_vec(&text).unwrap());
+            for (payload, kind) in [
+                (Payload::json(json.clone()), Kind::Json(json)),
+                (Payload::text(text.clone().into()), Kind::Text(text.into())),
+                (Payload::binary(bytes.clone().into()), Kind::Binary(bytes.into())),
+            ] {
+                let client_id = client.as_deref().map(Into::into);
+                let said = Publication { position: Some(at), payload, client: client_id, user: None, published_at_ms: 1 };
+                let Encoded::Frame(frame) = push(&Push::Publication(channel.clone(), said)) else { panic!("a frame") };
+                prop_assert_eq!((frame.text, frame.position), (false, Some(at)));
+                let publication = v1::Publication {
+                    channel: "a".into(),
+                    position: Some(v1::Position { epoch: "k3x9k3x9".into(), offset }),
+                    data: Some(v1::Payload { kind: Some(kind) }),
+                    client: client.clone(),
+                    user: None,
+                };
+                let expected = v1::Reply { id: None, reply: Some(Word::Publication(publication)) };
+                prop_assert_eq!(v1::Reply::decode_length_delimited(frame.payload), Ok(expected));
+            }
+        }
+    }
+}

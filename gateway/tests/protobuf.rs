@@ -110,7 +110,8 @@ impl Client {
     async fn kinds(&mut self, count: usize) -> Vec<Kind> {
         let mut kinds = Vec::new();
         while kinds.len() < count {
-            kinds.push(self.publication().await.data.unwrap().kind.unwrap());
+            let data = self.publication().await.data;
+            kinds.push(data.and_then(|data| data.kind).expect("a publication has a payload of a kind"));
         }
         kinds
     }

@@ -132,11 +132,14 @@ pub fn published(namespace: &str, source: Source, took: std::time::Duration) {
     histogram!(PUBLISH_DURATION).record(took);
 }
 
+/// The values of the label `protocol`, each the name of a client protocol.
+pub(crate) const PROTOCOLS: [&str; 3] = ["json", "protobuf", "raw"];
+
 /// One shard's handles: looked up once, used often.
 pub struct Figures {
     pub(crate) subscriptions: Gauge,
     pub(crate) channels: Gauge,
-    connections: [(&'static str, Gauge); 2],
+    connections: [(&'static str, Gauge); PROTOCOLS.len()],
     opened: Counter,
     lag: Histogram,
     round_trip: Histogram,
@@ -151,7 +154,7 @@ impl Figures {
         Self {
             subscriptions: gauge!(SUBSCRIPTIONS),
             channels: gauge!(CHANNELS),
-            connections: ["json", "raw"].map(|protocol| (protocol, connections(protocol))),
+            connections: PROTOCOLS.map(|protocol| (protocol, connections(protocol))),
             opened: counter!(OPENED),
             lag: histogram!(DELIVERY_LAG),
             round_trip: histogram!(PING_ROUND_TRIP),

@@ -3,7 +3,11 @@
 //! A protocol implements three traits, each defined where it is needed: [`Format`] encodes pushes for a shard,
 //! [`Voice`] encodes replies for a session, [`Codec`] decodes messages for a transport.
 
+#[cfg(test)]
+mod equality;
 mod json;
+mod parts;
+mod protobuf;
 mod raw;
 
 use std::borrow::Cow;
@@ -13,6 +17,7 @@ use skywave_proto::{ChannelName, CloseCode, StreamPosition};
 
 pub use self::{
     json::{Json, history_object, members_object, payload, present},
+    protobuf::Protobuf,
     raw::Raw,
 };
 #[cfg(doc)]
@@ -54,4 +59,26 @@ pub enum Body<'a> {
 }
 
 /// The subprotocols of `/ws`, best first. A client that offers none speaks the first.
-pub const SUBPROTOCOLS: [(&str, &dyn Codec); 1] = [("skywave.v1.json", &Json)];
+pub const SUBPROTOCOLS: [(&str, &dyn Codec); 2] = [("skywave.v1.json", &Json), ("skywave.v1.protobuf", &Protobuf)];
+
+/// Commands in one message. What stands behind them is not decoded, and the client is told so with `too_large`: a
+/// command can be smaller on the wire than what it becomes here.
+pub const COMMANDS_PER_MESSAGE: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::push::SLOTS;
+
+    #[test]
+    fn every_format_has_a_slot_and_a_name_of_its_own() {
+        let codecs: Vec<_> = SUBPROTOCOLS.into_iter().map(|(_, codec)| codec).chain([&Raw as &dyn Codec]).collect();
+        let slots: HashSet<_> = codecs.iter().map(|codec| codec.slot()).collect();
+        let names: HashSet<_> = codecs.iter().map(|codec| codec.name()).collect();
+        assert_eq!((slots.len(), names.len()), (codecs.len(), codecs.len()));
+        assert!(slots.iter().all(|slot| *slot < SLOTS));
+        assert!(names.iter().all(|name| crate::metrics::PROTOCOLS.contains(name)), "counted in skywave_connections");
+    }
+}

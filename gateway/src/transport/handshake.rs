@@ -21,7 +21,7 @@ pub enum HandshakeError {
     #[error("Sec-WebSocket-Key is missing or is not 16 bytes in base64")]
     Key,
     /// None of the offered subprotocols is spoken here.
-    #[error("none of the offered subprotocols is spoken here; offer skywave.v1.json, or none at all")]
+    #[error("none of the offered subprotocols is spoken here; offer one of {}, or none at all", spoken())]
     Subprotocol,
 }
 
@@ -111,6 +111,10 @@ pub fn subprotocol(headers: &HeaderMap) -> Result<(&'static dyn Codec, Option<&'
     chosen.map(|(name, codec)| (codec, Some(name))).ok_or(HandshakeError::Subprotocol)
 }
 
+fn spoken() -> String {
+    SUBPROTOCOLS.map(|(name, _)| name).join(", ")
+}
+
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
@@ -164,7 +168,10 @@ mod tests {
             chosen.map(|(_, name)| name)
         };
         assert_eq!(offer("other, skywave.v1.json"), Ok(Some("skywave.v1.json")));
+        assert_eq!(offer("skywave.v1.protobuf"), Ok(Some("skywave.v1.protobuf")));
         assert_eq!(offer("other"), Err(HandshakeError::Subprotocol));
+        let why = HandshakeError::Subprotocol.to_string();
+        assert!(SUBPROTOCOLS.iter().all(|(name, _)| why.contains(name)), "{why}");
         assert!(matches!(subprotocol(&HeaderMap::new()), Ok((_, None))));
     }
 }

@@ -1,16 +1,16 @@
 //! Text -> commands. A message holds one JSON object a line; each is one command.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use skywave_proto::{ChannelName, ErrorCode, Payload, StreamPosition};
+use skywave_proto::Payload;
 
-use crate::session::{Command, Connect, Envelope, Refusal, Since, Subscribe, check_key};
-
-/// A longer `info` is refused: it is kept and sent to every member.
-const INFO_BYTES: usize = 4096;
+use crate::{
+    protocol::parts::{self, bad_request},
+    session::{Command, Connect, Envelope, Refusal, Since, Subscribe},
+};
 
 /// Hands over the commands of one message in order.
 pub(super) fn commands(text: &Bytes, each: &mut dyn FnMut(Envelope)) {
@@ -23,7 +23,7 @@ pub(super) fn commands(text: &Bytes, each: &mut dyn FnMut(Envelope)) {
         return each(command);
     }
     if lines.is_empty() {
-        each(Envelope { id: None, command: Err(bad_request("an empty message holds no command")) });
+        each(Envelope { id: None, command: Err(parts::empty_message()) });
     }
     for text in lines {
         each(line(text).unwrap_or_else(|refused| refused));
@@ -44,10 +44,6 @@ fn line(text: &[u8]) -> Result<Envelope, Envelope> {
         let id = serde_json::from_slice::<Id>(text).ok().and_then(|line| line.id);
         Envelope { id, command: Err(bad_request(format!("not a command: {error}"))) }
     })
-}
-
-fn bad_request(message: impl Into<String>) -> Refusal {
-    Refusal::new(ErrorCode::BadRequest, message)
 }
 
 #[derive(Deserialize)]
@@ -154,8 +150,6 @@ struct RpcWords {
 #[derive(Deserialize)]
 struct PingWords {}
 
-const COMMANDS: &str = "connect, subscribe, unsubscribe, publish, presence, history, refresh, rpc, ping";
-
 impl Line<'_> {
     fn parse(self) -> Envelope {
         let id = self.id;
@@ -166,9 +160,9 @@ impl Line<'_> {
         let mut found = [
             self.connect.map(ConnectWords::parse),
             self.subscribe.map(|words| words.parse().map(Command::Subscribe).map_err(|(_, refusal)| refusal)),
-            self.unsubscribe.map(|words| Ok(Command::Unsubscribe(channel(&words.channel)?))),
+            self.unsubscribe.map(|words| Ok(Command::Unsubscribe(parts::channel(&words.channel)?))),
             self.publish.map(PublishWords::parse),
-            self.presence.map(|words| Ok(Command::Presence { channel: channel(&words.channel)?, after: words.after })),
+            self.presence.map(PresenceWords::parse),
             self.history.map(HistoryWords::parse),
             self.refresh.map(|words| Ok(Command::Refresh(words.token))),
             self.rpc.map(|words| Ok(Command::Rpc(words.method))),
@@ -179,25 +173,17 @@ impl Line<'_> {
         match (found.next(), found.next()) {
             (Some(command), None) => command,
             (Some(_), Some(_)) => Err(bad_request("one object holds one command; send two, a line each")),
-            (None, _) => Err(bad_request(format!("unknown command; expected one of {COMMANDS}"))),
+            (None, _) => Err(parts::unknown_command()),
         }
     }
 }
 
 impl ConnectWords<'_> {
     fn parse(self) -> Result<Command, Refusal> {
-        if let Some(info) = self.info {
-            if !info.get().starts_with('{') {
-                return Err(bad_request("info is a JSON object"));
-            }
-            if info.get().len() > INFO_BYTES {
-                return Err(Refusal::new(ErrorCode::TooLarge, format!("info has at most {INFO_BYTES} bytes")));
-            }
-        }
         Ok(Command::Connect(Connect {
             token: self.token,
             session: self.session,
-            info: self.info.map(|info| Payload::json(Bytes::copy_from_slice(info.get().as_bytes())).data().clone()),
+            info: self.info.map(parts::info).transpose()?,
             subscribe: self.subscribe.into_iter().map(SubscribeWords::parse).collect(),
         }))
     }
@@ -205,40 +191,34 @@ impl ConnectWords<'_> {
 
 impl SubscribeWords<'_> {
     fn parse(self) -> Result<Subscribe, (String, Refusal)> {
-        let named = |refusal| (self.channel.clone().into_owned(), refusal);
-        if self.token.is_some() {
-            let message = "this node has no token keys, so it cannot accept a channel token";
-            return Err(named(Refusal::new(ErrorCode::Unauthenticated, message)));
-        }
-        let channel = channel(&self.channel).map_err(named)?;
         let since = self.since.map(SinceWords::parse);
-        Ok(Subscribe { channel, since, presence: self.presence, echo: self.echo })
+        parts::subscribe(&self.channel, since, self.presence, self.echo, self.token.as_deref())
     }
 }
 
 impl SinceWords {
     fn parse(self) -> Since {
-        self.epoch
-            .parse()
-            .map_or(Since::Foreign, |epoch| Since::Position(StreamPosition { epoch, offset: self.offset }))
+        parts::since(&self.epoch, self.offset)
     }
 }
 
 impl PublishWords<'_> {
     fn parse(self) -> Result<Command, Refusal> {
-        let channel = channel(&self.channel)?;
-        let payload = payload(self.data, self.data_base64.as_deref()).map_err(bad_request)?;
-        if let Some(key) = &self.key {
-            check_key(key)?;
-        }
-        Ok(Command::Publish { channel, payload, key: self.key.map(Arc::from) })
+        let payload = payload(self.data, self.data_base64.as_deref()).map_err(bad_request);
+        parts::publish(&self.channel, payload, self.key)
+    }
+}
+
+impl PresenceWords<'_> {
+    fn parse(self) -> Result<Command, Refusal> {
+        Ok(Command::Presence { channel: parts::channel(&self.channel)?, after: self.after })
     }
 }
 
 impl HistoryWords<'_> {
     fn parse(self) -> Result<Command, Refusal> {
         let since = self.since.map(SinceWords::parse);
-        Ok(Command::History { channel: channel(&self.channel)?, since, limit: self.limit })
+        Ok(Command::History { channel: parts::channel(&self.channel)?, since, limit: self.limit })
     }
 }
 
@@ -259,13 +239,10 @@ pub fn payload(data: Option<&RawValue>, base64: Option<&str>) -> Result<Payload,
     }
 }
 
-fn channel(name: &str) -> Result<ChannelName, Refusal> {
-    ChannelName::parse(name).map_err(|error| bad_request(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use skywave_proto::ErrorCode;
 
     use super::*;
 

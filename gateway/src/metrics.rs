@@ -133,7 +133,7 @@ pub fn published(namespace: &str, source: Source, took: std::time::Duration) {
 }
 
 /// The values of the label `protocol`, each the name of a client protocol.
-pub(crate) const PROTOCOLS: [&str; 3] = ["json", "protobuf", "raw"];
+pub(crate) const PROTOCOLS: [&str; 4] = ["json", "protobuf", "raw", "echo"];
 
 /// One shard's handles: looked up once, used often.
 pub struct Figures {

@@ -139,11 +139,6 @@ impl Frame {
     pub fn deflated(&self, deflate: impl FnOnce(&Bytes) -> Option<Bytes>) -> Option<&Bytes> {
         self.0.deflated.get_or_init(|| deflate(&self.0.payload)).as_ref()
     }
-
-    /// A binary message.
-    pub fn binary(bytes: Vec<u8>) -> Self {
-        Self { text: false, payload: bytes.into(), position: None }
-    }
 }
 
 impl PartialEq for Frame {

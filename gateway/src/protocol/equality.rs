@@ -302,13 +302,13 @@ fn frame(encoded: Encoded) -> Frame {
 /// Compares, and returns what was said.
 fn same(json: Encoded, protobuf: Encoded) -> Value {
     let (json, protobuf) = (frame(json), frame(protobuf));
-    assert_eq!((json.text, protobuf.text), (true, false));
-    assert_eq!(json.position, protobuf.position, "how far the client has come");
-    let mut bytes = &protobuf.payload[..];
+    assert_eq!((json.is_text(), protobuf.is_text()), (true, false));
+    assert_eq!(json.position(), protobuf.position(), "how far the client has come");
+    let mut bytes = &protobuf.payload()[..];
     let length = prost::decode_length_delimiter(&mut bytes).unwrap();
     assert_eq!(length, bytes.len(), "one reply, and nothing behind it");
     let told = Value::Object(facts(&DynamicMessage::decode(described("skywave.v1.Reply"), bytes).unwrap()));
-    assert_eq!(serde_json::from_slice::<Value>(&json.payload).unwrap(), told);
+    assert_eq!(serde_json::from_slice::<Value>(json.payload()).unwrap(), told);
     told
 }
 

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     WebSocketLimits,
+    framed::{Ending, Framed},
     websocket::Event,
-    wire::{Ending, Wire},
 };
 use crate::{metrics::Figures, push::Frame};
 
@@ -18,7 +18,7 @@ use crate::{metrics::Figures, push::Frame};
 const PROTOCOL: &str = "echo";
 
 /// Serves one connection to its end: the client's, silence, or `leaving`.
-pub(super) async fn run(mut wire: Wire, limits: WebSocketLimits, figures: Rc<Figures>, leaving: CancellationToken) {
+pub(super) async fn run(mut wire: Framed, limits: WebSocketLimits, figures: Rc<Figures>, leaving: CancellationToken) {
     figures.opened(PROTOCOL);
     let reason = tokio::select! {
         ended = serve(&mut wire, &limits) => match ended {
@@ -45,7 +45,7 @@ pub(super) async fn run(mut wire: Wire, limits: WebSocketLimits, figures: Rc<Fig
 }
 
 /// Returns the code that the client closed with.
-async fn serve(wire: &mut Wire, limits: &WebSocketLimits) -> Result<Option<u16>, Ending> {
+async fn serve(wire: &mut Framed, limits: &WebSocketLimits) -> Result<Option<u16>, Ending> {
     let mut pinged = false;
     let mut since = Instant::now();
     loop {
@@ -82,7 +82,7 @@ async fn serve(wire: &mut Wire, limits: &WebSocketLimits) -> Result<Option<u16>,
 }
 
 /// Nothing is read before the client has taken what it sent: it cannot make us keep more than one message.
-async fn flush(wire: &mut Wire, limits: &WebSocketLimits) -> Result<(), Ending> {
+async fn flush(wire: &mut Framed, limits: &WebSocketLimits) -> Result<(), Ending> {
     match timeout(limits.ping_interval + limits.pong, wire.flush()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(Ending::Lost),

@@ -2,6 +2,7 @@
 
 mod connection;
 mod echo;
+mod framed;
 pub mod handshake;
 mod http;
 mod listener;
@@ -10,7 +11,6 @@ mod page;
 mod socket;
 mod upgrade;
 pub mod websocket;
-mod wire;
 
 use std::{
     net::SocketAddr,

@@ -13,11 +13,11 @@ use super::{
     Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
     connection::{Adopted, Connection},
     echo,
+    framed::{Compression, Framed},
     handshake::{self, HandshakeError},
     http::{Answer, refused, text},
     socket::Socket,
     websocket,
-    wire::{Compression, Wire},
 };
 use crate::{
     config::PublicSettings,
@@ -169,7 +169,7 @@ async fn open(opened: Opened, upgrade: OnUpgrade, deadline: Duration, held: (Web
         match opened {
             Opened::Session(adopted) => adopted.run(socket, early).await,
             Opened::Echo { limits, compression, figures, leaving } => {
-                let wire = Wire::new(socket, &early, limits.message, compression);
+                let wire = Framed::new(socket, &early, limits.message, compression);
                 echo::run(wire, limits, figures, leaving).await;
             }
         }

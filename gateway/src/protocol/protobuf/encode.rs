@@ -67,7 +67,7 @@ pub(super) fn reply(id: Option<u64>, reply: &Reply) -> Encoded {
 /// One message of one reply. Several may stand in a message, but nothing here waits to be joined.
 fn frame(id: Option<u64>, word: Word, position: Option<StreamPosition>) -> Encoded {
     let bytes = prost::Message::encode_length_delimited_to_vec(&v1::Reply { id, reply: Some(word) });
-    Encoded::Frame(Frame { position, ..Frame::binary(bytes) })
+    Encoded::Frame(Frame::new(false, bytes.into(), position))
 }
 
 fn position(position: StreamPosition) -> v1::Position {
@@ -208,7 +208,7 @@ mod tests {
                 let client_id = client.as_deref().map(Into::into);
                 let said = Publication { position: Some(at), payload, client: client_id, user: None, published_at_ms: 1 };
                 let Encoded::Frame(frame) = push(&Push::Publication(channel.clone(), said)) else { panic!("a frame") };
-                prop_assert_eq!((frame.text, frame.position), (false, Some(at)));
+                prop_assert_eq!((frame.is_text(), frame.position()), (false, Some(at)));
                 let publication = v1::Publication {
                     channel: "a".into(),
                     position: Some(v1::Position { epoch: "k3x9k3x9".into(), offset }),
@@ -217,7 +217,7 @@ mod tests {
                     user: None,
                 };
                 let expected = v1::Reply { id: None, reply: Some(Word::Publication(publication)) };
-                prop_assert_eq!(v1::Reply::decode_length_delimited(frame.payload), Ok(expected));
+                prop_assert_eq!(v1::Reply::decode_length_delimited(frame.payload().clone()), Ok(expected));
             }
         }
     }

@@ -21,9 +21,9 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use self::heartbeat::{Beat, Heartbeat};
 use super::{
+    framed::{Compression, Ending, Framed},
     socket::Socket,
     websocket::{self, Event},
-    wire::{Compression, Ending, Wire},
 };
 use crate::{
     metrics::Figures,
@@ -92,7 +92,7 @@ impl Adopted {
         let Self { connection, .. } = &self;
         let (figures, protocol) = (&connection.figures, connection.codec.name());
         figures.opened(protocol);
-        let mut wire = Wire::new(socket, &early, connection.limits.message, connection.compression);
+        let mut wire = Framed::new(socket, &early, connection.limits.message, connection.compression);
         let end = connection.serve(&mut wire).await;
         let (reason, at_once) = connection.close(&mut wire, end).await;
         connection.left.set(at_once);
@@ -152,7 +152,7 @@ impl Connection {
         Adopted { shard: shard.clone(), connection }
     }
 
-    async fn serve(&self, wire: &mut Wire) -> End {
+    async fn serve(&self, wire: &mut Framed) -> End {
         let mut cut: Option<Pin<Box<Sleep>>> = None;
         std::future::poll_fn(|cx| {
             self.link.register(cx);
@@ -181,7 +181,7 @@ impl Connection {
     }
 
     /// Gives the socket all that it takes. Ready when the connection ends.
-    fn write(&self, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<End> {
+    fn write(&self, wire: &mut Framed, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             self.fill(wire);
             if ready!(wire.poll_flush(cx, &self.wrote)).is_err() {
@@ -204,7 +204,7 @@ impl Connection {
     }
 
     /// Appends what is to go out next, as much as one system call takes.
-    fn fill(&self, wire: &mut Wire) {
+    fn fill(&self, wire: &mut Framed) {
         if let Some(payload) = self.pong.take() {
             wire.pong(payload);
         }
@@ -220,7 +220,7 @@ impl Connection {
 
     /// Carries out what the client has sent, as fast as the session takes it, and reads on when all of it is done. Ready
     /// when the connection ends.
-    fn read(&self, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<End> {
+    fn read(&self, wire: &mut Framed, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..READS_PER_TURN {
             if !self.carry_out() {
                 return Poll::Pending; // the session wakes us when it goes on
@@ -278,7 +278,7 @@ impl Connection {
 
     /// Says goodbye (RFC 6455 §7.1) and waits for the client's, for a while. Returns the reason for the metrics, and
     /// whether the client meant to leave.
-    async fn close(&self, wire: &mut Wire, end: End) -> (&'static str, bool) {
+    async fn close(&self, wire: &mut Framed, end: End) -> (&'static str, bool) {
         let deadline = self.limits.close;
         match end {
             End::Wire(Ending::Lost) => ("abnormal", false),

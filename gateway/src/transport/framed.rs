@@ -55,7 +55,7 @@ pub(super) enum Ending {
 }
 
 /// See the module.
-pub(super) struct Wire {
+pub(super) struct Framed {
     socket: Socket,
     decoder: Decoder,
     compression: Option<Compression>,
@@ -65,7 +65,7 @@ pub(super) struct Wire {
     heard: bool,
 }
 
-impl Wire {
+impl Framed {
     /// A server's end. `early` are bytes that came behind the handshake.
     pub(super) fn new(socket: Socket, early: &[u8], limits: Limits, compression: Option<Compression>) -> Self {
         Self {
@@ -175,7 +175,7 @@ impl Wire {
         self.output.poll_write(cx, &mut self.socket, wrote)
     }
 
-    /// As [`Wire::poll_flush`].
+    /// As [`Framed::poll_flush`].
     ///
     /// # Cancel safety
     /// Cancel-safe: goes on where it was.
@@ -184,7 +184,7 @@ impl Wire {
         poll_fn(|cx| self.poll_flush(cx, &wrote)).await
     }
 
-    /// As [`Wire::poll_event`].
+    /// As [`Framed::poll_event`].
     ///
     /// # Cancel safety
     /// Cancel-safe: no event is lost.

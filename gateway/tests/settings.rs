@@ -218,7 +218,7 @@ fn an_unknown_setting_is_refused() {
     answers(&[
         (
             "[timeouts]\npong = \"1s\"\npingg = \"1s\"",
-            "3:1: timeouts.pingg: unknown field `pingg`, expected one of `handshake`, `connect`, `ping_interval`, \
+            "3:1: timeouts.pingg: unknown field `pingg`, expected one of `tls`, `handshake`, `connect`, `ping_interval`, \
              `pong`, `close`, `session_grace`",
         ),
         (
@@ -245,7 +245,7 @@ fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
         ("[webhooks.connect]\nurl = \"x\"", "1:2: webhooks: `webhooks` is not supported by this version yet"),
         ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
         ("[debug]\necho = true", "1:2: debug: `debug` is not supported by this version yet"),
-        ("[public]\ntls = { key = \"x\" }", "2:1: public.tls: `tls` is not supported by this version yet"),
+        ("[limits]\nfragments = 5", "2:1: limits.fragments: `fragments` is not supported by this version yet"),
         (
             "[limits]\ncommands_per_second = 5",
             "2:1: limits.commands_per_second: `commands_per_second` is not supported by this version yet",
@@ -727,14 +727,15 @@ fn what_a_mistake_in_the_environment_is_answered() {
         ("LIMITS__CONNECTIONS", "", "limits.connections: invalid type: string \"\", expected a whole number"),
         ("LIMITS__CONNECTIONS", "5\nx = 6", "limits.connections: invalid type: string \"5\\nx = 6\", expected"),
         ("LIMITS__OUTBOX_BYTES", "64K", "limits.outbox_bytes: \"64K\" is not a size"),
-        ("TIMEOUTS__PINGG", "5s", "timeouts.pingg: unknown field `pingg`, expected one of `handshake`, "),
+        ("TIMEOUTS__PINGG", "5s", "timeouts.pingg: unknown field `pingg`, expected one of `tls`, `handshake`, "),
         ("TIMEOUTS__PONG", "5", "timeouts.pong: 5 has no unit: write \"5s\" or \"5ms\""),
         ("AUTH__ANONYMOUS", "yes", "auth.anonymous: invalid type: string \"yes\", expected true or false"),
         ("AUTH__ANONYMOUS", "1", "auth.anonymous: invalid type: integer `1`, expected true or false"),
         ("NODE__LOG", "xml", "node.log: unknown variant `xml`, expected `text` or `json`"),
         ("PUBLIC__LISTEN", "127.0.0.1:1,x", "public.listen.1: \"x\" is not an IP address with a port"),
         ("PUBLIC__LISTEN", "", "public.listen: needs at least one address"),
-        ("PUBLIC__TLS__KEY", "x", "public.tls: `tls` is not supported by this version yet"),
+        ("PUBLIC__TLS__KEY", "x", "public.tls: missing field `certificate`"),
+        ("PUBLIC__TLS__PASSWORD", "x", "public.tls.password: unknown field `password`, expected one of `certificate`"),
         ("LIMITS", "5", "limits: invalid type: integer `5`, expected a table"),
         ("LIMITS_CONNECTIONS", "5", "limits_connections: unknown field `limits_connections`, expected one of `node`"),
         ("NAMESPACES__CHAT", "{ presense = true }", "namespaces.chat.presense: unknown field `presense`, expected"),

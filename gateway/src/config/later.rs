@@ -2,12 +2,10 @@
 //! without effect is worse than none, but with a word that says so.
 
 /// Each dotted, `*` for one step. A section stands for all that is in it.
-const LATER: [&str; 24] = [
+const LATER: [&str; 21] = [
     "node.advertise",
     "public.trusted_proxies",
     "public.proxy_protocol",
-    "public.tls",
-    "internal.tls",
     "auth.tokens",
     "limits.connections_per_ip",
     "limits.connections_per_user",
@@ -18,7 +16,6 @@ const LATER: [&str; 24] = [
     "limits.bytes_per_second",
     "limits.fragments",
     "limits.node_outbox_bytes",
-    "timeouts.tls",
     "timeouts.connection_age",
     "drain.window",
     "drain.rate",

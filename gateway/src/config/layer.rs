@@ -16,7 +16,7 @@ pub(super) type Path = Vec<String>;
 const PREFIX: &str = "SKYWAVE__";
 
 /// Texts, whatever they begin with: never read as TOML. The rest of the environment may hold lists and tables.
-const TEXTS: [&[&str]; 8] = [
+const TEXTS: [&[&str]; 14] = [
     &["node", "name"],
     &["node", "secret"],
     &["backplane", "url"],
@@ -25,6 +25,12 @@ const TEXTS: [&[&str]; 8] = [
     &["backplane", "sentinel_username"],
     &["backplane", "sentinel_password"],
     &["backplane", "ca"],
+    &["public", "tls", "certificate"],
+    &["public", "tls", "key"],
+    &["public", "tls", "client_ca"],
+    &["internal", "tls", "certificate"],
+    &["internal", "tls", "key"],
+    &["internal", "tls", "client_ca"],
 ];
 
 /// Lists that a variable may also give as texts with commas between them.

@@ -28,6 +28,7 @@ mod secret;
 mod sections;
 mod size;
 mod source;
+mod tls;
 mod twins;
 
 use std::{collections::BTreeMap, ffi::OsString};
@@ -47,6 +48,7 @@ pub use self::{
         AuthSettings, DemoSettings, DrainSettings, InternalSettings, Limits, LogFormat, MAX_SHARDS, NodeSettings,
         PublicSettings, Timeouts,
     },
+    tls::{TlsError, TlsFiles, TlsSettings},
 };
 use self::{layer::Layer, schema::Document, source::Sources};
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{address, count, duration, origin::Origin, secret::Secret, size};
+use super::{address, count, duration, origin::Origin, secret::Secret, size, tls::TlsSettings};
 
 /// `[node]`: this process.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -50,11 +50,13 @@ pub struct PublicSettings {
     /// Web pages that may connect. Default: none listed, that is, only those without an `Origin` header (no browser) or
     /// from the host that they connect to; a page of somebody else's could otherwise use its visitors' cookies.
     pub origins: Vec<Origin>,
+    /// TLS on all of `listen`, with HTTP/2 and HTTP/1.1 inside. Default: none, something in front of the node ends it.
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for PublicSettings {
     fn default() -> Self {
-        Self { listen: vec![SocketAddr::from(([0, 0, 0, 0], 8000))], origins: Vec::new() }
+        Self { listen: vec![SocketAddr::from(([0, 0, 0, 0], 8000))], origins: Vec::new(), tls: None }
     }
 }
 
@@ -66,11 +68,13 @@ pub struct InternalSettings {
     /// them is for the operator to say.
     #[serde(deserialize_with = "address::deserialize")]
     pub listen: Vec<SocketAddr>,
+    /// TLS on all of `listen`; with `client_ca` also metrics and probes need a certificate. Default: none.
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for InternalSettings {
     fn default() -> Self {
-        Self { listen: vec![SocketAddr::from(([127, 0, 0, 1], 8001))] }
+        Self { listen: vec![SocketAddr::from(([127, 0, 0, 1], 8001))], tls: None }
     }
 }
 
@@ -141,8 +145,12 @@ impl Default for Limits {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// From accept to the end of the request's head. Default 5 s: slow networks need less, and who sends byte by byte
-    /// holds a connection this long.
+    /// From accept to the end of the TLS handshake, where the listener speaks TLS. Default 5 s, as `handshake`.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub tls: Duration,
+    /// From accept, or from the end of the TLS handshake, to the end of the request's head; and how long a connection may
+    /// stay without a request after that. Default 5 s: slow networks need less, and who sends byte by byte holds a
+    /// connection this long.
     #[serde(deserialize_with = "duration::deserialize")]
     pub handshake: Duration,
     /// From the upgrade to `connect`, where anonymous clients may not stay. Default 10 s: the client may first have to
@@ -169,6 +177,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            tls: Duration::from_secs(5),
             handshake: Duration::from_secs(5),
             connect: Duration::from_secs(10),
             ping_interval: Duration::from_secs(25),

@@ -2,18 +2,24 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{Request, StatusCode, header};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use bytes::Bytes;
+use http::{Request, StatusCode, Version, header};
+use hyper::{
+    body::Incoming,
+    upgrade::{OnUpgrade, Upgraded},
+};
 use hyper_util::rt::TokioIo;
 use skywave_proto::{ChannelName, ErrorCode, StreamPosition};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use super::{
-    Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
+    Load, Public, WebSocketLimits, WebSocketSeat,
     connection::{Adopted, Connection},
-    handshake::{self, HandshakeError},
-    http::{Answer, refused, text},
+    handshake::{self, Handshake, HandshakeError},
+    http::{Answer, Door, refused, text},
+    requests,
     socket::Socket,
+    wire::Wire,
 };
 use crate::{
     metrics,
@@ -48,17 +54,11 @@ impl Endpoint {
 }
 
 /// Answers a handshake, and makes a connection of it if all is well.
-pub(super) async fn answer(
-    mut request: Request<Incoming>,
-    endpoint: Endpoint,
-    shard: &Rc<Shard>,
-    arrival: Arrival,
-    public: &Arc<Public>,
-    load: &Rc<Load>,
-) -> Answer {
-    let accept = match handshake::accept(&request) {
-        Ok(accept) => accept,
-        Err(error) => return no_upgrade(error),
+pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, door: &Rc<Door>) -> Answer {
+    let (shard, public) = (&door.shard, &door.public);
+    let handshake = match Handshake::check(&request) {
+        Ok(handshake) => handshake,
+        Err(error) => return no_upgrade(error, request.version()),
     };
     if public.is_draining() {
         metrics::refused("draining");
@@ -68,7 +68,7 @@ pub(super) async fn answer(
         metrics::refused("not_ready");
         return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
     }
-    if let Err(foreign) = public.origins.check(request.headers(), arrival.local.ip().is_loopback()) {
+    if let Err(foreign) = public.origins.check(&request, &door.arrival) {
         metrics::refused("origin");
         return text(StatusCode::FORBIDDEN, format!("{foreign}\n"));
     }
@@ -83,29 +83,38 @@ pub(super) async fn answer(
         },
         Endpoint::Native => match handshake::subprotocol(request.headers()) {
             Ok(chosen) => chosen,
-            Err(error) => return no_upgrade(error),
+            Err(error) => return no_upgrade(error, request.version()),
         },
     };
     let Some(seat) = public.seat() else {
         metrics::refused("connections");
         return text(StatusCode::SERVICE_UNAVAILABLE, "limits.connections is reached: connect to another node\n");
     };
+    let held = match handshake {
+        Handshake::Http1 { .. } => Held { _seat: seat, _load: door.load.clone(), _request: None },
+        Handshake::Http2 => {
+            let load = Rc::new(door.load.another());
+            Held { _seat: seat, _load: load, _request: Some(door.requests.begin()) }
+        }
+    };
     let since = since(request.uri().query());
     let upgrade = hyper::upgrade::on(&mut request);
     let opening = Opening { shard, public, codec, endpoint, since, token };
     let deadline = public.ground.settings.timeouts.handshake;
     let adopted = opening.adopted(deadline).await;
-    tokio::task::spawn_local(open(adopted, upgrade, deadline, (seat, load.clone())));
-    handshake::switching(&accept, subprotocol)
+    tokio::task::spawn_local(open(adopted, upgrade, deadline, held));
+    handshake.answer(subprotocol)
 }
 
-fn no_upgrade(error: HandshakeError) -> Answer {
+fn no_upgrade(error: HandshakeError, version: Version) -> Answer {
     metrics::refused(error.reason());
-    let mut answer = text(error.status(), format!("{error}\n"));
+    let mut answer = text(error.status(version), format!("{error}\n"));
     let headers = answer.headers_mut();
     if error == HandshakeError::Version || error == HandshakeError::NoUpgrade {
         headers.insert(header::SEC_WEBSOCKET_VERSION, header::HeaderValue::from_static("13"));
-        headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+        if version < Version::HTTP_2 {
+            headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+        }
     }
     answer
 }
@@ -137,18 +146,35 @@ fn may_open_raw(public: &Public, channel: &ChannelName, token: bool) -> Result<(
     session::may_subscribe(session::namespace(settings, channel)?, channel, None)
 }
 
-/// Takes the raw socket out of HTTP and serves the connection in a task of its own, so that nothing of the handshake
-/// lives as long as it. `held` is kept as long as the connection.
-async fn open(adopted: Adopted, upgrade: OnUpgrade, deadline: Duration, held: (WebSocketSeat, Rc<Load>)) {
+/// What a WebSocket keeps as long as it is open.
+struct Held {
+    _seat: WebSocketSeat,
+    _load: Rc<Load>,
+    /// Over HTTP/2: its connection is in use.
+    _request: Option<requests::Request>,
+}
+
+/// Takes the socket out of HTTP and serves the connection in a task of its own, so that nothing of the handshake lives as
+/// long as it.
+async fn open(adopted: Adopted, upgrade: OnUpgrade, deadline: Duration, held: Held) {
     let Ok(Ok(upgraded)) = timeout(deadline, upgrade).await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        return tracing::error!("an upgraded connection is not the socket it was made from");
-    };
-    let (socket, early) = (Socket::Tcp(parts.io.into_inner()), parts.read_buf);
+    let (socket, early) = taken_out(upgraded);
     tokio::task::spawn_local(async move {
         adopted.run(socket, early).await;
         drop(held);
     });
+}
+
+/// The socket itself where HTTP is over, and what the client has sent behind its handshake; else the stream.
+fn taken_out(upgraded: Upgraded) -> (Socket, Bytes) {
+    match upgraded.downcast::<TokioIo<Wire>>() {
+        Ok(parts) => {
+            let (socket, unread) = parts.io.into_inner().into_parts();
+            let early = if unread.is_empty() { parts.read_buf } else { [parts.read_buf, unread].concat().into() };
+            (socket, early)
+        }
+        Err(stream) => (Socket::Http2(TokioIo::new(stream)), Bytes::new()),
+    }
 }
 
 /// A WebSocket that is about to be opened.

@@ -1,5 +1,5 @@
 //! How a request becomes a WebSocket, or why not.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 

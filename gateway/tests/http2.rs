@@ -1,5 +1,5 @@
 //! WebSockets over HTTP/2 (RFC 8441), beside HTTP/1 on the same port.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 

@@ -6,7 +6,8 @@ use std::{ffi::OsString, fs, num::NonZeroU32, os::unix::ffi::OsStringExt, path::
 use proptest::prelude::*;
 use skywave_backplane::{Durability, Generation, HistoryPolicy};
 use skywave_gateway::config::{
-    self, BackplaneUrl, ConfigError, Flags, LogFormat, Namespace, Place, PublishRight, Scope, Settings, SubscribeRight,
+    self, BackplaneUrl, ConfigError, Flags, LogFormat, Namespace, Place, ProxyProtocol, PublishRight, Scope, Settings,
+    SubscribeRight,
 };
 use tempfile::TempDir;
 
@@ -81,7 +82,9 @@ fn an_empty_file_gives_the_documented_defaults() {
     let settings = file("").good();
     assert!(!settings.development());
     assert_eq!(settings.public.listen, ["0.0.0.0:8000".parse().unwrap()]);
-    assert!(settings.public.origins.is_empty());
+    assert!(settings.public.origins.is_empty() && settings.public.trusted_proxies.is_empty());
+    assert!(settings.public.tls.is_none() && settings.internal.tls.is_none());
+    assert_eq!(settings.public.proxy_protocol, ProxyProtocol::Off);
     assert_eq!(settings.internal.listen, ["127.0.0.1:8001".parse().unwrap()]);
     assert_eq!(settings.backplane.url, BackplaneUrl::Memory);
     assert_eq!(settings.backplane.prefix, "skywave");
@@ -97,6 +100,7 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(settings.limits.node_ring_bytes, 256 << 20);
     assert_eq!(settings.backplane.generation, Generation::Replid);
     assert!(settings.backplane.ca.is_none() && settings.backplane.redis().is_empty());
+    assert_eq!(settings.timeouts.tls, seconds(5));
     assert_eq!(settings.timeouts.handshake, seconds(5));
     assert_eq!(settings.timeouts.connect, seconds(10));
     assert_eq!(settings.timeouts.ping_interval, seconds(25));
@@ -1100,4 +1104,66 @@ proptest! {
             prop_assert!(!error.problems().is_empty());
         }
     }
+}
+
+#[test]
+fn tls_and_proxies_are_read_and_checked() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let with = |text: &str| {
+        let file = file(text);
+        for (name, content) in [
+            ("tls.crt", made.cert.pem()),
+            ("tls.key", made.signing_key.serialize_pem()),
+            ("other.key", other.signing_key.serialize_pem()),
+        ] {
+            fs::write(file.path(name), content).unwrap();
+        }
+        file
+    };
+    let tls = r#"tls = { certificate = "DIR/tls.crt", key = "DIR/tls.key", client_ca = "DIR/tls.crt" }"#;
+    let proxies = r#"trusted_proxies = ["10.0.0.0/8", "::1"]"#;
+    let settings = with(&format!(
+        "[public]\n{tls}\n{proxies}\nproxy_protocol = \"v2\"\n[internal]\n{tls}\n[timeouts]\ntls = \"1s\""
+    ))
+    .good();
+    assert!(settings.public.tls.unwrap().client_ca.is_some() && settings.internal.tls.is_some());
+    assert_eq!(
+        settings.public.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.0/8", "::1/128"]
+    );
+    assert_eq!((settings.public.proxy_protocol, settings.timeouts.tls), (ProxyProtocol::V2, seconds(1)));
+
+    let pair =
+        |certificate: &str, key: &str| format!("[public]\ntls = {{ certificate = {certificate:?}, key = {key:?} }}");
+    for (text, message) in [
+        (
+            pair("DIR/tls.crt", "DIR/other.key"),
+            "public.tls.key: other.key is not the key of the first certificate in tls.crt",
+        ),
+        (pair("DIR/tls.key", "DIR/tls.key"), "public.tls.certificate: tls.key holds no certificate"),
+        (pair("DIR/none", "DIR/tls.key"), "public.tls.certificate: cannot read none: "),
+        (
+            pair("DIR/tls.crt", "-----BEGIN PRIVATE KEY-----hunter2"),
+            "public.tls.key: is the path of a PEM file, not what",
+        ),
+        ("[internal]\ntls = { key = \"x\" }".to_owned(), "internal.tls: missing field `certificate`"),
+        ("[public]\nproxy_protocol = \"v2\"".to_owned(), "public.proxy_protocol: \"v2\" lets in only the proxies of"),
+        (
+            "[public]\nproxy_protocol = \"v1\"".to_owned(),
+            "public.proxy_protocol: unknown variant `v1`, expected `off` or `v2`",
+        ),
+        (
+            "[public]\ntrusted_proxies = [\"10.0.0.1/8\"]".to_owned(),
+            "public.trusted_proxies.0: \"10.0.0.1/8\" is no network",
+        ),
+        ("[timeouts]\ntls = \"0s\"".to_owned(), "timeouts.tls: must be more than 0s"),
+    ] {
+        let bad = with(&text).bad();
+        assert!(bad.contains(message) && !bad.contains("hunter2"), "{text}\n  is: {bad}");
+    }
+    let everybody = with("[public]\ntrusted_proxies = [\"0.0.0.0/0\"]").good().warnings();
+    assert!(everybody.len() == 1 && everybody[0].contains("0.0.0.0/0"), "{everybody:?}");
+    let bad = start().var("SKYWAVE__PUBLIC__TRUSTED_PROXIES", "10.0.0.0/8,proxy").bad();
+    assert!(bad.contains("public.trusted_proxies.1: \"proxy\" is no network"), "{bad}");
 }

@@ -1,5 +1,5 @@
 //! TLS on the listeners: certificates that change, clients that must show one, clients that take too long.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use skywave_backplane::{Durability, MAX_WITHIN};
 
 use super::{
-    MAX_SHARDS, RedisUrl, address, api::ApiKey, layer::Path, namespaces, problem::Problem, schema::Document,
-    source::Sources,
+    MAX_SHARDS, ProxyProtocol, RedisUrl, address, api::ApiKey, layer::Path, namespaces, problem::Problem,
+    schema::Document, source::Sources,
 };
 
 /// The fewest bytes of `node.secret`: as many as the hash that it keys.
@@ -22,6 +22,7 @@ pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<P
     let mut report = Report { sources, problems };
     node(document, &mut report);
     listeners(document, &mut report);
+    proxies(document, &mut report);
     tls(document, &mut report);
     backplane(document, &mut report);
     api_keys(&document.api.keys, &mut report);
@@ -87,6 +88,17 @@ fn listeners(document: &Document, report: &mut Report<'_>) {
             let (here, there) = if report.is_set(later.0) { (later, earlier) } else { (earlier, later) };
             report.add(here.0, format!("{} collides with {} of {}; use another port", here.1, there.1, there.0));
         }
+    }
+}
+
+fn proxies(document: &Document, report: &mut Report<'_>) {
+    let public = &document.public;
+    if public.proxy_protocol == ProxyProtocol::V2 && public.trusted_proxies.is_empty() {
+        report.add(
+            "public.proxy_protocol",
+            "\"v2\" lets in only the proxies of public.trusted_proxies, and there are none: name their addresses there, \
+             like trusted_proxies = [\"10.0.0.0/8\"]",
+        );
     }
 }
 

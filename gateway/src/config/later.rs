@@ -2,10 +2,8 @@
 //! without effect is worse than none, but with a word that says so.
 
 /// Each dotted, `*` for one step. A section stands for all that is in it.
-const LATER: [&str; 21] = [
+const LATER: [&str; 19] = [
     "node.advertise",
-    "public.trusted_proxies",
-    "public.proxy_protocol",
     "auth.tokens",
     "limits.connections_per_ip",
     "limits.connections_per_user",

@@ -34,8 +34,13 @@ const TEXTS: [&[&str]; 14] = [
 ];
 
 /// Lists that a variable may also give as texts with commas between them.
-const LISTS: [&[&str]; 4] =
-    [&["public", "listen"], &["public", "origins"], &["internal", "listen"], &["backplane", "urls"]];
+const LISTS: [&[&str]; 5] = [
+    &["public", "listen"],
+    &["public", "origins"],
+    &["public", "trusted_proxies"],
+    &["internal", "listen"],
+    &["backplane", "urls"],
+];
 
 /// What one place outside the file says: variables, or flags.
 #[derive(Debug, Clone, Default)]

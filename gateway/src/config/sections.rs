@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{address, count, duration, origin::Origin, secret::Secret, size, tls::TlsSettings};
+use super::{address, count, duration, network::Network, origin::Origin, secret::Secret, size, tls::TlsSettings};
 
 /// `[node]`: this process.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -50,14 +50,38 @@ pub struct PublicSettings {
     /// Web pages that may connect. Default: none listed, that is, only those without an `Origin` header (no browser) or
     /// from the host that they connect to; a page of somebody else's could otherwise use its visitors' cookies.
     pub origins: Vec<Origin>,
+    /// Addresses and networks of the proxies in front of the node, as `["10.0.0.0/8"]`. Only they are believed when they say
+    /// whom they speak for: in the PROXY protocol, or in `X-Forwarded-For` or `Forwarded`, of which they must write one and
+    /// let no other through. Default: none, the other end is the client.
+    pub trusted_proxies: Vec<Network>,
+    /// Whether a connection begins with a header of the PROXY protocol, before TLS. Default `off`; with `v2` every
+    /// connection has to, and all that do not come from `trusted_proxies` are closed.
+    pub proxy_protocol: ProxyProtocol,
     /// TLS on all of `listen`, with HTTP/2 and HTTP/1.1 inside. Default: none, something in front of the node ends it.
     pub tls: Option<TlsSettings>,
 }
 
 impl Default for PublicSettings {
     fn default() -> Self {
-        Self { listen: vec![SocketAddr::from(([0, 0, 0, 0], 8000))], origins: Vec::new(), tls: None }
+        Self {
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 8000))],
+            origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Off,
+            tls: None,
+        }
     }
+}
+
+/// How a proxy says whom it speaks for, before anything else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// It does not.
+    #[default]
+    Off,
+    /// In the binary form of the PROXY protocol.
+    V2,
 }
 
 /// `[internal]`: the listener for back ends and operators.

@@ -178,7 +178,7 @@ mod tests {
 
         fn wrong(&self) -> (&'static str, String) {
             let outcome = self.settings.read().and_then(|files| files.server_config(&["h2"]));
-            let error = outcome.err().expect("this is wrong");
+            let error = outcome.expect_err("this is wrong");
             (error.setting, error.message.replace(&format!("{}/", self.folder.path().display()), ""))
         }
     }

@@ -15,12 +15,18 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{Load, Public, carrier::Carrier, http, socket::Socket};
-use crate::{metrics, shard::ShardHandle, tls::Tls};
+use super::{Load, Public, carrier::Carrier, http, proxy_protocol, socket::Socket};
+use crate::{
+    config::{Network, ProxyProtocol, PublicSettings},
+    metrics,
+    shard::ShardHandle,
+    tls::Tls,
+};
 
-/// Sockets of a node that are between accept and their shard at the same time, for which a TLS handshake has to be done.
-/// While there are so many nothing is accepted, and the kernel holds who comes: a storm is taken one piece after the other
-/// and the node's own work (a handshake is 0.2 ms of CPU on the threads that also speak to Redis) waits at most for these.
+/// Sockets of a node that are between accept and their shard at the same time, because something has to be heard or done
+/// first: a header of the PROXY protocol, a TLS handshake. While there are so many nothing is accepted, and the kernel holds
+/// who comes: a storm is taken one piece after the other, and the node's own work (a handshake is 0.2 ms of CPU on the threads
+/// that also speak to Redis) waits at most for these.
 const ARRIVING: usize = 1024;
 /// What a client that speaks HTTP where TLS is spoken may have sent and is read, so that it hears the answer.
 const STRAY_BYTES: usize = 64 * 1024;
@@ -47,13 +53,16 @@ impl Arrival {
 
 /// What sockets go through before they are handed to a shard.
 pub(super) struct Entrance {
+    /// Who says on whose behalf it connects, and has to.
+    proxies: Option<Vec<Network>>,
     tls: Option<Arc<Tls>>,
     arriving: Arc<Semaphore>,
 }
 
 impl Entrance {
-    pub(super) fn new(tls: Option<Arc<Tls>>) -> Self {
-        Self { tls, arriving: Arc::new(Semaphore::new(ARRIVING)) }
+    pub(super) fn new(tls: Option<Arc<Tls>>, settings: &PublicSettings) -> Self {
+        let proxies = (settings.proxy_protocol == ProxyProtocol::V2).then(|| settings.trusted_proxies.clone());
+        Self { proxies, tls, arriving: Arc::new(Semaphore::new(ARRIVING)) }
     }
 
     /// One of the places between accept and shard; waits while all are taken.
@@ -87,8 +96,8 @@ impl Stream {
     }
 }
 
-/// Takes in an accepted socket. It is with its shard at once, or after its TLS handshake, which is done in a task of this
-/// runtime: it costs more CPU than a shard should give to one connection.
+/// Takes in an accepted socket. It is with its shard at once, or after what its proxy has to say and its TLS handshake. These
+/// are done in a task of this runtime: a handshake costs more CPU than a shard should give to one connection.
 ///
 /// # Errors
 /// If the socket cannot be asked, or moved.
@@ -99,24 +108,72 @@ pub(super) fn take_in(
     public: &Arc<Public>,
     shards: &Arc<[ShardHandle]>,
 ) -> io::Result<()> {
-    let arrival = Arrival::new(socket.local_addr()?, peer, public.entrance.tls.is_some());
+    let Entrance { proxies, tls, .. } = &public.entrance;
+    let arrival = Arrival::new(socket.local_addr()?, peer, tls.is_some());
     let accepted = Instant::now();
-    let Some(tls) = public.entrance.tls.clone() else {
+    if proxies.is_none() && tls.is_none() {
         hand_over(Stream::Plain(socket.into_std()?), arrival, accepted, public, shards);
         return Ok(());
-    };
+    }
     let (public, shards) = (public.clone(), shards.clone());
     tokio::spawn(async move {
-        match encrypt(socket, &tls, public.ground.settings.timeouts.tls).await {
-            Ok(stream) => hand_over(stream, arrival, Instant::now(), &public, &shards),
-            Err(error) => {
-                metrics::refused("tls");
-                tracing::debug!(address = %arrival.client, %error, "no TLS handshake");
+        match prepare(socket, arrival, accepted, &public).await {
+            Ok((stream, arrival, since)) => hand_over(stream, arrival, since, &public, &shards),
+            Err(Unprepared { stage, error }) => {
+                metrics::refused(stage);
+                tracing::debug!(address = %arrival.client, stage, %error, "a connection was refused before its request");
             }
         }
         drop(place);
     });
     Ok(())
+}
+
+/// Where a connection failed before HTTP began.
+struct Unprepared {
+    /// The word in the metric of refused handshakes.
+    stage: &'static str,
+    error: io::Error,
+}
+
+/// Hears the proxy, then does the TLS handshake that comes behind its header. Returns from when on the request is waited for.
+async fn prepare(
+    mut socket: TcpStream,
+    mut arrival: Arrival,
+    accepted: Instant,
+    public: &Public,
+) -> Result<(Stream, Arrival, Instant), Unprepared> {
+    let (entrance, timeouts) = (&public.entrance, &public.ground.settings.timeouts);
+    if let Some(proxies) = &entrance.proxies {
+        let heard = hear_proxy(&mut socket, &arrival, proxies, accepted + timeouts.handshake).await;
+        if let Some(client) = heard.map_err(|error| Unprepared { stage: "proxy_protocol", error })? {
+            arrival.client = client.ip().to_canonical();
+        }
+    }
+    match &entrance.tls {
+        None => {
+            let stream = socket.into_std().map_err(|error| Unprepared { stage: "proxy_protocol", error })?;
+            Ok((Stream::Plain(stream), arrival, accepted))
+        }
+        Some(tls) => {
+            let stream =
+                encrypt(socket, tls, timeouts.tls).await.map_err(|error| Unprepared { stage: "tls", error })?;
+            Ok((stream, arrival, Instant::now()))
+        }
+    }
+}
+
+async fn hear_proxy(
+    socket: &mut TcpStream,
+    arrival: &Arrival,
+    proxies: &[Network],
+    deadline: Instant,
+) -> io::Result<Option<SocketAddr>> {
+    if !proxies.iter().any(|network| network.contains(arrival.peer.ip())) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the other end is not in public.trusted_proxies"));
+    }
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no header of the PROXY protocol within timeouts.handshake");
+    timeout_at(deadline, proxy_protocol::read(socket)).await.map_err(late)?
 }
 
 /// Chooses the shard that has the least to do.

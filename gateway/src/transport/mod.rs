@@ -3,11 +3,13 @@
 mod arrival;
 mod carrier;
 mod connection;
+mod forwarded;
 pub mod handshake;
 mod http;
 mod listener;
 pub mod origin;
 mod page;
+mod proxy_protocol;
 mod requests;
 mod socket;
 mod upgrade;
@@ -45,7 +47,7 @@ pub struct Public {
 impl Public {
     /// Open for everyone whom the settings let in; `tls` is what the listeners speak.
     pub fn new(ground: Arc<Ground>, origins: OriginRules, tls: Option<Arc<Tls>>) -> Self {
-        let entrance = Entrance::new(tls);
+        let entrance = Entrance::new(tls, &ground.settings.public);
         Self { ground, origins, entrance, draining: AtomicBool::new(false), websockets: AtomicUsize::new(0) }
     }
 

@@ -13,8 +13,9 @@ use skywave_proto::{ChannelName, ErrorCode, StreamPosition};
 use tokio::time::timeout;
 
 use super::{
-    Load, Public, WebSocketLimits, WebSocketSeat,
+    Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
     connection::{Adopted, Connection},
+    forwarded,
     handshake::{self, Handshake, HandshakeError},
     http::{Answer, Door, refused, text},
     requests,
@@ -56,6 +57,9 @@ impl Endpoint {
 /// Answers a handshake, and makes a connection of it if all is well.
 pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, door: &Rc<Door>) -> Answer {
     let (shard, public) = (&door.shard, &door.public);
+    let proxies = &public.ground.settings.public.trusted_proxies;
+    let client = forwarded::client(request.headers(), door.arrival.client, proxies);
+    let arrival = Arrival { client, ..door.arrival };
     let handshake = match Handshake::check(&request) {
         Ok(handshake) => handshake,
         Err(error) => return no_upgrade(error, request.version()),
@@ -68,7 +72,7 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
         metrics::refused("not_ready");
         return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
     }
-    if let Err(foreign) = public.origins.check(&request, &door.arrival) {
+    if let Err(foreign) = public.origins.check(&request, &arrival) {
         metrics::refused("origin");
         return text(StatusCode::FORBIDDEN, format!("{foreign}\n"));
     }
@@ -97,6 +101,7 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
             Held { _seat: seat, _load: load, _request: Some(door.requests.begin()) }
         }
     };
+    tracing::debug!(address = %arrival.client, version = ?request.version(), "a WebSocket is opened");
     let since = since(request.uri().query());
     let upgrade = hyper::upgrade::on(&mut request);
     let opening = Opening { shard, public, codec, endpoint, since, token };

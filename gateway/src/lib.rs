@@ -9,7 +9,7 @@
 //! - [`session`]: what one client has asked for and may do
 //! - [`shard`]: one thread, its connections, who is on which channel
 //! - [`relay`]: which shard wants which channel, and the node's one way to its backplane
-//! - ground floor: [`config`], [`metrics`], [`push`] (what a node says unasked), [`clock`]
+//! - ground floor: [`config`], [`metrics`], [`push`] (what a node says unasked), [`clock`], [`tls`]
 
 pub mod admin;
 pub mod cli;
@@ -23,4 +23,5 @@ pub mod push;
 pub mod relay;
 pub mod session;
 pub mod shard;
+pub mod tls;
 pub mod transport;

@@ -18,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, Internal},
     clock::now_ms,
-    config::{RedisUrl, Secret, Settings},
+    config::{RedisUrl, Secret, Settings, TlsError, TlsSettings},
     control::{self, Control},
     metrics,
     push::Goodbye,
     relay::{Answers, Mailbox, Relay, Routes},
     session::{Clients, Ground, Seal},
     shard::{ShardHandle, ShardSpawnError},
+    tls::{self, Tls},
     transport::{self, ListenError, Public, origin::OriginRules},
 };
 
@@ -52,6 +53,14 @@ pub enum StartError {
     /// The backplane's URL is of no use.
     #[error("backplane.url")]
     Backplane(#[from] RedisOptionsError),
+    /// The TLS files of a listener have become useless since the settings were read.
+    #[error("{section}.tls.{}", source.setting)]
+    Tls {
+        /// `public` or `internal`.
+        section: &'static str,
+        /// What is wrong with them.
+        source: TlsError,
+    },
     /// No thread for a shard.
     #[error(transparent)]
     Shard(#[from] ShardSpawnError),
@@ -80,6 +89,8 @@ impl Node {
     /// [`StartError`]; nothing is left running.
     pub async fn start(settings: Settings, metrics: Option<PrometheusHandle>) -> Result<Self, StartError> {
         let redis = redis_options(&settings)?;
+        let (public_tls, public_watch) = open_tls("public", settings.public.tls.as_ref(), &transport::PROTOCOLS)?;
+        let (internal_tls, internal_watch) = open_tls("internal", settings.internal.tls.as_ref(), &admin::PROTOCOLS)?;
         let public_listeners = bind_all(&settings.public.listen)?;
         let internal_listeners = bind_all(&settings.internal.listen)?;
         let runtime = tokio::runtime::Handle::current();
@@ -105,12 +116,15 @@ impl Node {
         });
         find_secret(ground.clone(), redis.clone());
         let origins = OriginRules { allowed: settings.public.origins.clone(), development: settings.development() };
-        let public = Arc::new(Public::new(ground.clone(), origins));
+        let public = Arc::new(Public::new(ground.clone(), origins, public_tls));
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let control = Control::new(ground.clone(), relay.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
         let info = node_info(public.clone(), routes.clone());
         tokio::spawn(control::announce(relay.clone(), info, gone.clone()));
+        for watch in [public_watch, internal_watch].into_iter().flatten() {
+            tokio::spawn(watch.run(gone.clone()));
+        }
         let internal = Arc::new(Internal { ground, relay, control, public: public.clone(), metrics: metrics.clone() });
 
         let mut node = Self {
@@ -124,14 +138,15 @@ impl Node {
             gone,
             redis,
         };
+        let shards: Arc<[ShardHandle]> = node.shards.clone().into();
         for (address, listener) in public_listeners {
             node.public_addresses.push(address);
-            let (public, shards) = (node.public.clone(), node.shards.clone());
+            let (public, shards) = (node.public.clone(), shards.clone());
             tokio::spawn(transport::listen(listener, public, shards, node.leaving.clone()));
         }
         for (address, listener) in internal_listeners {
             node.internal_addresses.push(address);
-            tokio::spawn(admin::serve(listener, internal.clone(), node.gone.clone()));
+            tokio::spawn(admin::serve(listener, internal.clone(), internal_tls.clone(), node.gone.clone()));
         }
         if let Some(metrics) = metrics {
             tokio::spawn(keep_metrics(metrics, node.gone.clone()));
@@ -221,6 +236,17 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, tokio::net::Tcp
         Ok((listener.local_addr().unwrap_or(*address), listener))
     };
     addresses.iter().map(bind).collect()
+}
+
+type WatchedTls = (Option<Arc<Tls>>, Option<tls::Watch>);
+
+fn open_tls(
+    section: &'static str,
+    settings: Option<&TlsSettings>,
+    protocols: &'static [&'static str],
+) -> Result<WatchedTls, StartError> {
+    let opened = settings.map(|settings| Tls::open(settings, protocols)).transpose();
+    Ok(opened.map_err(|source| StartError::Tls { section, source })?.unzip())
 }
 
 /// Where Redis is, if the backplane is there.

@@ -6,7 +6,8 @@ use std::{ffi::OsString, fs, num::NonZeroU32, os::unix::ffi::OsStringExt, path::
 use proptest::prelude::*;
 use skywave_backplane::{Durability, Generation, HistoryPolicy};
 use skywave_gateway::config::{
-    self, BackplaneUrl, ConfigError, Flags, LogFormat, Namespace, Place, PublishRight, Scope, Settings, SubscribeRight,
+    self, BackplaneUrl, ConfigError, Flags, LogFormat, Namespace, Place, ProxyProtocol, PublishRight, Scope, Settings,
+    SubscribeRight,
 };
 use tempfile::TempDir;
 
@@ -81,7 +82,9 @@ fn an_empty_file_gives_the_documented_defaults() {
     let settings = file("").good();
     assert!(!settings.development());
     assert_eq!(settings.public.listen, ["0.0.0.0:8000".parse().unwrap()]);
-    assert!(settings.public.origins.is_empty());
+    assert!(settings.public.origins.is_empty() && settings.public.trusted_proxies.is_empty());
+    assert!(settings.public.tls.is_none() && settings.internal.tls.is_none());
+    assert_eq!(settings.public.proxy_protocol, ProxyProtocol::Off);
     assert_eq!(settings.internal.listen, ["127.0.0.1:8001".parse().unwrap()]);
     assert_eq!(settings.backplane.url, BackplaneUrl::Memory);
     assert_eq!(settings.backplane.prefix, "skywave");
@@ -97,6 +100,7 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(settings.limits.node_ring_bytes, 256 << 20);
     assert_eq!(settings.backplane.generation, Generation::Replid);
     assert!(settings.backplane.ca.is_none() && settings.backplane.redis().is_empty());
+    assert_eq!(settings.timeouts.tls, seconds(5));
     assert_eq!(settings.timeouts.handshake, seconds(5));
     assert_eq!(settings.timeouts.connect, seconds(10));
     assert_eq!(settings.timeouts.ping_interval, seconds(25));
@@ -218,7 +222,7 @@ fn an_unknown_setting_is_refused() {
     answers(&[
         (
             "[timeouts]\npong = \"1s\"\npingg = \"1s\"",
-            "3:1: timeouts.pingg: unknown field `pingg`, expected one of `handshake`, `connect`, `ping_interval`, \
+            "3:1: timeouts.pingg: unknown field `pingg`, expected one of `tls`, `handshake`, `connect`, `ping_interval`, \
              `pong`, `close`, `message`, `session_grace`",
         ),
         (
@@ -244,7 +248,6 @@ fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
         ("[auth.tokens]\nissuer = \"x\"", "1:7: auth.tokens: `tokens` is not supported by this version yet"),
         ("[webhooks.connect]\nurl = \"x\"", "1:2: webhooks: `webhooks` is not supported by this version yet"),
         ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
-        ("[public]\ntls = { key = \"x\" }", "2:1: public.tls: `tls` is not supported by this version yet"),
         (
             "[limits]\ncommands_per_second = 5",
             "2:1: limits.commands_per_second: `commands_per_second` is not supported by this version yet",
@@ -726,14 +729,15 @@ fn what_a_mistake_in_the_environment_is_answered() {
         ("LIMITS__CONNECTIONS", "", "limits.connections: invalid type: string \"\", expected a whole number"),
         ("LIMITS__CONNECTIONS", "5\nx = 6", "limits.connections: invalid type: string \"5\\nx = 6\", expected"),
         ("LIMITS__OUTBOX_BYTES", "64K", "limits.outbox_bytes: \"64K\" is not a size"),
-        ("TIMEOUTS__PINGG", "5s", "timeouts.pingg: unknown field `pingg`, expected one of `handshake`, "),
+        ("TIMEOUTS__PINGG", "5s", "timeouts.pingg: unknown field `pingg`, expected one of `tls`, `handshake`, "),
         ("TIMEOUTS__PONG", "5", "timeouts.pong: 5 has no unit: write \"5s\" or \"5ms\""),
         ("AUTH__ANONYMOUS", "yes", "auth.anonymous: invalid type: string \"yes\", expected true or false"),
         ("AUTH__ANONYMOUS", "1", "auth.anonymous: invalid type: integer `1`, expected true or false"),
         ("NODE__LOG", "xml", "node.log: unknown variant `xml`, expected `text` or `json`"),
         ("PUBLIC__LISTEN", "127.0.0.1:1,x", "public.listen.1: \"x\" is not an IP address with a port"),
         ("PUBLIC__LISTEN", "", "public.listen: needs at least one address"),
-        ("PUBLIC__TLS__KEY", "x", "public.tls: `tls` is not supported by this version yet"),
+        ("PUBLIC__TLS__KEY", "x", "public.tls: missing field `certificate`"),
+        ("PUBLIC__TLS__PASSWORD", "x", "public.tls.password: unknown field `password`, expected one of `certificate`"),
         ("LIMITS", "5", "limits: invalid type: integer `5`, expected a table"),
         ("LIMITS_CONNECTIONS", "5", "limits_connections: unknown field `limits_connections`, expected one of `node`"),
         ("NAMESPACES__CHAT", "{ presense = true }", "namespaces.chat.presense: unknown field `presense`, expected"),
@@ -1098,4 +1102,66 @@ proptest! {
             prop_assert!(!error.problems().is_empty());
         }
     }
+}
+
+#[test]
+fn tls_and_proxies_are_read_and_checked() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let with = |text: &str| {
+        let file = file(text);
+        for (name, content) in [
+            ("tls.crt", made.cert.pem()),
+            ("tls.key", made.signing_key.serialize_pem()),
+            ("other.key", other.signing_key.serialize_pem()),
+        ] {
+            fs::write(file.path(name), content).unwrap();
+        }
+        file
+    };
+    let tls = r#"tls = { certificate = "DIR/tls.crt", key = "DIR/tls.key", client_ca = "DIR/tls.crt" }"#;
+    let proxies = r#"trusted_proxies = ["10.0.0.0/8", "::1"]"#;
+    let settings = with(&format!(
+        "[public]\n{tls}\n{proxies}\nproxy_protocol = \"v2\"\n[internal]\n{tls}\n[timeouts]\ntls = \"1s\""
+    ))
+    .good();
+    assert!(settings.public.tls.unwrap().client_ca.is_some() && settings.internal.tls.is_some());
+    assert_eq!(
+        settings.public.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.0/8", "::1/128"]
+    );
+    assert_eq!((settings.public.proxy_protocol, settings.timeouts.tls), (ProxyProtocol::V2, seconds(1)));
+
+    let pair =
+        |certificate: &str, key: &str| format!("[public]\ntls = {{ certificate = {certificate:?}, key = {key:?} }}");
+    for (text, message) in [
+        (
+            pair("DIR/tls.crt", "DIR/other.key"),
+            "public.tls.key: other.key is not the key of the first certificate in tls.crt",
+        ),
+        (pair("DIR/tls.key", "DIR/tls.key"), "public.tls.certificate: tls.key holds no certificate"),
+        (pair("DIR/none", "DIR/tls.key"), "public.tls.certificate: cannot read none: "),
+        (
+            pair("DIR/tls.crt", "-----BEGIN PRIVATE KEY-----hunter2"),
+            "public.tls.key: is the path of a PEM file, not what",
+        ),
+        ("[internal]\ntls = { key = \"x\" }".to_owned(), "internal.tls: missing field `certificate`"),
+        ("[public]\nproxy_protocol = \"v2\"".to_owned(), "public.proxy_protocol: \"v2\" lets in only the proxies of"),
+        (
+            "[public]\nproxy_protocol = \"v1\"".to_owned(),
+            "public.proxy_protocol: unknown variant `v1`, expected `off` or `v2`",
+        ),
+        (
+            "[public]\ntrusted_proxies = [\"10.0.0.1/8\"]".to_owned(),
+            "public.trusted_proxies.0: \"10.0.0.1/8\" is no network",
+        ),
+        ("[timeouts]\ntls = \"0s\"".to_owned(), "timeouts.tls: must be more than 0s"),
+    ] {
+        let bad = with(&text).bad();
+        assert!(bad.contains(message) && !bad.contains("hunter2"), "{text}\n  is: {bad}");
+    }
+    let everybody = with("[public]\ntrusted_proxies = [\"0.0.0.0/0\"]").good().warnings();
+    assert!(everybody.len() == 1 && everybody[0].contains("0.0.0.0/0"), "{everybody:?}");
+    let bad = start().var("SKYWAVE__PUBLIC__TRUSTED_PROXIES", "10.0.0.0/8,proxy").bad();
+    assert!(bad.contains("public.trusted_proxies.1: \"proxy\" is no network"), "{bad}");
 }

@@ -134,7 +134,7 @@ mod tests {
         for (name, value) in lines {
             headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
-        let arrival = Arrival { local: "127.0.0.1:8001".parse().unwrap(), peer: peer.parse().unwrap() };
+        let arrival = Arrival::new("127.0.0.1:8001".parse().unwrap(), peer.parse().unwrap(), false);
         may_do_without_key(&headers, arrival).is_ok()
     }
 

@@ -17,11 +17,20 @@ use hyper_util::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use skywave_backplane::BackplaneState;
 use skywave_proto::ErrorCode;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Internal, api, problem::Problem};
-use crate::transport::Arrival;
+use crate::{
+    tls::Tls,
+    transport::{self, Arrival},
+};
+
+/// What is spoken on an internal listener with TLS (ALPN).
+pub const PROTOCOLS: [&str; 1] = ["http/1.1"];
 
 /// A shard that has not come round for so long has stopped turning; it turns once a second at least.
 const STOPPED_AFTER_MS: u64 = 10_000;
@@ -30,8 +39,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an accept that failed for want of something.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Serves until `closed`.
-pub async fn serve(listener: TcpListener, internal: Arc<Internal>, closed: CancellationToken) {
+/// Serves until `closed`; with TLS if there is one.
+pub async fn serve(listener: TcpListener, internal: Arc<Internal>, tls: Option<Arc<Tls>>, closed: CancellationToken) {
+    let patience = internal.ground.settings.timeouts.tls;
     let app = Router::new()
         .route("/metrics", get(render))
         .route("/livez", get(livez))
@@ -46,7 +56,7 @@ pub async fn serve(listener: TcpListener, internal: Arc<Internal>, closed: Cance
         };
         let arrival = accepted.and_then(|(socket, peer)| {
             socket.set_nodelay(true)?;
-            Ok((Arrival { local: socket.local_addr()?, peer }, socket))
+            Ok((Arrival::new(socket.local_addr()?, peer, tls.is_some()), socket))
         });
         let (arrival, socket) = match arrival {
             Ok(arrival) => arrival,
@@ -57,18 +67,34 @@ pub async fn serve(listener: TcpListener, internal: Arc<Internal>, closed: Cance
             }
         };
         let service = TowerToHyperService::new(app.clone().layer(Extension(arrival)));
-        let closed = closed.clone();
+        let (closed, tls) = (closed.clone(), tls.clone());
         tokio::spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(socket), service);
+            let connection = async {
+                match tls {
+                    None => serve_one(socket, service).await,
+                    Some(tls) => match transport::accept_tls(socket, &tls, patience).await {
+                        Ok(stream) => serve_one(stream, service).await,
+                        Err(error) => {
+                            tracing::debug!(address = %arrival.client, %error, "no TLS handshake on the internal listener");
+                        }
+                    },
+                }
+            };
             tokio::select! {
-                served = connection => drop(served), // an error here is the other end's
+                () = connection => {}
                 () = closed.cancelled() => {}
             }
         });
     }
+}
+
+async fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(socket: S, service: TowerToHyperService<Router>) {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(socket), service)
+        .await;
+    drop(served); // an error here is the other end's
 }
 
 async fn render(State(internal): State<Arc<Internal>>) -> impl IntoResponse {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-pub use self::http::serve;
+pub use self::http::{PROTOCOLS, serve};
 use crate::{control::Control, relay::Relay, session::Ground, transport::Public};
 
 /// What the internal listener needs of the node.

@@ -54,13 +54,13 @@ async fn serve(settings: Settings) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return failed(&format!("cannot listen for signals: {error}")),
     };
-    let demo = settings.demo.enabled;
+    let (demo, encrypted) = (settings.demo.enabled, settings.public.tls.is_some());
     let node = match Node::start(settings, Some(recorded)).await {
         Ok(node) => node,
-        Err(error @ StartError::Backplane(_)) => return wrong(&chain(&error)),
+        Err(error @ (StartError::Backplane(_) | StartError::Tls { .. })) => return wrong(&chain(&error)),
         Err(error) => return failed(&chain(&error)),
     };
-    say_where(&node, demo);
+    say_where(&node, demo, encrypted);
     asked_to_stop(&mut terminate, &mut interrupt).await;
     tokio::select! {
         () = node.drain() => ExitCode::SUCCESS,
@@ -84,7 +84,7 @@ fn announce(settings: &Settings) {
     }
 }
 
-fn say_where(node: &Node, demo: bool) {
+fn say_where(node: &Node, demo: bool, encrypted: bool) {
     for address in node.internal_addresses() {
         info!(%address, "listening for back ends and operators");
     }
@@ -95,7 +95,8 @@ fn say_where(node: &Node, demo: bool) {
         let host = if address.ip().is_unspecified() { "127.0.0.1".into() } else { address.ip().to_string() };
         let host = if host.contains(':') { format!("[{host}]") } else { host };
         let page = if demo { "demo/" } else { "" };
-        info!("open http://{host}:{port}/{page} in a browser", port = address.port());
+        let scheme = if encrypted { "https" } else { "http" };
+        info!("open {scheme}://{host}:{port}/{page} in a browser", port = address.port());
     }
 }
 

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use skywave_backplane::{Durability, MAX_WITHIN};
 
 use super::{
-    MAX_SHARDS, RedisUrl, address, api::ApiKey, layer::Path, namespaces, problem::Problem, schema::Document,
-    source::Sources,
+    MAX_SHARDS, ProxyProtocol, RedisUrl, address, api::ApiKey, layer::Path, namespaces, problem::Problem,
+    schema::Document, source::Sources,
 };
 
 /// The fewest bytes of `node.secret`: as many as the hash that it keys.
@@ -22,6 +22,8 @@ pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<P
     let mut report = Report { sources, problems };
     node(document, &mut report);
     listeners(document, &mut report);
+    proxies(document, &mut report);
+    tls(document, &mut report);
     backplane(document, &mut report);
     api_keys(&document.api.keys, &mut report);
     sizes(document, &mut report);
@@ -85,6 +87,27 @@ fn listeners(document: &Document, report: &mut Report<'_>) {
             // A default is not where somebody must look.
             let (here, there) = if report.is_set(later.0) { (later, earlier) } else { (earlier, later) };
             report.add(here.0, format!("{} collides with {} of {}; use another port", here.1, there.1, there.0));
+        }
+    }
+}
+
+fn proxies(document: &Document, report: &mut Report<'_>) {
+    let public = &document.public;
+    if public.proxy_protocol == ProxyProtocol::V2 && public.trusted_proxies.is_empty() {
+        report.add(
+            "public.proxy_protocol",
+            "\"v2\" lets in only the proxies of public.trusted_proxies, and there are none: name their addresses there, \
+             like trusted_proxies = [\"10.0.0.0/8\"]",
+        );
+    }
+}
+
+/// Reads the files, so that what is wrong with them is known before a port is bound.
+fn tls(document: &Document, report: &mut Report<'_>) {
+    for (section, settings) in [("public", &document.public.tls), ("internal", &document.internal.tls)] {
+        let Some(settings) = settings else { continue };
+        if let Err(error) = settings.read().and_then(|files| files.server_config(&[])) {
+            report.add(&format!("{section}.tls.{}", error.setting), error.message);
         }
     }
 }
@@ -214,6 +237,7 @@ fn sizes(document: &Document, report: &mut Report<'_>) {
 fn times(document: &Document, report: &mut Report<'_>) {
     let (timeouts, drain) = (&document.timeouts, &document.drain);
     for (key, duration) in [
+        ("timeouts.tls", timeouts.tls),
         ("timeouts.handshake", timeouts.handshake),
         ("timeouts.connect", timeouts.connect),
         ("timeouts.ping_interval", timeouts.ping_interval),

@@ -2,12 +2,8 @@
 //! without effect is worse than none, but with a word that says so.
 
 /// Each dotted, `*` for one step. A section stands for all that is in it.
-const LATER: [&str; 22] = [
+const LATER: [&str; 17] = [
     "node.advertise",
-    "public.trusted_proxies",
-    "public.proxy_protocol",
-    "public.tls",
-    "internal.tls",
     "auth.tokens",
     "limits.connections_per_ip",
     "limits.connections_per_user",
@@ -17,7 +13,6 @@ const LATER: [&str; 22] = [
     "limits.publications_per_second",
     "limits.bytes_per_second",
     "limits.node_outbox_bytes",
-    "timeouts.tls",
     "timeouts.connection_age",
     "drain.window",
     "drain.rate",

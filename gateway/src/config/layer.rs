@@ -16,7 +16,7 @@ pub(super) type Path = Vec<String>;
 const PREFIX: &str = "SKYWAVE__";
 
 /// Texts, whatever they begin with: never read as TOML. The rest of the environment may hold lists and tables.
-const TEXTS: [&[&str]; 8] = [
+const TEXTS: [&[&str]; 14] = [
     &["node", "name"],
     &["node", "secret"],
     &["backplane", "url"],
@@ -25,11 +25,22 @@ const TEXTS: [&[&str]; 8] = [
     &["backplane", "sentinel_username"],
     &["backplane", "sentinel_password"],
     &["backplane", "ca"],
+    &["public", "tls", "certificate"],
+    &["public", "tls", "key"],
+    &["public", "tls", "client_ca"],
+    &["internal", "tls", "certificate"],
+    &["internal", "tls", "key"],
+    &["internal", "tls", "client_ca"],
 ];
 
 /// Lists that a variable may also give as texts with commas between them.
-const LISTS: [&[&str]; 4] =
-    [&["public", "listen"], &["public", "origins"], &["internal", "listen"], &["backplane", "urls"]];
+const LISTS: [&[&str]; 5] = [
+    &["public", "listen"],
+    &["public", "origins"],
+    &["public", "trusted_proxies"],
+    &["internal", "listen"],
+    &["backplane", "urls"],
+];
 
 /// What one place outside the file says: variables, or flags.
 #[derive(Debug, Clone, Default)]

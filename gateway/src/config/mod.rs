@@ -4,7 +4,7 @@
 //! passed over and nothing is converted: whoever wrote a setting either gets it or learns why not, before a port is
 //! bound. This room never looks at the real environment and binds nothing.
 //!
-//! In a variable a list is TOML (`["a", "b"]`), and listeners and origins may be given with commas between them; a table
+//! In a variable a list is TOML (`["a", "b"]`), and listeners, origins and proxies may be given with commas between them; a table
 //! is TOML too (`SKYWAVE__NAMESPACES__CHAT={ presence = true }`). Names of variables are read in lower case, so a
 //! namespace with a capital letter in its name can only be configured in the file.
 
@@ -21,6 +21,7 @@ mod later;
 mod layer;
 mod locate;
 mod namespaces;
+mod network;
 mod origin;
 mod problem;
 mod schema;
@@ -28,6 +29,7 @@ mod secret;
 mod sections;
 mod size;
 mod source;
+mod tls;
 mod twins;
 
 use std::{collections::BTreeMap, ffi::OsString};
@@ -40,13 +42,15 @@ pub use self::{
     backplane_url::{BackplaneUrl, RedisUrl},
     flags::Flags,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SubscribeRight},
+    network::Network,
     origin::Origin,
     problem::{ConfigError, Place, Problem},
     secret::Secret,
     sections::{
         AuthSettings, DebugSettings, DemoSettings, DrainSettings, InternalSettings, Limits, LogFormat, MAX_SHARDS,
-        NodeSettings, PublicSettings, Timeouts,
+        NodeSettings, ProxyProtocol, PublicSettings, Timeouts,
     },
+    tls::{TlsError, TlsFiles, TlsSettings},
 };
 use self::{layer::Layer, schema::Document, source::Sources};
 
@@ -177,11 +181,16 @@ impl Settings {
 
     /// What is allowed and yet worth a line in the log.
     pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
         if self.development {
-            development::warnings(&self.public.listen, &self.internal.listen).collect()
-        } else {
-            Vec::new()
+            warnings.extend(development::warnings(&self.public.listen, &self.internal.listen));
         }
+        if let Some(everybody) = self.public.trusted_proxies.iter().find(|network| network.is_everybody()) {
+            warnings.push(format!(
+                "public.trusted_proxies has {everybody}: every client says itself which address it has; name the proxies"
+            ));
+        }
+        warnings
     }
 }
 

@@ -110,13 +110,15 @@ fn reword(path: &[String], message: &str) -> String {
 
 /// Whether a secret may stand here, or somebody may have put one here by mistake.
 fn may_be_secret(path: &[String]) -> bool {
-    const SECRETS: [&[&str]; 6] = [
+    const SECRETS: [&[&str]; 8] = [
         &["node", "secret"],
         &["backplane", "url"],
         &["backplane", "urls"],
         &["backplane", "password"],
         &["backplane", "sentinel_password"],
         &["api"],
+        &["public", "tls", "key"],
+        &["internal", "tls", "key"],
     ];
     SECRETS.iter().any(|secret| path.iter().zip(*secret).all(|(a, b)| a == b))
 }

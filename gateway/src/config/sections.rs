@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{address, count, duration, origin::Origin, secret::Secret, size};
+use super::{address, count, duration, network::Network, origin::Origin, secret::Secret, size, tls::TlsSettings};
 
 /// `[node]`: this process.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -56,6 +56,15 @@ pub struct PublicSettings {
     /// Bytes from which a message is compressed. Default 512: shorter ones hardly shrink.
     #[serde(deserialize_with = "size::deserialize")]
     pub deflate_threshold: usize,
+    /// Addresses and networks of the proxies in front of the node, as `["10.0.0.0/8"]`. Only they are believed when they say
+    /// whom they speak for: in the PROXY protocol, or in `X-Forwarded-For` or `Forwarded`, of which they must write one and
+    /// let no other through. Default: none, the other end is the client.
+    pub trusted_proxies: Vec<Network>,
+    /// Whether a connection begins with a header of the PROXY protocol, before TLS. Default `off`; with `v2` every
+    /// connection has to, and all that do not come from `trusted_proxies` are closed.
+    pub proxy_protocol: ProxyProtocol,
+    /// TLS on all of `listen`, with HTTP/2 and HTTP/1.1 inside. Default: none, something in front of the node ends it.
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for PublicSettings {
@@ -65,8 +74,22 @@ impl Default for PublicSettings {
             origins: Vec::new(),
             deflate: true,
             deflate_threshold: 512,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Off,
+            tls: None,
         }
     }
+}
+
+/// How a proxy says whom it speaks for, before anything else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// It does not.
+    #[default]
+    Off,
+    /// In the binary form of the PROXY protocol.
+    V2,
 }
 
 /// `[internal]`: the listener for back ends and operators.
@@ -77,11 +100,13 @@ pub struct InternalSettings {
     /// them is for the operator to say.
     #[serde(deserialize_with = "address::deserialize")]
     pub listen: Vec<SocketAddr>,
+    /// TLS on all of `listen`; with `client_ca` also metrics and probes need a certificate. Default: none.
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for InternalSettings {
     fn default() -> Self {
-        Self { listen: vec![SocketAddr::from(([127, 0, 0, 1], 8001))] }
+        Self { listen: vec![SocketAddr::from(([127, 0, 0, 1], 8001))], tls: None }
     }
 }
 
@@ -157,8 +182,12 @@ impl Default for Limits {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// From accept to the end of the request's head. Default 5 s: slow networks need less, and who sends byte by byte
-    /// holds a connection this long.
+    /// From accept to the end of the TLS handshake, where the listener speaks TLS. Default 5 s, as `handshake`.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub tls: Duration,
+    /// From accept, or from the end of the TLS handshake, to the end of the request's head; and how long a connection may
+    /// stay without a request after that. Default 5 s: slow networks need less, and who sends byte by byte holds a
+    /// connection this long.
     #[serde(deserialize_with = "duration::deserialize")]
     pub handshake: Duration,
     /// From the upgrade to `connect`, where anonymous clients may not stay. Default 10 s: the client may first have to
@@ -188,6 +217,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            tls: Duration::from_secs(5),
             handshake: Duration::from_secs(5),
             connect: Duration::from_secs(10),
             ping_interval: Duration::from_secs(25),

@@ -1,11 +1,13 @@
-//! The HTTP upgrade to a WebSocket: what the request must say (RFC 6455 §4.2.1) and what is answered (§4.2.2).
+//! The handshake of a WebSocket: what the request must say and what is answered, over HTTP/1 (RFC 6455 §4.2) and HTTP/2
+//! (RFC 8441 §5).
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::ext::Protocol;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::protocol::{Codec, SUBPROTOCOLS};
 
-/// Why there is no upgrade. The answer's body says it in words.
+/// Why there is no WebSocket. The answer's body says it in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// A plain request where a WebSocket is served.
@@ -14,6 +16,9 @@ pub enum HandshakeError {
     /// RFC 6455 §4.1 wants a GET.
     #[error("a WebSocket handshake is a GET request")]
     Method,
+    /// RFC 8441 §4: CONNECT for something else.
+    #[error("the only :protocol that is spoken here is websocket")]
+    Protocol,
     /// RFC 6455 §4.4: the answer names the version that is spoken here.
     #[error("only WebSocket version 13 is spoken here")]
     Version,
@@ -26,12 +31,13 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// The status of the answer.
-    pub fn status(self) -> StatusCode {
+    /// The status of the answer. There is no upgrade in HTTP/2, so none is required there.
+    pub fn status(self, version: Version) -> StatusCode {
         match self {
-            Self::NoUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
+            Self::NoUpgrade | Self::Version if version < Version::HTTP_2 => StatusCode::UPGRADE_REQUIRED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Key | Self::Subprotocol => StatusCode::BAD_REQUEST,
+            Self::Protocol => StatusCode::NOT_IMPLEMENTED,
+            Self::NoUpgrade | Self::Version | Self::Key | Self::Subprotocol => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -40,6 +46,7 @@ impl HandshakeError {
         match self {
             Self::NoUpgrade => "no_upgrade",
             Self::Method => "method",
+            Self::Protocol => "protocol",
             Self::Version => "version",
             Self::Key => "key",
             Self::Subprotocol => "subprotocol",
@@ -47,11 +54,60 @@ impl HandshakeError {
     }
 }
 
-/// Checks a handshake and returns the value of `Sec-WebSocket-Accept`.
-///
-/// # Errors
-/// [`HandshakeError`] says what is wrong with it.
-pub fn accept<B>(request: &Request<B>) -> Result<String, HandshakeError> {
+/// A handshake that is as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handshake {
+    /// An upgrade: HTTP ends on this connection.
+    Http1 {
+        /// The value of `Sec-WebSocket-Accept`.
+        accept: String,
+    },
+    /// An extended CONNECT: this stream carries the WebSocket, the others of the connection go on.
+    Http2,
+}
+
+impl Handshake {
+    /// Checks a request.
+    ///
+    /// # Errors
+    /// [`HandshakeError`] says what is wrong with it.
+    pub fn check<B>(request: &Request<B>) -> Result<Self, HandshakeError> {
+        match request.extensions().get::<Protocol>() {
+            Some(protocol) => check_http2(request, protocol),
+            None => check_http1(request),
+        }
+    }
+
+    /// The answer that opens the WebSocket, with the extensions that were agreed on.
+    pub fn answer<B: Default>(
+        &self,
+        subprotocol: Option<&'static str>,
+        extensions: Option<HeaderValue>,
+    ) -> Response<B> {
+        let mut response = Response::new(B::default());
+        match self {
+            Self::Http1 { accept } => {
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                let headers = response.headers_mut();
+                headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                if let Ok(accept) = HeaderValue::from_str(accept) {
+                    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+                }
+            }
+            Self::Http2 => *response.status_mut() = StatusCode::OK,
+        }
+        if let Some(subprotocol) = subprotocol {
+            response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+        }
+        if let Some(extensions) = extensions {
+            response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, extensions);
+        }
+        response
+    }
+}
+
+fn check_http1<B>(request: &Request<B>) -> Result<Handshake, HandshakeError> {
     let headers = request.headers();
     if !has_token(headers, &header::CONNECTION, "upgrade") || !has_token(headers, &header::UPGRADE, "websocket") {
         return Err(HandshakeError::NoUpgrade);
@@ -59,43 +115,33 @@ pub fn accept<B>(request: &Request<B>) -> Result<String, HandshakeError> {
     if request.method() != Method::GET {
         return Err(HandshakeError::Method);
     }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(HandshakeError::Version);
-    }
+    check_version(headers)?;
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     match (keys.next(), keys.next()) {
-        (Some(key), None) if is_key(key.as_bytes()) => Ok(derive_accept_key(key.as_bytes())),
+        (Some(key), None) if is_key(key.as_bytes()) => {
+            Ok(Handshake::Http1 { accept: derive_accept_key(key.as_bytes()) })
+        }
         _ => Err(HandshakeError::Key),
     }
+}
+
+/// Neither upgrade nor key here: the protocol is in the request, and an HTTP/2 stream is not mistaken for anything else.
+fn check_http2<B>(request: &Request<B>, protocol: &Protocol) -> Result<Handshake, HandshakeError> {
+    if protocol.as_str() != "websocket" {
+        return Err(HandshakeError::Protocol);
+    }
+    check_version(request.headers()).map(|()| Handshake::Http2)
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), HandshakeError> {
+    let version = headers.get(header::SEC_WEBSOCKET_VERSION);
+    version.filter(|version| *version == "13").map(|_| ()).ok_or(HandshakeError::Version)
 }
 
 /// 24 characters of base64, two of them padding.
 fn is_key(key: &[u8]) -> bool {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
-}
-
-/// The answer that ends HTTP on this connection.
-pub fn switching<B: Default>(
-    accept: &str,
-    subprotocol: Option<&'static str>,
-    extensions: Option<HeaderValue>,
-) -> Response<B> {
-    let mut response = Response::new(B::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(accept) {
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    if let Some(subprotocol) = subprotocol {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
-    }
-    if let Some(extensions) = extensions {
-        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extensions);
-    }
-    response
 }
 
 /// Chooses the client's protocol: the best that it offers, the first of ours if it offers none.
@@ -145,20 +191,45 @@ mod tests {
 
     #[test]
     fn answers_the_key_of_the_rfc() {
-        assert_eq!(accept(&request(&GOOD)).as_deref(), Ok("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")); // RFC 6455 §1.3
+        let handshake = Handshake::check(&request(&GOOD)).unwrap();
+        assert_eq!(handshake, Handshake::Http1 { accept: "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".into() }); // RFC 6455 §1.3
+        let answer = handshake.answer::<()>(Some("skywave.v1.json"), None);
+        assert_eq!(answer.status(), 101);
+        assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "skywave.v1.json");
     }
 
     #[test]
     fn says_what_is_wrong() {
         let without = |name| request(&GOOD.into_iter().filter(|(n, _)| *n != name).collect::<Vec<_>>());
         let with = |name, value| request(&GOOD.map(|(n, v)| (n, if n == name { value } else { v })));
-        assert_eq!(accept(&without("Connection")), Err(HandshakeError::NoUpgrade));
-        assert_eq!(accept(&with("Upgrade", "h2c")), Err(HandshakeError::NoUpgrade));
-        assert_eq!(accept(&with("Sec-WebSocket-Version", "8")), Err(HandshakeError::Version));
-        assert_eq!(accept(&with("Sec-WebSocket-Key", "short")), Err(HandshakeError::Key));
+        let check = |request| Handshake::check(&request).unwrap_err();
+        assert_eq!(check(without("Connection")), HandshakeError::NoUpgrade);
+        assert_eq!(check(with("Upgrade", "h2c")), HandshakeError::NoUpgrade);
+        assert_eq!(check(with("Sec-WebSocket-Version", "8")), HandshakeError::Version);
+        assert_eq!(check(with("Sec-WebSocket-Key", "short")), HandshakeError::Key);
         let mut post = request(&GOOD);
         *post.method_mut() = Method::POST;
-        assert_eq!(accept(&post), Err(HandshakeError::Method));
+        assert_eq!(check(post), HandshakeError::Method);
+    }
+
+    #[test]
+    fn http2_has_no_upgrade_and_no_key() {
+        let connect = |protocol: &'static str, lines: &[(&str, &str)]| {
+            let mut connect = request(lines);
+            *connect.method_mut() = Method::CONNECT;
+            *connect.version_mut() = Version::HTTP_2;
+            connect.extensions_mut().insert(Protocol::from_static(protocol));
+            Handshake::check(&connect)
+        };
+        let version = [("Sec-WebSocket-Version", "13")];
+        assert_eq!(connect("websocket", &version), Ok(Handshake::Http2));
+        assert_eq!(connect("websocket", &[]), Err(HandshakeError::Version));
+        assert_eq!(connect("connect-udp", &version), Err(HandshakeError::Protocol));
+        let answer = Handshake::Http2.answer::<()>(None, None);
+        assert!(answer.status() == 200 && answer.headers().is_empty());
+        assert_eq!(HandshakeError::Version.status(Version::HTTP_2), 400);
+        assert_eq!(HandshakeError::Version.status(Version::HTTP_11), 426);
     }
 
     #[test]

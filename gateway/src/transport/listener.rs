@@ -1,17 +1,12 @@
-//! The accept loop: hands each socket to the least-loaded shard.
+//! The accept loop.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrival, Load, Public, http};
+use super::{Public, arrival};
 use crate::shard::ShardHandle;
 
 /// Sockets that the kernel holds until they are accepted; it takes less if `net.core.somaxconn` is smaller.
@@ -55,18 +50,19 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 ///
 /// # Cancel safety
 /// Cancel-safe: an accepted socket is handed over at once.
-pub async fn listen(listener: TcpListener, public: Arc<Public>, shards: Vec<ShardHandle>, closed: CancellationToken) {
+pub async fn listen(listener: TcpListener, public: Arc<Public>, shards: Arc<[ShardHandle]>, closed: CancellationToken) {
+    let accept = async || {
+        let place = public.entrance.place().await;
+        listener.accept().await.map(|(socket, peer)| (socket, peer, place))
+    };
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept() => accepted,
             () = closed.cancelled() => return,
         };
-        let handed_over = accepted.and_then(|(socket, peer)| {
+        let handed_over = accepted.and_then(|(socket, peer, place)| {
             tune(&socket)?;
-            let arrival = Arrival { local: socket.local_addr()?, peer };
-            // A tokio socket belongs to the reactor that made it: it changes hands as a plain one.
-            hand_over(socket.into_std()?, arrival, &public, &shards);
-            Ok(())
+            arrival::take_in(socket, peer, place, &public, &shards)
         });
         if let Err(error) = handed_over
             && !is_of_one_connection(&error)
@@ -89,11 +85,4 @@ fn tune(socket: &tokio::net::TcpStream) -> io::Result<()> {
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected)
-}
-
-fn hand_over(socket: std::net::TcpStream, arrival: Arrival, public: &Arc<Public>, shards: &[ShardHandle]) {
-    let Some(shard) = shards.iter().min_by_key(|shard| shard.connections().load(Ordering::Relaxed)) else { return };
-    let load = Load::on(shard.clone());
-    let public = public.clone();
-    shard.run(move |shard| http::serve(shard, socket, arrival, public, load));
 }

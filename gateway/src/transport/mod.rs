@@ -1,33 +1,41 @@
 //! The public listeners: sockets in, WebSockets on a shard out.
 
+mod arrival;
+mod carrier;
 mod connection;
 mod echo;
+mod forwarded;
 mod framed;
 pub mod handshake;
 mod http;
 mod listener;
 pub mod origin;
 mod page;
+mod proxy_protocol;
+mod requests;
 mod socket;
 mod upgrade;
 pub mod websocket;
+mod wire;
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use tokio_util::sync::CancellationToken;
 
-use self::origin::OriginRules;
+pub(crate) use self::arrival::accept_tls;
 pub use self::{
+    arrival::Arrival,
     connection::WebSocketLimits,
     listener::{ListenError, bind, listen},
 };
-use crate::{session::Ground, shard::ShardHandle};
+use self::{arrival::Entrance, origin::OriginRules};
+use crate::{session::Ground, shard::ShardHandle, tls::Tls};
+
+/// What is spoken on a public listener with TLS, the preferred first (ALPN).
+pub const PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
 
 /// What all public connections of a node share.
 pub struct Public {
@@ -35,15 +43,17 @@ pub struct Public {
     pub ground: Arc<Ground>,
     /// Whose pages may connect.
     pub origins: OriginRules,
+    entrance: Entrance,
     /// Set when the node leaves: upgrades are refused from then on.
     draining: CancellationToken,
     websockets: AtomicUsize,
 }
 
 impl Public {
-    /// Open for everyone whom the settings let in.
-    pub fn new(ground: Arc<Ground>, origins: OriginRules) -> Self {
-        Self { ground, origins, draining: CancellationToken::new(), websockets: AtomicUsize::new(0) }
+    /// Open for everyone whom the settings let in; `tls` is what the listeners speak.
+    pub fn new(ground: Arc<Ground>, origins: OriginRules, tls: Option<Arc<Tls>>) -> Self {
+        let entrance = Entrance::new(tls, &ground.settings.public);
+        Self { ground, origins, entrance, draining: CancellationToken::new(), websockets: AtomicUsize::new(0) }
     }
 
     /// Refuses upgrades from now on, so that a balancer takes them elsewhere.
@@ -85,15 +95,6 @@ impl Drop for WebSocketSeat {
     }
 }
 
-/// How a socket came in.
-#[derive(Debug, Clone, Copy)]
-pub struct Arrival {
-    /// The listener's own address.
-    pub local: SocketAddr,
-    /// The other end's.
-    pub peer: SocketAddr,
-}
-
 /// One connection's weight on its shard, until it is dropped.
 pub(super) struct Load(ShardHandle);
 
@@ -101,6 +102,11 @@ impl Load {
     fn on(shard: ShardHandle) -> Self {
         shard.connections().fetch_add(1, Ordering::Relaxed);
         Self(shard)
+    }
+
+    /// Another connection on the same shard.
+    fn another(&self) -> Self {
+        Self::on(self.0.clone())
     }
 }
 

@@ -5,8 +5,9 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderName, Request, header};
 
+use super::Arrival;
 use crate::config::Origin;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -35,28 +36,39 @@ pub enum ForeignPage {
 }
 
 impl OriginRules {
-    /// Decides about a handshake with these headers, on a listener that is bound to loopback or not.
+    /// Decides about a handshake.
     ///
     /// # Errors
     /// [`ForeignPage`] says which rule is broken.
-    pub fn check(&self, headers: &HeaderMap, loopback: bool) -> Result<(), ForeignPage> {
-        let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-        let (origin, host) = (text(&header::ORIGIN), text(&header::HOST).unwrap_or_default());
+    pub fn check<B>(&self, request: &Request<B>, arrival: &Arrival) -> Result<(), ForeignPage> {
+        let text = |name: &HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        let origin = text(&header::ORIGIN);
         if origin.is_some_and(|origin| self.allowed.iter().any(|allowed| allowed.matches(origin))) {
             return Ok(());
         }
+        // HTTP/2 has `:authority`, and a whole URI in the request line comes before `Host` (RFC 9112 §3.2.2).
+        let authority = request.uri().authority().map(http::uri::Authority::as_str);
+        let host = authority.or_else(|| text(&header::HOST)).unwrap_or_default();
+        let same_host = origin.is_some_and(|origin| is_of_host(origin, host, arrival.encrypted));
         if self.development {
-            return check_development(origin, host, text(&SEC_FETCH_SITE), loopback);
+            let loopback = arrival.local.ip().is_loopback();
+            return check_development(origin, host, same_host, text(&SEC_FETCH_SITE), loopback);
         }
         match origin {
             None => Ok(()),
-            Some(origin) if self.allowed.is_empty() && authority(origin) == Some(host) => Ok(()),
+            Some(_) if self.allowed.is_empty() && same_host => Ok(()),
             Some(_) => Err(ForeignPage::Origin),
         }
     }
 }
 
-fn check_development(origin: Option<&str>, host: &str, site: Option<&str>, loopback: bool) -> Result<(), ForeignPage> {
+fn check_development(
+    origin: Option<&str>,
+    host: &str,
+    same_host: bool,
+    site: Option<&str>,
+    loopback: bool,
+) -> Result<(), ForeignPage> {
     // A name that an attacker's DNS points at this machine is in `Host`, and in `Origin` too.
     if loopback && !is_local_name(host) {
         return Err(ForeignPage::Host);
@@ -66,10 +78,20 @@ fn check_development(origin: Option<&str>, host: &str, site: Option<&str>, loopb
         None => Ok(()),
         Some(origin) => match authority(origin) {
             Some(page) if is_loopback_name(page) => Ok(()),
-            Some(page) if page == host && ip(host).is_some() => Ok(()),
+            Some(_) if same_host && ip(host).is_some() => Ok(()),
             _ => Err(ForeignPage::Origin),
         },
     }
+}
+
+/// Whether a page with this origin came from this host. Where the listener itself speaks TLS a page without it did not,
+/// whatever its name: anybody on the way may have written it.
+fn is_of_host(origin: &str, host: &str, encrypted: bool) -> bool {
+    let Some(page) = authority(origin) else { return false };
+    let secure = origin.starts_with("https://");
+    // Browsers leave the usual port out of `Origin`; others may name it in `Host`.
+    let usual = if secure { ":443" } else { ":80" };
+    (secure || !encrypted) && (page == host || host.strip_suffix(usual) == Some(page))
 }
 
 /// `host[:port]` of an origin; `None` for `null` and what is no origin.
@@ -105,15 +127,36 @@ mod tests {
     use super::*;
 
     fn check(rules: &OriginRules, origin: Option<&str>, host: &str, site: Option<&str>, loopback: bool) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, host.parse().unwrap());
-        if let Some(origin) = origin {
-            headers.insert(header::ORIGIN, origin.parse().unwrap());
+        let mut request = Request::get("/ws").header(header::HOST, host);
+        for (name, value) in [(header::ORIGIN, origin), (SEC_FETCH_SITE, site)] {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
         }
-        if let Some(site) = site {
-            headers.insert(SEC_FETCH_SITE, site.parse().unwrap());
-        }
-        rules.check(&headers, loopback).is_ok()
+        rules.check(&request.body(()).unwrap(), &arrival(loopback, false)).is_ok()
+    }
+
+    fn arrival(loopback: bool, encrypted: bool) -> Arrival {
+        let local = if loopback { "127.0.0.1:8000" } else { "192.0.2.1:8000" };
+        Arrival::new(local.parse().unwrap(), "127.0.0.1:5000".parse().unwrap(), encrypted)
+    }
+
+    #[test]
+    fn the_host_is_that_of_the_request_and_the_scheme_that_of_the_listener() {
+        let rules = OriginRules { allowed: vec![], development: false };
+        let may = |uri: &str, origin: &str, encrypted| {
+            let request = Request::get(uri).header(header::ORIGIN, origin).header(header::HOST, "proxy.internal");
+            rules.check(&request.body(()).unwrap(), &arrival(false, encrypted)).is_ok()
+        };
+        assert!(may("https://rt.example.com/ws", "https://rt.example.com", true));
+        assert!(may("https://rt.example.com:443/ws", "https://rt.example.com", true));
+        assert!(!may("https://rt.example.com:8443/ws", "https://rt.example.com", true));
+        assert!(!may("https://rt.example.com/ws", "https://proxy.internal", true));
+        assert!(
+            !may("https://rt.example.com/ws", "http://rt.example.com", true),
+            "a page that anybody may have changed"
+        );
+        assert!(may("http://rt.example.com/ws", "https://rt.example.com", false), "TLS ends in front of the node");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(super) fn answer<B>(request: &Request<B>, settings: &Settings) -> Response<F
     response
 }
 
-fn not_found() -> Response<Full<Bytes>> {
+pub(super) fn not_found() -> Response<Full<Bytes>> {
     let body = "not found; WebSockets are at /ws and /raw/{channel}\n";
     with_type(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()))
 }

@@ -2,22 +2,28 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
+use hyper::{
+    body::Incoming,
+    upgrade::{OnUpgrade, Upgraded},
+};
 use hyper_util::rt::TokioIo;
 use skywave_proto::{ChannelName, ErrorCode, StreamPosition};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
     connection::{Adopted, Connection},
-    echo,
+    echo, forwarded,
     framed::{Compression, Framed},
-    handshake::{self, HandshakeError},
-    http::{Answer, refused, text},
+    handshake::{self, Handshake, HandshakeError},
+    http::{Answer, Door, refused, text},
+    requests,
     socket::Socket,
     websocket,
+    wire::Wire,
 };
 use crate::{
     config::PublicSettings,
@@ -56,17 +62,14 @@ impl Endpoint {
 }
 
 /// Answers a handshake, and makes a connection of it if all is well.
-pub(super) async fn answer(
-    mut request: Request<Incoming>,
-    endpoint: Endpoint,
-    shard: &Rc<Shard>,
-    arrival: Arrival,
-    public: &Arc<Public>,
-    load: &Rc<Load>,
-) -> Answer {
-    let accept = match handshake::accept(&request) {
-        Ok(accept) => accept,
-        Err(error) => return no_upgrade(error),
+pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, door: &Rc<Door>) -> Answer {
+    let (shard, public) = (&door.shard, &door.public);
+    let proxies = &public.ground.settings.public.trusted_proxies;
+    let client = forwarded::client(request.headers(), door.arrival.client, proxies);
+    let arrival = Arrival { client, ..door.arrival };
+    let handshake = match Handshake::check(&request) {
+        Ok(handshake) => handshake,
+        Err(error) => return no_upgrade(error, request.version()),
     };
     if public.is_draining() {
         metrics::refused("draining");
@@ -76,7 +79,7 @@ pub(super) async fn answer(
         metrics::refused("not_ready");
         return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
     }
-    if let Err(foreign) = public.origins.check(request.headers(), arrival.local.ip().is_loopback()) {
+    if let Err(foreign) = public.origins.check(&request, &arrival) {
         metrics::refused("origin");
         return text(StatusCode::FORBIDDEN, format!("{foreign}\n"));
     }
@@ -92,21 +95,29 @@ pub(super) async fn answer(
         Endpoint::Echo => (&Raw, None),
         Endpoint::Native => match handshake::subprotocol(request.headers()) {
             Ok(chosen) => chosen,
-            Err(error) => return no_upgrade(error),
+            Err(error) => return no_upgrade(error, request.version()),
         },
     };
     let Some(seat) = public.seat() else {
         metrics::refused("connections");
         return text(StatusCode::SERVICE_UNAVAILABLE, "limits.connections is reached: connect to another node\n");
     };
+    let held = match handshake {
+        Handshake::Http1 { .. } => Held { _seat: seat, _load: door.load.clone(), _request: None },
+        Handshake::Http2 => {
+            let load = Rc::new(door.load.another());
+            Held { _seat: seat, _load: load, _request: Some(door.requests.begin()) }
+        }
+    };
+    tracing::debug!(address = %arrival.client, version = ?request.version(), "a WebSocket is opened");
     let since = since(request.uri().query());
     let (compression, extensions) = compression(request.headers(), &public.ground.settings.public).unzip();
     let upgrade = hyper::upgrade::on(&mut request);
     let opening = Opening { shard, public, codec, endpoint, since, token, compression };
     let deadline = public.ground.settings.timeouts.handshake;
     let opened = opening.opened(deadline).await;
-    tokio::task::spawn_local(open(opened, upgrade, deadline, (seat, load.clone())));
-    handshake::switching(&accept, subprotocol, extensions)
+    tokio::task::spawn_local(open(opened, upgrade, deadline, held));
+    handshake.answer(subprotocol, extensions)
 }
 
 /// What the client offers to compress by, as far as that is wanted here; and the answer to it.
@@ -119,13 +130,15 @@ fn compression(headers: &HeaderMap, settings: &PublicSettings) -> Option<(Compre
     Some((Compression { agreed, threshold: settings.deflate_threshold }, answer))
 }
 
-fn no_upgrade(error: HandshakeError) -> Answer {
+fn no_upgrade(error: HandshakeError, version: Version) -> Answer {
     metrics::refused(error.reason());
-    let mut answer = text(error.status(), format!("{error}\n"));
+    let mut answer = text(error.status(version), format!("{error}\n"));
     let headers = answer.headers_mut();
     if error == HandshakeError::Version || error == HandshakeError::NoUpgrade {
         headers.insert(header::SEC_WEBSOCKET_VERSION, header::HeaderValue::from_static("13"));
-        headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+        if version < Version::HTTP_2 {
+            headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+        }
     }
     answer
 }
@@ -157,14 +170,19 @@ fn may_open_raw(public: &Public, channel: &ChannelName, token: bool) -> Result<(
     session::may_subscribe(session::namespace(settings, channel)?, channel, None)
 }
 
-/// Takes the raw socket out of HTTP and serves the connection in a task of its own, so that nothing of the handshake
-/// lives as long as it. `held` is kept as long as the connection.
-async fn open(opened: Opened, upgrade: OnUpgrade, deadline: Duration, held: (WebSocketSeat, Rc<Load>)) {
+/// What a WebSocket keeps as long as it is open.
+struct Held {
+    _seat: WebSocketSeat,
+    _load: Rc<Load>,
+    /// Over HTTP/2: its connection is in use.
+    _request: Option<requests::Request>,
+}
+
+/// Takes the socket out of HTTP and serves the connection in a task of its own, so that nothing of the handshake lives as
+/// long as it.
+async fn open(opened: Opened, upgrade: OnUpgrade, deadline: Duration, held: Held) {
     let Ok(Ok(upgraded)) = timeout(deadline, upgrade).await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        return tracing::error!("an upgraded connection is not the socket it was made from");
-    };
-    let (socket, early) = (Socket::Tcp(parts.io.into_inner()), parts.read_buf);
+    let (socket, early) = taken_out(upgraded);
     tokio::task::spawn_local(async move {
         match opened {
             Opened::Session(adopted) => adopted.run(socket, early).await,
@@ -175,6 +193,18 @@ async fn open(opened: Opened, upgrade: OnUpgrade, deadline: Duration, held: (Web
         }
         drop(held);
     });
+}
+
+/// The socket itself where HTTP is over, and what the client has sent behind its handshake; else the stream.
+fn taken_out(upgraded: Upgraded) -> (Socket, Bytes) {
+    match upgraded.downcast::<TokioIo<Wire>>() {
+        Ok(parts) => {
+            let (socket, unread) = parts.io.into_inner().into_parts();
+            let early = if unread.is_empty() { parts.read_buf } else { [parts.read_buf, unread].concat().into() };
+            (socket, early)
+        }
+        Err(stream) => (Socket::Http2(TokioIo::new(stream)), Bytes::new()),
+    }
 }
 
 /// What the WebSocket is for.

@@ -1,8 +1,10 @@
 //! Nodes on port 0, a client that speaks the protocol, and HTTP.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)] // each test file uses its part
 
+pub mod http2;
 pub mod raw;
 pub mod redis;
+pub mod tls;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -14,9 +16,13 @@ use skywave_gateway::{
     config::{Flags, Settings},
     node::Node,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, client_async, connect_async,
     tungstenite::{Message, client::IntoClientRequest as _, protocol::CloseFrame},
 };
 
@@ -80,24 +86,14 @@ impl Running {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
         match connect_async(request).await {
-            Ok((stream, _)) => Ok(Client { stream, waiting: VecDeque::new(), ids: 0 }),
-            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
-                let body = response.body().clone().unwrap_or_default();
-                Err((response.status().as_u16(), String::from_utf8(body).unwrap()))
-            }
-            Err(error) => panic!("{error}"),
+            Ok((stream, _)) => Ok(Client::over(stream)),
+            Err(error) => Err(refusal(error)),
         }
     }
 
     /// A client that is connected and has these subscriptions.
     pub async fn client(&self, channels: &[&str]) -> Client {
-        let mut client = self.socket("/ws").await;
-        client.ask(json!({"connect": {}})).await;
-        for channel in channels {
-            let reply = client.ask(json!({"subscribe": {"channel": channel}})).await;
-            assert!(reply["subscribed"].is_object(), "{reply}");
-        }
-        client
+        self.socket("/ws").await.subscribed(channels).await
     }
 
     /// `POST /api/v1/{method}`.
@@ -149,13 +145,52 @@ pub async fn request(address: &str, method: &str, path: &str, headers: &[(&str, 
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-pub struct Client {
-    pub stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+/// A handshake over HTTP/1.1 on any socket; an error is the status of the refusal and its body.
+pub async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: S,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<Client<S>, (u16, String)> {
+    let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    let answer = timeout(DEADLINE, client_async(request, socket)).await.expect("an answer in time");
+    answer.map(|(stream, _)| Client::over(stream)).map_err(refusal)
+}
+
+fn refusal(error: tokio_tungstenite::tungstenite::Error) -> (u16, String) {
+    match error {
+        tokio_tungstenite::tungstenite::Error::Http(response) => {
+            let body = response.body().clone().unwrap_or_default();
+            (response.status().as_u16(), String::from_utf8(body).unwrap())
+        }
+        error => panic!("{error}"),
+    }
+}
+
+pub struct Client<S = MaybeTlsStream<TcpStream>> {
+    pub stream: WebSocketStream<S>,
     waiting: VecDeque<Value>,
     ids: u64,
 }
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// A client that has not said anything.
+    pub fn over(stream: WebSocketStream<S>) -> Self {
+        Self { stream, waiting: VecDeque::new(), ids: 0 }
+    }
+
+    /// Connects and subscribes.
+    pub async fn subscribed(mut self, channels: &[&str]) -> Self {
+        self.ask(json!({"connect": {}})).await;
+        for channel in channels {
+            let reply = self.ask(json!({"subscribe": {"channel": channel}})).await;
+            assert!(reply["subscribed"].is_object(), "{reply}");
+        }
+        self
+    }
+
     pub async fn send(&mut self, message: impl Into<Message>) {
         self.stream.send(message.into()).await.unwrap();
     }

@@ -58,9 +58,10 @@ build:
 	cargo build --workspace --bins --tests --locked
 
 .PHONY: test-clients
-test-clients: build ## Browsers, ws and Python against one node in development mode
+test-clients: build ## Browsers, ws, Python, HTTP/2 and Autobahn's cases against a node
 	node scripts/with-node.mjs node --test tests/clients/*.test.mjs
 	node scripts/with-node.mjs target/venv/clients/bin/python tests/clients/python/test_websockets.py
+	node --test tests/tls/*.test.mjs
 	node scripts/autobahn.mjs quick
 
 .PHONY: autobahn

@@ -28,7 +28,6 @@ const settings = {
     SKYWAVE__LIMITS__FRAME_BYTES: "16MiB",
     SKYWAVE__LIMITS__FRAGMENTS: "65536",
     SKYWAVE__TIMEOUTS__MESSAGE: "100s",
-    SKYWAVE__PUBLIC__DEFLATE_THRESHOLD: "1",
 };
 const node = start("autobahn", join(root, "tests/artefacts"), skywave, [...listen, "--dev"], settings);
 await untilAnswers(node, `http://127.0.0.1:${internalPort}/readyz`);

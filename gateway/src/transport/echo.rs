@@ -1,4 +1,4 @@
-//! `/echo`: every message comes back as it is. For those who test the WebSocket itself; there is no session behind it.
+//! `/echo`: every message comes back as it is, compressed wherever that was agreed on. For those who test the WebSocket itself; there is no session behind it.
 
 use std::rc::Rc;
 
@@ -70,8 +70,8 @@ async fn serve(wire: &mut Framed, limits: &WebSocketLimits) -> Result<Option<u16
         };
         pinged = false;
         match event {
-            Event::Text(text) => wire.send(&Frame::text(text)),
-            Event::Binary(bytes) => wire.send(&Frame::binary(bytes)),
+            Event::Text(text) => wire.send_compressed(&Frame::text(text)),
+            Event::Binary(bytes) => wire.send_compressed(&Frame::binary(bytes)),
             Event::Ping(payload) => wire.pong(payload),
             Event::Pong(_) => {}
             Event::Close(close) => return Ok(close.map(|(code, _)| code)),

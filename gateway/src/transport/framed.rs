@@ -137,14 +137,25 @@ impl Framed {
 
     /// Appends a message, compressed if that was agreed on and pays.
     pub(super) fn send(&mut self, frame: &Frame) {
-        let opcode = OpCode::Data(if frame.is_text() { Data::Text } else { Data::Binary });
-        let deflated = self.compression.filter(|compression| frame.payload().len() >= compression.threshold);
-        let deflated = deflated.and_then(|Compression { agreed, .. }| {
-            let deflate =
-                |payload: &Bytes| DEFLATER.with_borrow_mut(|deflater| deflater.deflate(payload, agreed.window_bits()));
+        let compression = self.compression.filter(|compression| frame.payload().len() >= compression.threshold);
+        let deflated = compression.and_then(|Compression { agreed, .. }| {
+            let deflate = |payload: &Bytes| DEFLATER.with_borrow_mut(|all| all.deflate(payload, agreed.window_bits()));
             // Who wants a small window gets a form of its own.
             if agreed.is_usual() { frame.deflated(deflate).cloned() } else { deflate(frame.payload()) }
         });
+        self.append(frame, deflated);
+    }
+
+    /// Appends a message, compressed if that was agreed on, whether it pays or not.
+    pub(super) fn send_compressed(&mut self, frame: &Frame) {
+        let deflated = self.compression.and_then(|Compression { agreed, .. }| {
+            DEFLATER.with_borrow_mut(|all| all.deflate_anyway(frame.payload(), agreed.window_bits()))
+        });
+        self.append(frame, deflated);
+    }
+
+    fn append(&mut self, frame: &Frame, deflated: Option<Bytes>) {
+        let opcode = OpCode::Data(if frame.is_text() { Data::Text } else { Data::Binary });
         match deflated {
             Some(deflated) => self.output.append(Header::compressed(opcode, deflated.len()), deflated),
             None => self.output.append(Header::new(opcode, frame.payload().len()), frame.payload().clone()),

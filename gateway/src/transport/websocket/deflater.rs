@@ -34,6 +34,16 @@ impl Default for Deflater {
 impl Deflater {
     /// The payload of a compressed message, or `None` if it is not smaller than the plain one. `window_bits`: 9 to 15.
     pub fn deflate(&mut self, payload: &[u8], window_bits: u8) -> Option<Bytes> {
+        self.within(payload.len() + SLACK, payload, window_bits).filter(|deflated| deflated.len() < payload.len())
+    }
+
+    /// The same whatever comes of it, for who tests the compression itself.
+    pub fn deflate_anyway(&mut self, payload: &[u8], window_bits: u8) -> Option<Bytes> {
+        // What cannot be compressed is stored, in blocks of at least 1 KiB with 5 bytes before each.
+        self.within(payload.len() + payload.len() / 128 + SLACK, payload, window_bits)
+    }
+
+    fn within(&mut self, room: usize, payload: &[u8], window_bits: u8) -> Option<Bytes> {
         let deflate = if window_bits >= LARGEST_WINDOW {
             &mut self.largest
         } else {
@@ -43,12 +53,11 @@ impl Deflater {
             &mut self.smaller.as_mut()?.1
         };
         deflate.reset();
-        let mut out = Vec::with_capacity(payload.len() + SLACK);
-        // All of it has room, or it did not get smaller.
+        let mut out = Vec::with_capacity(room);
         let status = deflate.compress_vec(payload, &mut out, FlushCompress::Sync).ok()?;
         let is_done = status == Status::Ok && deflate.total_in() == payload.len() as u64 && out.ends_with(&TAIL);
-        if !is_done || out.len() - TAIL.len() >= payload.len() {
-            return None;
+        if !is_done {
+            return None; // there was no room for all of it
         }
         out.truncate(out.len() - TAIL.len());
         out.shrink_to_fit(); // it may wait for a slow reader
@@ -91,6 +100,11 @@ mod tests {
         assert_eq!(deflater.deflate(&noise, 15), None);
         assert_eq!(deflater.deflate(b"", 15), None);
         assert_eq!(deflater.deflate(b"abc", 15), None);
+        for bits in 9..=15 {
+            for payload in [&noise[..], b"", b"abc"] {
+                assert_eq!(inflated(&deflater.deflate_anyway(payload, bits).unwrap()), payload, "{bits}");
+            }
+        }
         let text = "and on it goes ".repeat(1000);
         assert_eq!(inflated(&deflater.deflate(text.as_bytes(), 15).unwrap()), text.as_bytes(), "goes on behind noise");
     }

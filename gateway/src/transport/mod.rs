@@ -1,5 +1,6 @@
 //! The public listeners: sockets in, WebSockets on a shard out.
 
+mod connection;
 pub mod handshake;
 mod heartbeat;
 mod http;
@@ -7,7 +8,7 @@ mod listener;
 pub mod origin;
 mod page;
 mod upgrade;
-mod websocket;
+pub mod websocket;
 
 use std::{
     net::SocketAddr,
@@ -19,8 +20,8 @@ use std::{
 
 use self::origin::OriginRules;
 pub use self::{
+    connection::WebSocketLimits,
     listener::{ListenError, bind, listen},
-    websocket::WebSocketLimits,
 };
 use crate::{session::Ground, shard::ShardHandle};
 

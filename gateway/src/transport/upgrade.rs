@@ -10,9 +10,9 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
+    connection::{Adopted, Connection},
     handshake::{self, HandshakeError},
     http::{Answer, refused, text},
-    websocket::{Adopted, Connection},
 };
 use crate::{
     metrics,

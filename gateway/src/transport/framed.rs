@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use skywave_proto::CloseCode;
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
@@ -33,7 +33,7 @@ const BATCH_FRAMES: usize = 32;
 
 thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
-    static DEFLATER: RefCell<Deflater> = RefCell::default();
+    static DEFLATERS: RefCell<Deflaters> = RefCell::default();
 }
 
 /// When messages are compressed.
@@ -139,9 +139,10 @@ impl Framed {
     pub(super) fn send(&mut self, frame: &Frame) {
         let compression = self.compression.filter(|compression| frame.payload().len() >= compression.threshold);
         let deflated = compression.and_then(|Compression { agreed, .. }| {
-            let deflate = |payload: &Bytes| DEFLATER.with_borrow_mut(|all| all.deflate(payload, agreed.window_bits()));
+            let bits = agreed.window_bits();
+            let deflate = |payload: &Bytes| DEFLATERS.with_borrow_mut(|all| all.of(bits).compress(payload));
             // Who wants a small window gets a form of its own.
-            if agreed.is_usual() { frame.deflated(deflate).cloned() } else { deflate(frame.payload()) }
+            if bits == LARGEST_WINDOW { frame.deflated(deflate).cloned() } else { deflate(frame.payload()) }
         });
         self.append(frame, deflated);
     }
@@ -149,33 +150,30 @@ impl Framed {
     /// Appends a message, compressed if that was agreed on, whether it pays or not.
     pub(super) fn send_compressed(&mut self, frame: &Frame) {
         let deflated = self.compression.and_then(|Compression { agreed, .. }| {
-            DEFLATER.with_borrow_mut(|all| all.deflate_anyway(frame.payload(), agreed.window_bits()))
+            DEFLATERS.with_borrow_mut(|all| all.of(agreed.window_bits()).compress_anyway(frame.payload()))
         });
         self.append(frame, deflated);
     }
 
     fn append(&mut self, frame: &Frame, deflated: Option<Bytes>) {
         let opcode = OpCode::Data(if frame.is_text() { Data::Text } else { Data::Binary });
-        match deflated {
-            Some(deflated) => self.output.append(Header::compressed(opcode, deflated.len()), deflated),
-            None => self.output.append(Header::new(opcode, frame.payload().len()), frame.payload().clone()),
-        }
+        self.output.append(opcode, deflated.is_some(), deflated.unwrap_or_else(|| frame.payload().clone()));
     }
 
     /// Appends a ping (RFC 6455 §5.5.2) with at most 125 bytes of payload.
     pub(super) fn ping(&mut self, payload: Bytes) {
-        self.output.append(Header::new(OpCode::Control(Control::Ping), payload.len()), payload);
+        self.output.append(OpCode::Control(Control::Ping), false, payload);
     }
 
     /// Appends the answer to a ping (RFC 6455 §5.5.3).
     pub(super) fn pong(&mut self, payload: Bytes) {
-        self.output.append(Header::new(OpCode::Control(Control::Pong), payload.len()), payload);
+        self.output.append(OpCode::Control(Control::Pong), false, payload);
     }
 
     /// Appends the close frame (RFC 6455 §5.5.1). Nothing may follow.
     pub(super) fn close(&mut self, code: Option<u16>, reason: &str) {
-        let payload = websocket::close_payload(code, reason);
-        self.output.append(Header::new(OpCode::Control(Control::Close), payload.len()), payload);
+        let payload = code.map_or_else(Bytes::new, |code| websocket::close_payload(code, reason));
+        self.output.append(OpCode::Control(Control::Close), false, payload);
     }
 
     /// Writes what was appended. Ready once the socket has taken all of it. `wrote` is set if it took anything.
@@ -253,15 +251,48 @@ impl Unread {
     }
 }
 
+/// The window that every client can take, unless it says otherwise.
+const LARGEST_WINDOW: u8 = 15;
+/// As small as 9 nearly, at a third of its cost: what is compressed once may have many receivers.
+const LEVEL: u8 = 6;
+
+/// One thread's compressors. Bound: two.
+struct Deflaters {
+    usual: Deflater,
+    /// The last smaller window that somebody wanted, in bits.
+    smaller: Option<(u8, Deflater)>,
+}
+
+impl Default for Deflaters {
+    fn default() -> Self {
+        Self { usual: Deflater::new(LEVEL, LARGEST_WINDOW), smaller: None }
+    }
+}
+
+impl Deflaters {
+    fn of(&mut self, bits: u8) -> &mut Deflater {
+        if bits >= LARGEST_WINDOW {
+            return &mut self.usual;
+        }
+        let smaller = self.smaller.take().filter(|(known, _)| *known == bits);
+        &mut self.smaller.insert(smaller.unwrap_or_else(|| (bits, Deflater::new(LEVEL, bits)))).1
+    }
+}
+
 /// A frame that the socket has not taken, or not all of it.
 struct Chunk {
-    header: Header,
+    /// `None`: it is in the payload.
+    header: Option<Header>,
     payload: Bytes,
 }
 
 impl Chunk {
+    fn header(&self) -> &[u8] {
+        self.header.as_ref().map_or(&[], AsRef::as_ref)
+    }
+
     fn len(&self) -> usize {
-        self.header.len() + self.payload.len()
+        self.header().len() + self.payload.len()
     }
 }
 
@@ -269,12 +300,15 @@ impl Chunk {
 #[derive(Default)]
 struct Output {
     chunks: VecDeque<Chunk>,
+    /// What the socket has taken of the first, in bytes.
+    taken: usize,
+    /// What is still to be taken, in bytes.
     bytes: usize,
 }
 
 impl Output {
-    fn append(&mut self, header: Header, payload: Bytes) {
-        let chunk = Chunk { header, payload };
+    fn append(&mut self, opcode: OpCode, is_compressed: bool, payload: Bytes) {
+        let chunk = Chunk { header: Some(Header::new(opcode, is_compressed, payload.len(), None)), payload };
         self.bytes += chunk.len();
         self.chunks.push_back(chunk);
     }
@@ -288,46 +322,76 @@ impl Output {
             self.join();
         }
         while !self.chunks.is_empty() {
-            let mut slices = SmallVec::<[IoSlice<'_>; 2 * BATCH_FRAMES]>::new();
-            for chunk in self.chunks.iter().take(BATCH_FRAMES) {
-                let parts = [chunk.header.as_ref(), &chunk.payload];
-                slices.extend(parts.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new));
-            }
-            let taken = ready!(socket.as_mut().poll_write_vectored(cx, &slices))?;
+            let taken = ready!(socket.as_mut().poll_write_vectored(cx, &self.slices()))?;
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            drop(slices);
             wrote.set(true);
-            self.advance(taken);
+            self.take(taken);
         }
         self.chunks = VecDeque::new(); // an idle connection keeps nothing
         socket.poll_flush(cx)
     }
 
-    /// One piece of all: for sockets that make a record, or a frame of their own, of each write.
-    fn join(&mut self) {
-        if self.chunks.len() > 1 || self.chunks.front().is_some_and(|chunk| !chunk.header.is_empty()) {
-            let mut all = Vec::with_capacity(self.bytes);
-            for chunk in self.chunks.drain(..) {
-                all.extend_from_slice(chunk.header.as_ref());
-                all.extend_from_slice(&chunk.payload);
-            }
-            self.chunks.push_back(Chunk { header: Header::default(), payload: all.into() });
+    fn slices(&self) -> SmallVec<[IoSlice<'_>; 2 * BATCH_FRAMES]> {
+        let parts = self.chunks.iter().take(BATCH_FRAMES).flat_map(|chunk| [chunk.header(), &chunk.payload]);
+        let mut skip = self.taken;
+        let rest = parts.map(|part| {
+            let skipped = skip.min(part.len());
+            skip -= skipped;
+            &part[skipped..]
+        });
+        rest.filter(|part| !part.is_empty()).map(IoSlice::new).collect()
+    }
+
+    fn take(&mut self, count: usize) {
+        self.bytes -= count;
+        self.taken += count;
+        while let Some(chunk) = self.chunks.front()
+            && self.taken >= chunk.len()
+        {
+            self.taken -= chunk.len();
+            self.chunks.pop_front();
         }
     }
 
-    fn advance(&mut self, mut count: usize) {
-        self.bytes -= count;
-        while let Some(chunk) = self.chunks.front_mut() {
-            if count < chunk.len() {
-                let of_header = count.min(chunk.header.len());
-                chunk.header.advance(of_header);
-                chunk.payload.advance(count - of_header);
-                return;
+    /// One piece of all, for sockets that make a record, or a frame of their own, of each write.
+    fn join(&mut self) {
+        if self.chunks.len() == 1 && self.chunks[0].header.is_none() {
+            return;
+        }
+        let mut all = Vec::with_capacity(self.taken + self.bytes);
+        for chunk in self.chunks.drain(..) {
+            all.extend_from_slice(chunk.header());
+            all.extend_from_slice(&chunk.payload);
+        }
+        self.chunks.push_back(Chunk { header: None, payload: all.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_socket_takes_in_pieces_is_what_was_appended() {
+        for joined in [false, true] {
+            let mut output = Output::default();
+            for payload in ["one", "", "three, which is longer"] {
+                output.append(OpCode::Data(Data::Text), false, payload.into());
             }
-            count -= chunk.len();
-            self.chunks.pop_front();
+            let mut got = Vec::new();
+            while !output.chunks.is_empty() {
+                if joined {
+                    output.join();
+                }
+                let first = output.slices()[0].to_vec();
+                let taken = first.len().min(2);
+                got.extend_from_slice(&first[..taken]);
+                output.take(taken);
+            }
+            assert_eq!(got, b"\x81\x03one\x81\x00\x81\x16three, which is longer", "joined: {joined}");
+            assert_eq!((output.bytes, output.taken), (0, 0));
         }
     }
 }

@@ -125,8 +125,9 @@ fn compression(headers: &HeaderMap, settings: &PublicSettings) -> Option<(Compre
     if !settings.deflate {
         return None;
     }
-    let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
-    let (agreed, answer) = websocket::negotiate(offers)?;
+    let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
+    let agreed = websocket::negotiate(offers)?;
+    let answer = HeaderValue::try_from(agreed.to_string()).ok()?;
     Some((Compression { agreed, threshold: settings.deflate_threshold }, answer))
 }
 

@@ -22,6 +22,7 @@ pub struct Decoder {
     role: Role,
     limits: Limits,
     inflates: bool,
+    is_over: bool,
     /// A header that is not whole yet: `header_bytes` of it.
     header: [u8; LONGEST_HEADER],
     header_bytes: u8,
@@ -30,7 +31,6 @@ pub struct Decoder {
     /// The payload of a control frame that is not whole yet.
     control: Vec<u8>,
     message: Option<Message>,
-    is_over: bool,
 }
 
 impl Decoder {
@@ -41,12 +41,12 @@ impl Decoder {
             role,
             limits,
             inflates,
+            is_over: false,
             header: [0; LONGEST_HEADER],
             header_bytes: 0,
             frame: None,
             control: Vec::new(),
             message: None,
-            is_over: false,
         }
     }
 
@@ -110,93 +110,85 @@ impl Decoder {
         }
     }
 
-    /// Reads a header, or as much of it as there is; returns how many bytes that took.
+    /// Reads a header; returns how many bytes it took. Without one all of the input was taken: it is kept.
     fn header(&mut self, input: &[u8]) -> Result<(usize, Option<Frame>), Violation> {
-        let message = self.message.as_ref();
-        let place = Place {
-            role: self.role,
-            inflates: self.inflates,
-            is_within_message: message.is_some(),
-            frame_bytes: self.limits.frame_bytes,
-            message_room: match message {
-                Some(message) if message.is_compressed() => None,
-                Some(message) => Some(self.limits.message_bytes.saturating_sub(message.len())),
-                None => Some(self.limits.message_bytes),
-            },
+        let place =
+            Place { role: self.role, limits: self.limits, inflates: self.inflates, message: self.message.as_ref() };
+        let kept = usize::from(self.header_bytes);
+        let parsed = if kept == 0 {
+            Frame::parse(input, &place)?
+        } else {
+            let here = input.len().min(LONGEST_HEADER - kept);
+            self.header[kept..kept + here].copy_from_slice(&input[..here]);
+            Frame::parse(&self.header[..kept + here], &place)?
         };
-        let before = usize::from(self.header_bytes);
-        if before == 0
-            && let Some((frame, read)) = Frame::parse(input, &place)?
-        {
-            self.begin(&frame)?;
-            return Ok((read, Some(frame)));
+        match parsed {
+            Some((frame, bytes)) => {
+                self.header_bytes = 0;
+                if let OpCode::Data(kind) = frame.opcode {
+                    let begin = || Message::begin(kind == Data::Text, frame.is_compressed);
+                    self.message.get_or_insert_with(begin).fragment();
+                }
+                Ok((bytes - kept, Some(frame)))
+            }
+            None => {
+                // Shorter than the longest header, else it would be one.
+                if kept == 0 {
+                    self.header[..input.len()].copy_from_slice(input);
+                }
+                self.header_bytes += u8::try_from(input.len()).unwrap_or(0);
+                Ok((input.len(), None))
+            }
         }
-        // The input ends within it.
-        let here = input.len().min(LONGEST_HEADER - before);
-        self.header[before..before + here].copy_from_slice(&input[..here]);
-        let gathered = before + here;
-        let Some((frame, length)) = Frame::parse(&self.header[..gathered], &place)? else {
-            self.header_bytes = u8::try_from(gathered).unwrap_or(u8::MAX); // at most LONGEST_HEADER
-            return Ok((here, None));
-        };
-        self.header_bytes = 0;
-        self.begin(&frame)?;
-        Ok((length - before, Some(frame)))
     }
 
-    /// A data frame begins, and with it a message if it does not continue one (RFC 6455 §5.4).
-    fn begin(&mut self, frame: &Frame) -> Result<(), Violation> {
-        let OpCode::Data(kind) = frame.opcode else { return Ok(()) };
-        let begin = || Message::begin(matches!(kind, Data::Text), frame.is_compressed);
-        let message = self.message.get_or_insert_with(begin);
-        message.fragments = message.fragments.saturating_add(1);
-        if self.limits.fragments.is_some_and(|limit| message.fragments > limit.get()) {
-            return Err(Violation::TOO_MANY_FRAGMENTS);
-        }
-        Ok(())
-    }
-
-    fn data(&mut self, frame: &Frame, payload: &[u8], is_whole: bool) -> Result<Option<Event>, Violation> {
-        let limit = self.limits.message_bytes;
-        let Some(mut message) = self.message.take() else { return Ok(None) }; // begun with its header
-        message.push(payload, limit)?;
-        if is_whole && frame.is_final {
-            return message.end(limit).map(Some);
-        }
-        self.message = Some(message);
-        Ok(None)
-    }
-
-    /// Control frames are short, so a part of one is kept (RFC 6455 §5.5).
+    /// Takes payload of a control frame; its event when the frame has ended.
     fn control(&mut self, kind: Control, payload: &[u8], is_whole: bool) -> Result<Option<Event>, Violation> {
-        if !is_whole || !self.control.is_empty() {
-            self.control.extend_from_slice(payload);
-        }
         if !is_whole {
+            self.control.extend_from_slice(payload);
             return Ok(None);
         }
-        let gathered = std::mem::take(&mut self.control);
-        let payload = if gathered.is_empty() { payload } else { &gathered };
+        let payload = if self.control.is_empty() {
+            Bytes::copy_from_slice(payload)
+        } else {
+            self.control.extend_from_slice(payload);
+            Bytes::from(std::mem::take(&mut self.control))
+        };
         Ok(match kind {
-            Control::Ping => Some(Event::Ping(Bytes::copy_from_slice(payload))),
-            Control::Pong => Some(Event::Pong(Bytes::copy_from_slice(payload))),
-            Control::Close => Some(Event::Close(close(payload)?)),
-            Control::Reserved(_) => None, // refused with its header
+            Control::Ping => Some(Event::Ping(payload)),
+            Control::Pong => Some(Event::Pong(payload)),
+            Control::Close => Some(Event::Close(close(&payload)?)),
+            Control::Reserved(_) => return Err(Violation::RESERVED_OPCODE), // the header was refused for it
         })
+    }
+
+    /// Takes payload of a message; the message when its last frame has ended.
+    fn data(&mut self, frame: &Frame, payload: &[u8], is_whole: bool) -> Result<Option<Event>, Violation> {
+        let Some(message) = &mut self.message else { return Ok(None) };
+        message.push(payload, self.limits.message_bytes)?;
+        if !(is_whole && frame.is_final) {
+            return Ok(None);
+        }
+        self.message.take().map(|message| message.end(self.limits.message_bytes)).transpose()
     }
 }
 
-/// The code and the reason of a close frame (RFC 6455 §5.5.1, §7.4).
+/// Reads the payload of a close frame (RFC 6455 §5.5.1).
 fn close(payload: &[u8]) -> Result<Option<(u16, Utf8Bytes)>, Violation> {
     let (code, reason) = match payload {
         [] => return Ok(None),
         [_] => return Err(Violation::CLOSE_PAYLOAD),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
-    // Which codes may be sent: those of §7.4.1 and of IANA's registry, and 3000 to 4999.
-    if !CloseCode::from(code).is_allowed() {
+    if !may_be_sent(code) {
         return Err(Violation::CLOSE_CODE);
     }
     let reason = std::str::from_utf8(reason).map_err(|_| Violation::NOT_UTF8)?;
     Ok(Some((code, Utf8Bytes::from(reason))))
+}
+
+/// Whether an endpoint may send this code (RFC 6455 §7.4): what the RFC or the IANA registry defines for the wire, and
+/// what is left to libraries and applications. tungstenite does not know 1014 (bad gateway), which is registered.
+fn may_be_sent(code: u16) -> bool {
+    code == 1014 || CloseCode::from(code).is_allowed()
 }

@@ -1,111 +1,64 @@
+use std::fmt;
+
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
 use super::inflater::TAIL;
 
-/// The window in bits that every client can take.
-const LARGEST_WINDOW: u8 = 15;
-/// As small as level 9, nearly, at a third of its cost.
-const LEVEL: Compression = Compression::new(6);
-/// What compressing may add to what cannot be compressed: then it is sent as it is, and this is only room to notice.
-const SLACK: usize = 64;
-
-/// Compresses messages (RFC 7692 §7.2.1), each without a context, so that whoever inflates may have seen none or all of
-/// those before. It holds about 300 KB: one for each thread, not for each connection.
+/// Compresses messages, each for itself (RFC 7692 §7.2.1): what it makes can be sent to every client with a window of at
+/// least its own.
+///
+/// It takes about 300 KB whatever it does, so it belongs to a thread, not to a connection.
 pub struct Deflater {
-    /// The usual one.
-    largest: Compress,
-    /// For who wants a smaller window: the last such.
-    smaller: Option<(u8, Compress)>,
+    compress: Compress,
+    /// Where the compressed form is made. Bound: the largest payload, but no more than [`KEPT`] between two.
+    out: Vec<u8>,
 }
 
-impl std::fmt::Debug for Deflater {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// What is kept of a buffer between two messages, in bytes.
+const KEPT: usize = 64 * 1024;
+
+impl fmt::Debug for Deflater {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Deflater") // its memory holds a payload
     }
 }
 
-impl Default for Deflater {
-    fn default() -> Self {
-        Self { largest: Compress::new(LEVEL, false), smaller: None }
-    }
-}
-
 impl Deflater {
-    /// The payload of a compressed message, or `None` if it is not smaller than the plain one. `window_bits`: 9 to 15.
-    pub fn deflate(&mut self, payload: &[u8], window_bits: u8) -> Option<Bytes> {
-        self.within(payload.len() + SLACK, payload, window_bits).filter(|deflated| deflated.len() < payload.len())
+    /// `level` from 1 (fast) to 9 (small): 6 for what many receive, 1 for what one receives. `window_bits` from 9 to 15
+    /// (see [`Agreed::window_bits`](super::Agreed::window_bits)). Both are brought into their range.
+    pub fn new(level: u8, window_bits: u8) -> Self {
+        let level = Compression::new(u32::from(level.clamp(1, 9)));
+        let compress = Compress::new_with_window_bits(level, false, window_bits.clamp(9, 15));
+        Self { compress, out: Vec::new() }
     }
 
-    /// The same whatever comes of it, for who tests the compression itself.
-    pub fn deflate_anyway(&mut self, payload: &[u8], window_bits: u8) -> Option<Bytes> {
+    /// The payload of a frame with RSV1, or `None` if it would not be shorter than the message: then the message goes
+    /// out as it is, which is always allowed (RFC 7692 §6).
+    pub fn compress(&mut self, message: &[u8]) -> Option<Bytes> {
+        self.within(message.len(), message).filter(|payload| payload.len() < message.len())
+    }
+
+    /// The same however long it gets, for who tests the compression itself.
+    pub fn compress_anyway(&mut self, message: &[u8]) -> Option<Bytes> {
         // What cannot be compressed is stored, in blocks of at least 1 KiB with 5 bytes before each.
-        self.within(payload.len() + payload.len() / 128 + SLACK, payload, window_bits)
+        self.within(message.len() + message.len() / 128 + 64, message)
     }
 
-    fn within(&mut self, room: usize, payload: &[u8], window_bits: u8) -> Option<Bytes> {
-        let deflate = if window_bits >= LARGEST_WINDOW {
-            &mut self.largest
-        } else {
-            if self.smaller.as_ref().is_none_or(|(bits, _)| *bits != window_bits) {
-                self.smaller = Some((window_bits, Compress::new_with_window_bits(LEVEL, false, window_bits)));
-            }
-            &mut self.smaller.as_mut()?.1
-        };
-        deflate.reset();
-        let mut out = Vec::with_capacity(room);
-        let status = deflate.compress_vec(payload, &mut out, FlushCompress::Sync).ok()?;
-        let is_done = status == Status::Ok && deflate.total_in() == payload.len() as u64 && out.ends_with(&TAIL);
-        if !is_done {
-            return None; // there was no room for all of it
+    /// As much as it takes, or `None` if that is more than this room, in bytes.
+    fn within(&mut self, room: usize, message: &[u8]) -> Option<Bytes> {
+        self.compress.reset();
+        self.out.clear();
+        self.out.reserve(room);
+        let room = self.out.capacity();
+        let compressed = self.compress.compress_vec(message, &mut self.out, FlushCompress::Sync);
+        // A full buffer may leave something behind in the compressor. It is as long as the message at least.
+        let is_whole = matches!(compressed, Ok(Status::Ok)) && self.out.len() < room;
+        let payload = self.out.strip_suffix(&TAIL).filter(|_| is_whole);
+        let payload = payload.map(Bytes::copy_from_slice);
+        if self.out.capacity() > KEPT {
+            self.out = Vec::new();
         }
-        out.truncate(out.len() - TAIL.len());
-        out.shrink_to_fit(); // it may wait for a slow reader
-        Some(out.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{super::inflater::Inflater, *};
-
-    fn inflated(deflated: &[u8]) -> Vec<u8> {
-        let mut whole = Vec::new();
-        let mut inflater = Inflater::take();
-        let mut keep = |chunk: &[u8]| {
-            whole.extend_from_slice(chunk);
-            Ok(())
-        };
-        inflater.push(deflated, &mut keep).unwrap();
-        inflater.end(keep).unwrap();
-        whole
-    }
-
-    #[test]
-    fn each_message_stands_for_itself() {
-        let mut deflater = Deflater::default();
-        let text = "a row of a table, and another ".repeat(100);
-        let first = deflater.deflate(text.as_bytes(), 15).unwrap();
-        assert!(first.len() < text.len() / 5, "{}", first.len());
-        assert_eq!(deflater.deflate(text.as_bytes(), 15).unwrap(), first, "nothing is remembered");
-        for bits in 9..=15 {
-            assert_eq!(inflated(&deflater.deflate(text.as_bytes(), bits).unwrap()), text.as_bytes(), "{bits}");
-        }
-    }
-
-    #[test]
-    fn what_would_not_shrink_is_left_as_it_is() {
-        let mut deflater = Deflater::default();
-        let noise: Vec<u8> = (0..100_000).map(|_| rand::random()).collect();
-        assert_eq!(deflater.deflate(&noise, 15), None);
-        assert_eq!(deflater.deflate(b"", 15), None);
-        assert_eq!(deflater.deflate(b"abc", 15), None);
-        for bits in 9..=15 {
-            for payload in [&noise[..], b"", b"abc"] {
-                assert_eq!(inflated(&deflater.deflate_anyway(payload, bits).unwrap()), payload, "{bits}");
-            }
-        }
-        let text = "and on it goes ".repeat(1000);
-        assert_eq!(inflated(&deflater.deflate(text.as_bytes(), 15).unwrap()), text.as_bytes(), "goes on behind noise");
+        payload
     }
 }

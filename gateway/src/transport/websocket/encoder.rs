@@ -1,3 +1,5 @@
+use std::fmt;
+
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::OpCode;
 
@@ -6,126 +8,73 @@ use super::{
     mask,
 };
 
-/// The longest reason of a close frame, in bytes: with the code it makes a control frame (RFC 6455 §5.5).
-const REASON_BYTES: usize = SHORT as usize - 2;
-
-/// The header of an unmasked frame that is a whole message. It stands before the payload, which stays where it is.
-#[derive(Debug, Clone, Copy, Default)]
+/// The header of a frame that is a whole message, or a control frame (RFC 6455 §5.2): at most 14 bytes, without the
+/// payload.
+#[derive(Clone, Copy)]
 pub struct Header {
     bytes: [u8; LONGEST_HEADER],
-    from: u8,
-    to: u8,
+    length: u8,
 }
 
 impl Header {
-    /// For a payload of this length, in bytes. Source: RFC 6455 §5.2.
-    pub fn new(opcode: OpCode, length: usize) -> Self {
-        Self::with(0x80 | u8::from(opcode), 0, length)
-    }
-
-    /// For a message that was compressed to this length: RSV1 is set (RFC 7692 §6).
-    pub fn compressed(opcode: OpCode, length: usize) -> Self {
-        Self::with(0xc0 | u8::from(opcode), 0, length)
-    }
-
-    fn with(first: u8, mask: u8, length: usize) -> Self {
-        let mut header = Self::default();
-        header.push(&[first]);
-        match (u8::try_from(length), u16::try_from(length)) {
-            (Ok(short @ ..=SHORT), _) => header.push(&[mask | short]),
-            (_, Ok(long)) => {
-                header.push(&[mask | TWO_BYTES]);
-                header.push(&long.to_be_bytes());
+    /// `rsv1`: the payload is compressed. `payload` is its length in bytes; a control frame's is at most 125, which is
+    /// for the caller to see to. `key`: what the payload is masked with; a server masks nothing.
+    pub fn new(opcode: OpCode, rsv1: bool, payload: usize, key: Option<[u8; 4]>) -> Self {
+        let mut header = Self { bytes: [0; LONGEST_HEADER], length: 0 };
+        header.put(&[0x80 | if rsv1 { 0x40 } else { 0 } | u8::from(opcode)]);
+        let masked = if key.is_some() { 0x80 } else { 0 };
+        match (u8::try_from(payload), u16::try_from(payload)) {
+            (Ok(short @ 0..=SHORT), _) => header.put(&[masked | short]),
+            (_, Ok(medium)) => {
+                header.put(&[masked | TWO_BYTES]);
+                header.put(&medium.to_be_bytes());
             }
             _ => {
-                header.push(&[mask | EIGHT_BYTES]);
-                header.push(&(length as u64).to_be_bytes());
+                header.put(&[masked | EIGHT_BYTES]);
+                header.put(&(payload as u64).to_be_bytes());
             }
+        }
+        if let Some(key) = key {
+            header.put(&key);
         }
         header
     }
 
-    fn push(&mut self, bytes: &[u8]) {
+    fn put(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.bytes[usize::from(self.to)] = *byte;
-            self.to += 1;
+            self.bytes[usize::from(self.length)] = *byte;
+            self.length += 1;
         }
-    }
-
-    /// What of it is still to be written, in bytes.
-    pub fn len(&self) -> usize {
-        usize::from(self.to - self.from)
-    }
-
-    /// Whether all of it is written.
-    pub fn is_empty(&self) -> bool {
-        self.from == self.to
-    }
-
-    /// So many bytes more are written; at most [`Header::len`].
-    pub fn advance(&mut self, count: usize) {
-        self.from = u8::try_from(count).map_or(self.to, |count| self.from.saturating_add(count).min(self.to));
     }
 }
 
 impl AsRef<[u8]> for Header {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[usize::from(self.from)..usize::from(self.to)]
+        &self.bytes[..usize::from(self.length)]
     }
 }
 
-/// A client's frame that is a whole message, masked with this key (RFC 6455 §5.3). `is_compressed` as in
-/// [`Header::compressed`].
-pub fn masked(opcode: OpCode, is_compressed: bool, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
-    let first = 0x80 | u8::from(opcode) | if is_compressed { 0x40 } else { 0 };
-    let mut header = Header::with(first, 0x80, payload.len());
-    header.push(&key);
-    let mut frame = [header.as_ref(), payload].concat();
-    mask::apply(&mut frame[header.len()..], key);
-    frame
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Header").field(&self.as_ref()).finish()
+    }
 }
 
-/// The payload of a close frame. A reason over 123 bytes is cut, at the end of a character; without a code there is none
-/// (RFC 6455 §5.5.1).
-pub fn close_payload(code: Option<u16>, reason: &str) -> Bytes {
-    let Some(code) = code else { return Bytes::new() };
-    let end = (0..=REASON_BYTES.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
-    let reason = &reason[..end];
-    [&code.to_be_bytes(), reason.as_bytes()].concat().into()
+/// The payload of a close frame (RFC 6455 §5.5.1): the code, and as much of the reason as fits into 125 bytes, cut
+/// between two characters.
+pub fn close_payload(code: u16, reason: &str) -> Bytes {
+    let mut payload = Vec::with_capacity(usize::from(SHORT));
+    payload.extend_from_slice(&code.to_be_bytes());
+    let room = reason.len().min(usize::from(SHORT) - payload.len());
+    let fits = (0..=room).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    payload.extend_from_slice(&reason.as_bytes()[..fits]);
+    Bytes::from(payload)
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio_tungstenite::tungstenite::protocol::frame::coding::Data;
-
-    use super::*;
-
-    #[test]
-    fn a_length_takes_as_few_bytes_as_it_can() {
-        let header = |length| Header::new(OpCode::Data(Data::Text), length).as_ref().to_vec();
-        assert_eq!(header(0), [0x81, 0]);
-        assert_eq!(header(125), [0x81, 125]);
-        assert_eq!(header(126), [0x81, 126, 0, 126]);
-        assert_eq!(header(0xffff), [0x81, 126, 0xff, 0xff]);
-        assert_eq!(header(0x1_0000), [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
-        assert_eq!(Header::compressed(OpCode::Data(Data::Binary), 1).as_ref(), [0xc2, 1]);
-    }
-
-    #[test]
-    fn a_header_may_go_out_in_pieces() {
-        let mut header = Header::new(OpCode::Data(Data::Text), 126);
-        header.advance(3);
-        assert_eq!((header.as_ref(), header.len()), (&[126u8][..], 1));
-        header.advance(1);
-        assert!(header.is_empty());
-    }
-
-    #[test]
-    fn a_reason_is_cut_between_characters() {
-        assert_eq!(close_payload(None, "x").as_ref(), b"");
-        assert_eq!(close_payload(Some(1000), "").as_ref(), [3, 232]);
-        let long = close_payload(Some(1000), &"\u{e9}".repeat(100));
-        assert_eq!(long.len(), 2 + 122);
-        assert!(std::str::from_utf8(&long[2..]).is_ok());
-    }
+/// Appends a whole frame with a masked payload (RFC 6455 §5.3): what a client sends.
+pub fn masked(out: &mut Vec<u8>, opcode: OpCode, rsv1: bool, payload: &[u8], key: [u8; 4]) {
+    out.extend_from_slice(Header::new(opcode, rsv1, payload.len(), Some(key)).as_ref());
+    let from = out.len();
+    out.extend_from_slice(payload);
+    mask::apply(&mut out[from..], key);
 }

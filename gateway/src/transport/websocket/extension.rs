@@ -1,130 +1,101 @@
-use http::HeaderValue;
+use std::fmt;
 
-/// The name in `Sec-WebSocket-Extensions`.
-const NAME: &str = "permessage-deflate";
-/// zlib cannot make raw DEFLATE with a window of 8 bits.
-const SMALLEST_WINDOW: u8 = 9;
-const LARGEST_WINDOW: u8 = 15;
-
-/// What was agreed on for permessage-deflate (RFC 7692 §7.1). That neither side keeps a context between messages is always
-/// part of it: so one compressed form serves every receiver, and a silent connection holds nothing.
+/// What permessage-deflate was agreed on; as text (`Display`) the value of `Sec-WebSocket-Extensions` in the answer.
+///
+/// Neither end keeps a context between messages, whatever was offered: RFC 7692 §7.1.1 lets a server answer both
+/// parameters unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
-    window_bits: u8,
+    /// `server_max_window_bits` as it was asked for.
+    asked: Option<u8>,
 }
 
 impl Agreed {
-    /// The window that we compress with, in bits.
+    /// The window that messages to this client may be compressed with, as the binary logarithm of its size in bytes: 9 to
+    /// 15. What is compressed with a smaller window is good for a larger one.
     pub fn window_bits(self) -> u8 {
-        self.window_bits
-    }
-
-    /// Whether what was compressed for others serves this client too.
-    pub fn is_usual(self) -> bool {
-        self.window_bits == LARGEST_WINDOW
+        self.asked.unwrap_or(LARGEST)
     }
 }
 
-/// Chooses the first offer that can be served, and what `Sec-WebSocket-Extensions` answers to it. What is unknown, doubled
-/// or no value of its parameter makes an offer be declined (RFC 7692 §7): the connection goes on without.
-pub fn negotiate<'a>(offers: impl IntoIterator<Item = &'a HeaderValue>) -> Option<(Agreed, HeaderValue)> {
-    let lines = offers.into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).find_map(accept)
-}
-
-fn accept(offer: &str) -> Option<(Agreed, HeaderValue)> {
-    let mut parts = offer.split(';').map(str::trim);
-    if parts.next()? != NAME {
-        return None;
-    }
-    let (mut server_context, mut client_context, mut server_window, mut client_window) = (None, None, None, None);
-    for part in parts {
-        let (name, value) = match part.split_once('=') {
-            Some((name, value)) => (name.trim(), Some(unquoted(value.trim()))),
-            None => (part, None),
-        };
-        let once = match (name, value) {
-            ("server_no_context_takeover", None) => server_context.replace(()).is_none(),
-            ("client_no_context_takeover", None) => client_context.replace(()).is_none(),
-            ("server_max_window_bits", Some(value)) => server_window.replace(window(value)?).is_none(),
-            ("client_max_window_bits", value) => {
-                let bits = value.map_or(Some(LARGEST_WINDOW), window)?;
-                client_window.replace(bits).is_none()
-            }
-            _ => false,
-        };
-        if !once {
-            return None;
+impl fmt::Display for Agreed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{NAME}; {SERVER_NO_CONTEXT}; {CLIENT_NO_CONTEXT}")?;
+        match self.asked {
+            Some(bits) => write!(f, "; {SERVER_WINDOW}={bits}"),
+            None => Ok(()),
         }
     }
-    let window_bits = server_window.unwrap_or(LARGEST_WINDOW);
-    if window_bits < SMALLEST_WINDOW {
+}
+
+const NAME: &str = "permessage-deflate";
+const SERVER_NO_CONTEXT: &str = "server_no_context_takeover";
+const CLIENT_NO_CONTEXT: &str = "client_no_context_takeover";
+const SERVER_WINDOW: &str = "server_max_window_bits";
+const CLIENT_WINDOW: &str = "client_max_window_bits";
+/// RFC 7692 §7.1.2: 8 to 15.
+const LARGEST: u8 = 15;
+/// zlib has no raw stream with a window of 256 bytes, so an offer that asks for it is declined.
+const SMALLEST: u8 = 9;
+
+/// Chooses the first offer that can be kept, in the client's order. `values` are those of its `Sec-WebSocket-Extensions`
+/// headers. `None`: no extension, and no such header in the answer.
+///
+/// An offer with an unknown parameter, the same one twice, or a value that is none is declined, not an error.
+///
+/// Source: RFC 6455 §9.1, RFC 7692 §5.1 and §7.1.
+pub fn negotiate<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Agreed> {
+    values.into_iter().flat_map(|value| split(value, ',')).find_map(accept)
+}
+
+fn accept(offer: &str) -> Option<Agreed> {
+    let mut parts = split(offer, ';');
+    if parts.next() != Some(NAME) {
         return None;
     }
-    // Both may be answered without having been offered (§7.1.1.1, §7.1.1.2).
-    let mut answer = format!("{NAME}; server_no_context_takeover; client_no_context_takeover");
-    if let Some(bits) = server_window {
-        answer.push_str(&format!("; server_max_window_bits={bits}"));
+    let mut asked = None;
+    let mut seen = Vec::new(); // at most the four parameters that there are
+    for part in parts {
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (name.trim_end(), Some(unquoted(value.trim_start()))),
+            None => (part, None),
+        };
+        if seen.contains(&name) {
+            return None;
+        }
+        seen.push(name);
+        match (name, value) {
+            (SERVER_NO_CONTEXT | CLIENT_NO_CONTEXT | CLIENT_WINDOW, None) => {}
+            (CLIENT_WINDOW, Some(value)) => drop(window_bits(value)?), // every inflater has the largest window
+            (SERVER_WINDOW, Some(value)) => asked = Some(window_bits(value).filter(|bits| *bits >= SMALLEST)?),
+            _ => return None,
+        }
     }
-    Some((Agreed { window_bits }, HeaderValue::try_from(answer).ok()?))
+    Some(Agreed { asked })
 }
 
-/// RFC 7692 §7.1.2.1: a decimal number from 8 to 15 without leading zeros.
-fn window(value: &str) -> Option<u8> {
-    let is_plain = !value.starts_with('0') && value.bytes().all(|byte| byte.is_ascii_digit());
-    value.parse().ok().filter(|bits| is_plain && (8..=LARGEST_WINDOW).contains(bits))
+/// 8 to 15 without a leading zero (RFC 7692 §7.1.2).
+fn window_bits(value: &str) -> Option<u8> {
+    let is_number = !value.starts_with('0') && value.bytes().all(|byte| byte.is_ascii_digit());
+    value.parse().ok().filter(|bits| is_number && (8..=LARGEST).contains(bits))
 }
 
-/// A parameter's value may be a quoted string (RFC 6455 §9.1).
+/// A value may be quoted (RFC 6455 §9.1). None of ours needs an escape within.
 fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answer(offer: &'static str) -> Option<(u8, String)> {
-        let (agreed, answer) = negotiate([&HeaderValue::from_static(offer)])?;
-        Some((agreed.window_bits(), answer.to_str().unwrap().to_owned()))
-    }
-
-    const USUAL: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
-
-    #[test]
-    fn usual_offers_are_accepted() {
-        let usual = || Some((15, USUAL.to_owned()));
-        for offer in [
-            "permessage-deflate",
-            "permessage-deflate; client_max_window_bits",
-            "permessage-deflate; client_max_window_bits=10",
-            "permessage-deflate;server_no_context_takeover ; client_no_context_takeover",
-            "x-webkit-deflate-frame, permessage-deflate; client_max_window_bits",
-        ] {
-            assert_eq!(answer(offer), usual(), "{offer}");
+/// Splits at `separator`, but not within a quoted string; each part without the blanks around it.
+fn split(list: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    list.split(move |c| {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            _ => return c == separator && !is_quoted,
         }
-        let narrow = format!("{USUAL}; server_max_window_bits=10");
-        assert_eq!(answer("permessage-deflate; server_max_window_bits=\"10\""), Some((10, narrow)));
-    }
-
-    #[test]
-    fn what_cannot_be_served_is_passed_over() {
-        for offer in [
-            "",
-            "permessage-bzip2",
-            "permessage-deflate; server_max_window_bits=8",
-            "permessage-deflate; server_max_window_bits=16",
-            "permessage-deflate; server_max_window_bits=010",
-            "permessage-deflate; server_max_window_bits",
-            "permessage-deflate; client_max_window_bits=7",
-            "permessage-deflate; server_no_context_takeover=1",
-            "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
-            "permessage-deflate; dance",
-            "permessage-deflate;",
-        ] {
-            assert_eq!(answer(offer), None, "{offer}");
-        }
-        let second = answer("permessage-deflate; server_max_window_bits=8, permessage-deflate; client_max_window_bits");
-        assert_eq!(second, Some((15, USUAL.to_owned())));
-    }
+        false
+    })
+    .map(|part| part.trim_matches([' ', '\t']))
 }

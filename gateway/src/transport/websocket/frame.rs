@@ -1,6 +1,6 @@
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::{Role, Violation};
+use super::{Limits, Role, Violation, message::Message};
 
 /// The longest header: two bytes, eight of length, four of key (RFC 6455 §5.2).
 pub(super) const LONGEST_HEADER: usize = 14;
@@ -24,17 +24,13 @@ pub(super) struct Frame {
 }
 
 /// What decides whether a header is good at its place.
-pub(super) struct Place {
+pub(super) struct Place<'a> {
     pub(super) role: Role,
+    pub(super) limits: Limits,
     /// Whether permessage-deflate was agreed on.
     pub(super) inflates: bool,
-    /// Whether a message has begun that this frame may continue.
-    pub(super) is_within_message: bool,
-    /// The largest frame, in bytes.
-    pub(super) frame_bytes: usize,
-    /// What the message that has begun may still grow by, in bytes; `None` if that cannot be told by lengths, for it is
-    /// compressed.
-    pub(super) message_room: Option<usize>,
+    /// The message that has begun, if one has.
+    pub(super) message: Option<&'a Message>,
 }
 
 impl Frame {
@@ -43,7 +39,7 @@ impl Frame {
     /// cut.
     ///
     /// Source: RFC 6455 §5.2.
-    pub(super) fn parse(bytes: &[u8], place: &Place) -> Result<Option<(Self, usize)>, Violation> {
+    pub(super) fn parse(bytes: &[u8], place: &Place<'_>) -> Result<Option<(Self, usize)>, Violation> {
         let [first, rest @ ..] = bytes else { return Ok(None) };
         let opcode = OpCode::from(first & 0x0f);
         let is_final = first & 0x80 != 0;
@@ -59,10 +55,15 @@ impl Frame {
             OpCode::Control(_) if !is_final => return Err(Violation::FRAGMENTED_CONTROL),
             OpCode::Control(_) => {}
             OpCode::Data(Data::Continue) if is_compressed => return Err(Violation::RESERVED_BITS),
-            OpCode::Data(Data::Continue) if !place.is_within_message => return Err(Violation::NOTHING_TO_CONTINUE),
-            OpCode::Data(Data::Continue) => {}
+            OpCode::Data(Data::Continue) => match place.message {
+                None => return Err(Violation::NOTHING_TO_CONTINUE),
+                Some(message) if place.limits.fragments.is_some_and(|most| message.fragments() >= most.get()) => {
+                    return Err(Violation::TOO_MANY_FRAGMENTS);
+                }
+                Some(_) => {}
+            },
             OpCode::Data(_) if is_compressed && !place.inflates => return Err(Violation::RESERVED_BITS),
-            OpCode::Data(_) if place.is_within_message => return Err(Violation::NOT_CONTINUED),
+            OpCode::Data(_) if place.message.is_some() => return Err(Violation::NOT_CONTINUED),
             OpCode::Data(_) => {}
         }
 
@@ -97,12 +98,14 @@ impl Frame {
         if length < least {
             return Err(Violation::LENGTH_NOT_MINIMAL);
         }
-        // Whoever announces too much need not send any of it.
-        if length > place.frame_bytes as u64 && matches!(opcode, OpCode::Data(_)) {
+        if over(length, place.limits.frame_bytes) {
             return Err(Violation::FRAME_TOO_BIG);
         }
-        if place.message_room.is_some_and(|room| !is_compressed && length > room as u64)
-            && matches!(opcode, OpCode::Data(_))
+        let had = place.message.map_or(0, Message::len);
+        let says_its_size = !is_compressed && !place.message.is_some_and(Message::is_compressed);
+        if matches!(opcode, OpCode::Data(_))
+            && says_its_size
+            && over(length, place.limits.message_bytes.saturating_sub(had))
         {
             return Err(Violation::MESSAGE_TOO_BIG);
         }
@@ -114,4 +117,8 @@ impl Frame {
         };
         Ok(Some((Self { opcode, is_final, is_compressed, length, key }, bytes.len() - rest.len())))
     }
+}
+
+fn over(length: u64, limit: usize) -> bool {
+    usize::try_from(length).map_or(true, |length| length > limit)
 }

@@ -5,14 +5,13 @@ use super::{Event, Violation, inflater::Inflater};
 
 /// A message that comes in pieces: what there is of it so far.
 ///
-/// Bound: `Limits::message_bytes`, which the [`Decoder`](super::Decoder) checks for plain messages when a frame is
-/// declared, and [`Message::push`] for compressed ones while they are inflated. Grows with what has come only.
+/// Bound: `Limits::message_bytes`, which [`Frame::parse`](super::frame::Frame::parse) checks for plain messages when
+/// a frame is declared, and [`Message::push`] for compressed ones while they are inflated. Grows with what has come only.
 #[derive(Debug)]
 pub(super) struct Message {
     body: Body,
     inflater: Option<Inflater>,
-    /// How many frames it has until now.
-    pub(super) fragments: u32,
+    fragments: u32,
 }
 
 #[derive(Debug)]
@@ -26,6 +25,16 @@ impl Message {
     pub(super) fn begin(is_text: bool, is_compressed: bool) -> Self {
         let body = if is_text { Body::Text(Text::default()) } else { Body::Binary(Vec::new()) };
         Self { body, inflater: is_compressed.then(Inflater::take), fragments: 0 }
+    }
+
+    /// One more frame of it has begun.
+    pub(super) fn fragment(&mut self) {
+        self.fragments = self.fragments.saturating_add(1);
+    }
+
+    /// How many frames it has until now.
+    pub(super) fn fragments(&self) -> u32 {
+        self.fragments
     }
 
     /// Whether [`Message::len`] says nothing about what is still to come.

@@ -3,6 +3,7 @@
 mod arrival;
 mod carrier;
 mod connection;
+mod encrypt;
 mod forwarded;
 pub mod handshake;
 mod http;
@@ -20,7 +21,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-pub(crate) use self::arrival::accept_tls;
+pub(crate) use self::encrypt::encrypt;
 pub use self::{
     arrival::Arrival,
     connection::WebSocketLimits,

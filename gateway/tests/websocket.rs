@@ -132,7 +132,7 @@ async fn too_many_fragments_end_the_connection() {
 
 /// Deflates as a client does that keeps no context (RFC 7692 §7.2.1).
 fn deflated(payload: &[u8]) -> Vec<u8> {
-    let mut deflater = Compress::new(Compression::best(), false);
+    let mut deflater = Compress::new(Compression::fast(), false);
     let mut out = Vec::with_capacity(payload.len() + 1024);
     deflater.compress_vec(payload, &mut out, FlushCompress::Sync).unwrap();
     assert!(out.ends_with(&[0, 0, 0xff, 0xff]));
@@ -145,12 +145,12 @@ async fn a_bomb_costs_no_more_than_the_limit() {
     let node = support::node(&[ECHO]).await;
     let (mut client, head) = RawClient::answered(&node.public(), "/echo", DEFLATE).await;
     assert!(head.to_lowercase().contains("sec-websocket-extensions: permessage-deflate"), "{head}");
-    let bomb = deflated(&vec![0; 256 << 20]);
+    let bomb = deflated(&vec![0; 64 << 20]);
     assert!(bomb.len() < 1 << 20, "{} bytes fit into a frame", bomb.len());
     let before = resident_kib();
     client.write(&frame(BINARY | 0x40, &bomb)).await;
     assert_eq!(client.closed().await.0, 1009);
-    assert!(resident_kib() < before + (64 << 10), "256 MiB were never there");
+    assert!(resident_kib() < before + (32 << 10), "64 MiB were never there");
 
     let mut client = RawClient::open(&node.public(), "/echo", DEFLATE).await;
     let text = "as much as ".repeat(60_000);

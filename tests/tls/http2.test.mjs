@@ -45,6 +45,11 @@ before(async () => {
       server gw 127.0.0.1:${publicPort} ssl verify none
   `);
   haproxy = start("haproxy", directory, "haproxy", ["-db", "-f", file]);
+  const listens = () => new Promise((resolve) => {
+    const socket = connect(balancerPort, "127.0.0.1", () => (socket.destroy(), resolve(true)));
+    socket.on("error", () => resolve(false));
+  });
+  await until(() => "HAProxy listens", listens);
 });
 
 after(() => Promise.all([node, haproxy].filter(Boolean).map(kill)));

@@ -16,7 +16,8 @@ use rustls::{
 use serde::Deserialize;
 
 /// `tls = { … }` of a listener: TLS 1.2 and 1.3, and nothing without it. Paths are as the process sees them: relative ones
-/// start at its working directory. The files are read again when they change, without a restart; connections stay.
+/// start at its working directory. The files are read again when they change (looked at every 2 s, at once on SIGHUP), without
+/// a restart; connections stay.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsSettings {

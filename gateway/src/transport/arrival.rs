@@ -4,18 +4,15 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
-use tokio_rustls::server::TlsStream;
 
-use super::{Load, Public, carrier::Carrier, http, proxy_protocol, socket::Socket};
+use super::{Load, Public, carrier::Stream, encrypt::encrypt, http, proxy_protocol};
 use crate::{
     config::{Network, ProxyProtocol, PublicSettings},
     metrics,
@@ -28,8 +25,6 @@ use crate::{
 /// who comes: a storm is taken one piece after the other, and the node's own work (a handshake is 0.2 ms of CPU on the threads
 /// that also speak to Redis) waits at most for these.
 const ARRIVING: usize = 1024;
-/// What a client that speaks HTTP where TLS is spoken may have sent and is read, so that it hears the answer.
-const STRAY_BYTES: usize = 64 * 1024;
 
 /// How a socket came in.
 #[derive(Debug, Clone, Copy)]
@@ -74,28 +69,6 @@ impl Entrance {
     }
 }
 
-/// A socket on its way to its shard. A tokio socket belongs to the reactor that made it: it changes hands as a plain one.
-pub(super) enum Stream {
-    Plain(std::net::TcpStream),
-    Tls(Box<TlsStream<Carrier>>),
-}
-
-impl Stream {
-    /// Registers it with the runtime of the caller.
-    ///
-    /// # Errors
-    /// If the runtime has no room for it.
-    pub(super) fn settle(self) -> io::Result<Socket> {
-        match self {
-            Self::Plain(socket) => TcpStream::from_std(socket).map(Socket::Tcp),
-            Self::Tls(mut stream) => {
-                stream.get_mut().0.arrive()?;
-                Ok(Socket::Tls(stream))
-            }
-        }
-    }
-}
-
 /// Takes in an accepted socket. It is with its shard at once, or after what its proxy has to say and its TLS handshake. These
 /// are done in a task of this runtime: a handshake costs more CPU than a shard should give to one connection.
 ///
@@ -112,7 +85,7 @@ pub(super) fn take_in(
     let arrival = Arrival::new(socket.local_addr()?, peer, tls.is_some());
     let accepted = Instant::now();
     if proxies.is_none() && tls.is_none() {
-        hand_over(Stream::Plain(socket.into_std()?), arrival, accepted, public, shards);
+        hand_over(Stream::plain(socket)?, arrival, accepted, public, shards);
         return Ok(());
     }
     let (public, shards) = (public.clone(), shards.clone());
@@ -120,13 +93,21 @@ pub(super) fn take_in(
         match prepare(socket, arrival, accepted, &public).await {
             Ok((stream, arrival, since)) => hand_over(stream, arrival, since, &public, &shards),
             Err(Unprepared { stage, error }) => {
-                metrics::refused(stage);
+                if !is_of_the_other_end(&error) {
+                    metrics::refused(stage);
+                }
                 tracing::debug!(address = %arrival.client, stage, %error, "a connection was refused before its request");
             }
         }
         drop(place);
     });
     Ok(())
+}
+
+/// Whoever went away by itself, as a balancer that looks whether the port is open, was not refused.
+fn is_of_the_other_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Where a connection failed before HTTP began.
@@ -152,12 +133,12 @@ async fn prepare(
     }
     match &entrance.tls {
         None => {
-            let stream = socket.into_std().map_err(|error| Unprepared { stage: "proxy_protocol", error })?;
-            Ok((Stream::Plain(stream), arrival, accepted))
+            let stream = Stream::plain(socket).map_err(|error| Unprepared { stage: "proxy_protocol", error })?;
+            Ok((stream, arrival, accepted))
         }
         Some(tls) => {
-            let stream =
-                encrypt(socket, tls, timeouts.tls).await.map_err(|error| Unprepared { stage: "tls", error })?;
+            let encrypted = encrypt(socket, tls, timeouts.tls).await.and_then(Stream::tls);
+            let stream = encrypted.map_err(|error| Unprepared { stage: "tls", error })?;
             Ok((stream, arrival, Instant::now()))
         }
     }
@@ -182,52 +163,4 @@ fn hand_over(stream: Stream, arrival: Arrival, since: Instant, public: &Arc<Publ
     let load = Load::on(shard.clone());
     let public = public.clone();
     shard.run(move |shard| http::serve(shard, stream, arrival, since, public, load));
-}
-
-async fn encrypt(socket: TcpStream, tls: &Tls, patience: Duration) -> io::Result<Stream> {
-    let deadline = Instant::now() + patience;
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it took longer than timeouts.tls");
-    // The first byte of TLS is 22 (RFC 8446 §5.1); a letter is the beginning of a request.
-    let mut first = [0];
-    timeout_at(deadline, socket.peek(&mut first)).await.map_err(late)??;
-    if first[0].is_ascii_uppercase() {
-        let _ = timeout_at(deadline, answer_plain_http(socket)).await;
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP where TLS is spoken"));
-    }
-    let handshake = tls.acceptor().accept(Carrier::Here(socket));
-    let mut stream = timeout_at(deadline, handshake).await.map_err(late)??;
-    stream.get_mut().0.depart()?;
-    Ok(Stream::Tls(Box::new(stream)))
-}
-
-/// Somebody wrote `http` for `https`.
-async fn answer_plain_http(mut socket: TcpStream) -> io::Result<()> {
-    let body = "this listener speaks TLS: use https:// or wss://\n";
-    let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n";
-    socket.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
-    socket.shutdown().await?;
-    drain(&mut socket, STRAY_BYTES).await
-}
-
-/// Reads what is left, at most so many bytes: a socket that is dropped with unread input is reset, and the reset may
-/// overtake the answer.
-async fn drain(socket: &mut TcpStream, most: usize) -> io::Result<()> {
-    let mut scratch = [0; 1024];
-    let mut read = 0;
-    while read < most {
-        match socket.read(&mut scratch).await? {
-            0 => break,
-            more => read += more,
-        }
-    }
-    Ok(())
-}
-
-/// Lets a handshake of another listener take at most so long.
-///
-/// # Errors
-/// As the handshake, and if it takes longer.
-pub(crate) async fn accept_tls(socket: TcpStream, tls: &Tls, patience: Duration) -> io::Result<TlsStream<TcpStream>> {
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it took longer than timeouts.tls");
-    timeout(patience, tls.acceptor().accept(socket)).await.map_err(late)?
 }

@@ -1,4 +1,4 @@
-//! A TCP socket that changes its runtime while TLS stays wrapped around it.
+//! How a socket gets from one runtime to another, also while TLS is wrapped around it.
 
 use std::{
     io::{self, IoSlice},
@@ -11,10 +11,54 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
+
+use super::socket::Socket;
+
+/// A socket on its way to its shard, with or without TLS.
+pub(super) enum Stream {
+    /// The bare socket.
+    Plain(std::net::TcpStream),
+    /// The same with TLS around it.
+    Tls(Box<TlsStream<Carrier>>),
+}
+
+impl Stream {
+    /// Takes a socket out of its runtime.
+    ///
+    /// # Errors
+    /// If the runtime does not let it go.
+    pub(super) fn plain(socket: TcpStream) -> io::Result<Self> {
+        socket.into_std().map(Self::Plain)
+    }
+
+    /// The same of one with TLS around it.
+    ///
+    /// # Errors
+    /// As [`Stream::plain`].
+    pub(super) fn tls(mut stream: TlsStream<Carrier>) -> io::Result<Self> {
+        stream.get_mut().0.depart()?;
+        Ok(Self::Tls(Box::new(stream)))
+    }
+
+    /// Puts it into the runtime of the caller.
+    ///
+    /// # Errors
+    /// If the runtime has no room for it.
+    pub(super) fn settle(self) -> io::Result<Socket> {
+        match self {
+            Self::Plain(socket) => TcpStream::from_std(socket).map(Socket::Tcp),
+            Self::Tls(mut stream) => {
+                stream.get_mut().0.arrive()?;
+                Ok(Socket::Tls(stream))
+            }
+        }
+    }
+}
 
 /// A tokio socket belongs to the reactor that made it, so it changes hands as a plain one; meanwhile it can be neither read
 /// nor written.
-pub(super) enum Carrier {
+pub(crate) enum Carrier {
     /// Registered with a runtime.
     Here(TcpStream),
     /// Between two runtimes.
@@ -28,7 +72,7 @@ impl Carrier {
     ///
     /// # Errors
     /// If the runtime does not let it go; the socket is closed then.
-    pub(super) fn depart(&mut self) -> io::Result<()> {
+    fn depart(&mut self) -> io::Result<()> {
         if let Self::Here(socket) = mem::replace(self, Self::Lost) {
             *self = Self::Underway(socket.into_std()?);
         }
@@ -39,7 +83,7 @@ impl Carrier {
     ///
     /// # Errors
     /// If the runtime has no room for it; the socket is closed then.
-    pub(super) fn arrive(&mut self) -> io::Result<()> {
+    fn arrive(&mut self) -> io::Result<()> {
         if let Self::Underway(socket) = mem::replace(self, Self::Lost) {
             *self = Self::Here(TcpStream::from_std(socket)?);
         }

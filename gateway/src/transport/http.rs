@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Arrival, Load, Public,
-    arrival::Stream,
+    carrier::Stream,
     page,
     requests::Requests,
     upgrade::{self, Endpoint},

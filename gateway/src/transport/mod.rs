@@ -4,6 +4,7 @@ mod arrival;
 mod carrier;
 mod connection;
 mod echo;
+mod encrypt;
 mod forwarded;
 mod framed;
 pub mod handshake;
@@ -25,7 +26,7 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::arrival::accept_tls;
+pub(crate) use self::encrypt::encrypt;
 pub use self::{
     arrival::Arrival,
     connection::WebSocketLimits,

@@ -201,7 +201,8 @@ fn taken_out(upgraded: Upgraded) -> (Socket, Bytes) {
     match upgraded.downcast::<TokioIo<Wire>>() {
         Ok(parts) => {
             let (socket, unread) = parts.io.into_inner().into_parts();
-            let early = if unread.is_empty() { parts.read_buf } else { [parts.read_buf, unread].concat().into() };
+            // A copy: the buffer that it stands in is hyper's, of 8 KiB and more, and would live as long as the connection.
+            let early = Bytes::from([parts.read_buf, unread].concat());
             (socket, early)
         }
         Err(stream) => (Socket::Http2(TokioIo::new(stream)), Bytes::new()),

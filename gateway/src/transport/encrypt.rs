@@ -1,0 +1,53 @@
+//! The TLS handshake of an accepted socket, and what is told to whom speaks no TLS.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::server::TlsStream;
+
+use super::carrier::Carrier;
+use crate::tls::Tls;
+
+/// What a client that speaks HTTP where TLS is spoken may have sent and is read, so that it hears the answer.
+const STRAY_BYTES: usize = 64 * 1024;
+
+/// Does the handshake, within `patience`.
+///
+/// # Errors
+/// As rustls says, [`io::ErrorKind::TimedOut`], and [`io::ErrorKind::UnexpectedEof`] if the client says nothing and leaves.
+pub(crate) async fn encrypt(socket: TcpStream, tls: &Tls, patience: Duration) -> io::Result<TlsStream<Carrier>> {
+    let deadline = Instant::now() + patience;
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it took longer than timeouts.tls");
+    // The first byte of TLS is 22 (RFC 8446 §5.1); a letter is the beginning of a request.
+    let mut first = [0];
+    if timeout_at(deadline, socket.peek(&mut first)).await.map_err(late)?? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if first[0].is_ascii_uppercase() {
+        let _ = timeout_at(deadline, answer_plain_http(socket)).await;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP where TLS is spoken"));
+    }
+    timeout_at(deadline, tls.acceptor().accept(Carrier::Here(socket))).await.map_err(late)?
+}
+
+/// Somebody wrote `http` for `https`.
+async fn answer_plain_http(mut socket: TcpStream) -> io::Result<()> {
+    let body = "this listener speaks TLS: use https:// or wss://\n";
+    let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n";
+    socket.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
+    socket.shutdown().await?;
+    // A socket that is dropped with unread input is reset, and the reset may overtake the answer.
+    let mut scratch = [0; 1024];
+    let mut read = 0;
+    while read < STRAY_BYTES {
+        match socket.read(&mut scratch).await? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    Ok(())
+}

@@ -43,7 +43,7 @@ before(async () => {
       default_backend gateways
     backend gateways
       server gw 127.0.0.1:${publicPort} ssl verify none
-  `);
+`);
   haproxy = start("haproxy", directory, "haproxy", ["-db", "-f", file]);
   const listens = () => new Promise((resolve) => {
     const socket = connect(balancerPort, "127.0.0.1", () => (socket.destroy(), resolve(true)));

@@ -44,39 +44,37 @@ pub(super) async fn run(mut wire: Framed, limits: WebSocketLimits, figures: Rc<F
     figures.closed(PROTOCOL, reason, false);
 }
 
-/// Returns the code that the client closed with.
+/// Returns the code to close with: the client's own, or ours.
 async fn serve(wire: &mut Framed, limits: &WebSocketLimits) -> Result<Option<u16>, Ending> {
     let mut pinged = false;
-    let mut since = Instant::now();
+    let mut begun: Option<Instant> = None;
     loop {
         let patience = if pinged { limits.pong } else { limits.ping_interval };
-        let event = match timeout(patience.min(limits.assembly), wire.event()).await {
-            Ok(event) => event?,
-            Err(_) => {
-                // Nothing was whole for so long, whatever came meanwhile.
-                if wire.is_within_message() && since.elapsed() >= limits.assembly {
-                    return Ok(Some(CloseCode::PolicyViolation.code()));
-                }
-                if !wire.take_heard() {
-                    if pinged {
-                        return Ok(Some(CloseCode::PingTimeout.code()));
-                    }
-                    wire.ping(Bytes::new());
-                    pinged = true;
-                }
-                flush(wire, limits).await?;
-                continue;
-            }
-        };
-        pinged = false;
-        match event {
-            Event::Text(text) => wire.send_compressed(&Frame::text(text)),
-            Event::Binary(bytes) => wire.send_compressed(&Frame::binary(bytes)),
-            Event::Ping(payload) => wire.pong(payload),
-            Event::Pong(_) => {}
-            Event::Close(close) => return Ok(close.map(|(code, _)| code)),
+        let event = timeout(patience.min(limits.assembly), wire.event()).await;
+        let is_whole = matches!(event, Ok(Ok(Event::Text(_) | Event::Binary(_))));
+        let now = Instant::now();
+        begun = begun.filter(|_| !is_whole).or(Some(now)).filter(|_| wire.is_within_message());
+        if begun.is_some_and(|begun| now >= begun + limits.assembly) {
+            return Ok(Some(CloseCode::PolicyViolation.code()));
         }
-        since = Instant::now();
+        match event {
+            Ok(event) => {
+                pinged = false;
+                match event? {
+                    Event::Text(text) => wire.send_compressed(&Frame::text(text)),
+                    Event::Binary(bytes) => wire.send_compressed(&Frame::binary(bytes)),
+                    Event::Ping(payload) => wire.pong(payload),
+                    Event::Pong(_) => {}
+                    Event::Close(close) => return Ok(close.map(|(code, _)| code)),
+                }
+            }
+            Err(_) if wire.take_heard() => {}
+            Err(_) if pinged => return Ok(Some(CloseCode::PingTimeout.code())),
+            Err(_) => {
+                wire.ping(Bytes::new());
+                pinged = true;
+            }
+        }
         flush(wire, limits).await?;
     }
 }

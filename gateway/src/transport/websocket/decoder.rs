@@ -192,3 +192,24 @@ fn close(payload: &[u8]) -> Result<Option<(u16, Utf8Bytes)>, Violation> {
 fn may_be_sent(code: u16) -> bool {
     code == 1014 || CloseCode::from(code).is_allowed()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_decoder_is_small_and_owns_nothing() {
+        assert!(size_of::<Decoder>() <= 192, "{} bytes for each connection", size_of::<Decoder>());
+        let limits = Limits { frame_bytes: 1000, message_bytes: 1000, fragments: None };
+        let mut decoder = Decoder::new(Role::Client, limits, false);
+        let owns = |decoder: &Decoder| decoder.message.is_some() || decoder.control.capacity() > 0;
+        assert!(!owns(&decoder));
+        for bytes in [&mut [0x01, 1, b'a'][..], &mut [0x89, 2, b'b']] {
+            assert_eq!(decoder.decode(bytes), Ok((3, None)));
+            assert!(owns(&decoder));
+        }
+        assert_eq!(decoder.decode(&mut [b'c']), Ok((1, Some(Event::Ping("bc".into())))));
+        assert_eq!(decoder.decode(&mut [0x80, 1, b'd']), Ok((3, Some(Event::Text("ad".into())))));
+        assert!(!owns(&decoder));
+    }
+}

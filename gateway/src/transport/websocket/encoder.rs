@@ -65,8 +65,8 @@ impl fmt::Debug for Header {
 pub fn close_payload(code: u16, reason: &str) -> Bytes {
     let mut payload = Vec::with_capacity(usize::from(SHORT));
     payload.extend_from_slice(&code.to_be_bytes());
-    let room = reason.len().min(usize::from(SHORT) - payload.len());
-    let fits = (0..=room).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    let most = reason.len().min(usize::from(SHORT) - payload.len());
+    let fits = (0..=most).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
     payload.extend_from_slice(&reason.as_bytes()[..fits]);
     Bytes::from(payload)
 }

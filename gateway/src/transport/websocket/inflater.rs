@@ -62,10 +62,10 @@ impl Inflater {
         loop {
             let (read, written) = (inflate.total_in(), inflate.total_out());
             let status = inflate.decompress(input, chunk, FlushDecompress::Sync);
-            let status = status.map_err(|_| Violation::NOT_DEFLATE)?;
             let (read, written) = (since(read, inflate.total_in()), since(written, inflate.total_out()));
             input = &input[read..];
-            each(&chunk[..written])?;
+            each(&chunk[..written])?; // also what came before an error, which may be wrong already
+            let status = status.map_err(|_| Violation::NOT_DEFLATE)?;
             if status == Status::StreamEnd {
                 // A block that says it is the last one (RFC 7692 §7.2.3.4). What follows is a stream of its own.
                 inflate.reset(false);

@@ -18,6 +18,8 @@ mod frame;
 mod inflater;
 mod mask;
 mod message;
+#[cfg(test)]
+mod tests;
 mod violation;
 
 use std::num::NonZeroU32;

@@ -11,6 +11,8 @@ mod outcome;
 mod rights;
 mod seal;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},

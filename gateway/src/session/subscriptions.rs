@@ -30,9 +30,21 @@ enum Stage {
     /// Not answered yet.
     Opening(Opening),
     /// Answered; what was missed after this position still goes out, a piece whenever the socket has drained.
-    Replaying { after: Option<StreamPosition>, reading: bool },
+    Replaying { after: Option<StreamPosition>, turn: Turn },
     /// Everything comes as it is published.
     Live,
+}
+
+/// Where the next piece of what was missed is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It can be read.
+    Ready,
+    /// It is being read.
+    Reading,
+    /// It could not be had at this tick of the shard: not before the next one is it asked for again. The shard wakes the
+    /// connection then.
+    Resting(u64),
 }
 
 /// Whether a namespace knows who is on its channels.
@@ -226,10 +238,7 @@ impl Session {
                 self.opening(channel, |opening, _, _| opening.missed = Part::Here(opening::missed(page)));
                 self.settle(channel);
             }
-            // Tried again when the shard comes round to this connection.
-            Err(_) if replaying => {
-                self.set_reading(channel, false);
-            }
+            Err(_) if replaying => self.rest(channel),
             Err(error) => self.give_up(channel, error.into()),
         }
     }
@@ -249,7 +258,7 @@ impl Session {
         if let Some(recovered) = answer.recovered {
             self.shard.figures().recovery(recovered);
         }
-        subscription.stage = Stage::Replaying { after: answer.position, reading: false };
+        subscription.stage = Stage::Replaying { after: answer.position, turn: Turn::Ready };
         drop(state);
         self.replaying.set(self.replaying.get() + 1);
 
@@ -329,22 +338,28 @@ impl Session {
                 drop(state);
                 self.read_on(channel);
             }
-            Activation::Later => {} // the shard wakes the connection, and with that comes `drained`
+            Activation::Later => {
+                drop(state);
+                self.rest(channel);
+            }
         }
     }
 
     /// The socket has taken everything: the next piece of what was missed can follow. One at a time, whatever the
-    /// number of channels: together they would not fit into the outbox.
+    /// number of channels: together they would not fit into the outbox. One that could not be read lets the others go
+    /// first.
     pub fn drained(&self) {
         let state = self.state.borrow();
+        let now = self.shard.hub().ticks();
         let replaying = state.subscriptions.iter().filter_map(|(channel, subscription)| match subscription.stage {
-            Stage::Replaying { reading, .. } => Some((channel, reading)),
+            Stage::Replaying { turn, .. } => Some((channel, turn)),
             Stage::Opening(_) | Stage::Live => None,
         });
-        if state.connecting.is_some() || replaying.clone().any(|(_, reading)| reading) {
+        if state.connecting.is_some() || replaying.clone().any(|(_, turn)| turn == Turn::Reading) {
             return;
         }
-        let next = replaying.map(|(channel, _)| channel.clone()).next();
+        let mut ready = replaying.filter(|(_, turn)| *turn != Turn::Resting(now));
+        let next = ready.next().map(|(channel, _)| channel.clone());
         drop(state);
         if let Some(channel) = next {
             self.read_on(&channel);
@@ -353,20 +368,26 @@ impl Session {
 
     fn read_on(&self, channel: &ChannelName) {
         let Some(number) = self.number_of(channel) else { return };
-        let Some(after) = self.set_reading(channel, true) else { return };
+        let Some(after) = self.take_turn(channel, Turn::Reading) else { return };
         let query =
             HistoryQuery { since: Some(after), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes(), followed: true };
         let receipt = self.ask(Asked::Missed(number));
         if self.shard.relay().history(channel.clone(), query, receipt).is_err() {
             self.forget(receipt);
-            self.set_reading(channel, false);
+            self.rest(channel);
         }
     }
 
-    fn set_reading(&self, channel: &ChannelName, now: bool) -> Option<StreamPosition> {
+    /// What comes next cannot be had now, and asking again at once would be answered the same.
+    fn rest(&self, channel: &ChannelName) {
+        let tick = self.shard.hub().retry(self.link.key());
+        self.take_turn(channel, Turn::Resting(tick));
+    }
+
+    fn take_turn(&self, channel: &ChannelName, next: Turn) -> Option<StreamPosition> {
         match &mut self.state.borrow_mut().subscriptions.get_mut(channel)?.stage {
-            Stage::Replaying { after, reading } => {
-                *reading = now;
+            Stage::Replaying { after, turn } => {
+                *turn = next;
                 *after
             }
             Stage::Opening(_) | Stage::Live => None,
@@ -381,11 +402,11 @@ impl Session {
             let detail = GapDetail { missed: None, position: missed.position };
             self.link.tell(&Push::Gap(channel.clone(), GapReason::Reset, detail));
         }
-        if let Some(Subscription { stage: Stage::Replaying { after, reading }, .. }) =
+        if let Some(Subscription { stage: Stage::Replaying { after, turn }, .. }) =
             self.state.borrow_mut().subscriptions.get_mut(channel)
         {
             *after = missed.position;
-            *reading = false;
+            *turn = Turn::Ready;
         }
         self.push_all(channel, missed.publications);
         if !more {

@@ -99,7 +99,7 @@ pub struct Shard {
 static KEYS: AtomicU64 = AtomicU64::new(1);
 
 impl Shard {
-    fn new(handle: ShardHandle, relay: Relay) -> Rc<Self> {
+    pub(crate) fn new(handle: ShardHandle, relay: Relay) -> Rc<Self> {
         let figures = Rc::new(Figures::new());
         Rc::new(Self {
             index: handle.index(),
@@ -221,7 +221,7 @@ impl Shard {
         }
     }
 
-    fn tick(&self) {
+    pub(crate) fn tick(&self) {
         self.handle.turned();
         self.handle.take_lost(|channel, lost| self.hub.borrow_mut().lost(channel, lost));
         let retries = self.hub.borrow_mut().tick();

@@ -1,10 +1,11 @@
 //! The node's one way to its backplane: the first subscriber on the node joins a channel there, the last one leaves it.
 //!
 //! Shards put orders into bounded queues and never wait; the answer comes back as an item in the shard's mailbox. The
-//! queues are emptied by tasks on the small runtime: publications in the order of their channel, presence in that of each
-//! client on a channel, reads side by side.
+//! queues are emptied by tasks on the small runtime: publications and memberships in the order of their channel, presence in
+//! that of each client on a channel, reads side by side.
 
 mod answer;
+mod memberships;
 mod presence;
 mod routes;
 mod signals;
@@ -20,11 +21,11 @@ use skywave_backplane::{
 use skywave_proto::{ChannelName, Member, v1::signal};
 use tokio::sync::mpsc;
 
-use self::presence::Order as PresenceOrder;
 pub use self::{
     answer::{Answer, Answers, MembersAnswer, Receipt, ReplyTo},
     routes::{Lost, Mailbox, Routes, SIGNALS, Signal},
 };
+use self::{memberships::Order as Membership, presence::Order as PresenceOrder};
 
 /// Publications of one channel go through one stripe, so that they keep their order.
 const STRIPES: usize = 4;
@@ -54,11 +55,6 @@ pub struct Relay {
     hasher: ahash::RandomState,
 }
 
-enum Membership {
-    Join { shard: usize, interest: Interest, join: u64 },
-    Leave { shard: usize, channel: ChannelName },
-}
-
 /// The largest number of members in one answer.
 pub const MEMBERS_PAGE: usize = 1000;
 
@@ -72,7 +68,7 @@ impl Relay {
             orders
         });
         let (memberships, queue) = mpsc::channel(ORDERS);
-        tokio::spawn(keep_memberships(backplane.clone(), routes, queue, answers.clone()));
+        tokio::spawn(memberships::keep(backplane.clone(), routes, queue, answers.clone()));
         let (presence, queue) = mpsc::channel(ORDERS);
         tokio::spawn(presence::keep(backplane.clone(), queue, answers.clone()));
         let (reads, queue) = mpsc::channel(ORDERS);
@@ -213,54 +209,6 @@ async fn publish(backplane: Arc<Any>, mut orders: mpsc::Receiver<(NewPublication
                 }
             }
             Some((reply_to, outcome)) = waiting.next() => answers.published(reply_to, outcome),
-        }
-    }
-}
-
-async fn keep_memberships(
-    backplane: Arc<Any>,
-    routes: Arc<Routes>,
-    mut orders: mpsc::Receiver<Membership>,
-    answers: Answers,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while orders.recv_many(&mut batch, BATCH).await > 0 {
-        let (mut joins, mut interests) = (Vec::<(usize, ChannelName, u64)>::new(), Vec::<Interest>::new());
-        let mut left = Vec::new();
-        for order in batch.drain(..) {
-            match order {
-                Membership::Join { shard, interest, join } => {
-                    // First the route, then the subscription: nothing after the answered position can pass by.
-                    routes.add(&interest.channel, shard);
-                    // A join that was left and made again is answered once: only the last one is still waited for.
-                    if let Some(place) =
-                        joins.iter().position(|(of, name, _)| (*of, name) == (shard, &interest.channel))
-                    {
-                        joins.remove(place);
-                        interests.remove(place);
-                    }
-                    joins.push((shard, interest.channel.clone(), join));
-                    interests.push(interest);
-                }
-                Membership::Leave { shard, channel } => {
-                    routes.remove(&channel, shard);
-                    left.push(channel);
-                }
-            }
-        }
-        if !interests.is_empty() {
-            let outcomes = backplane.subscribe(&interests).await;
-            for ((shard, channel, join), outcome) in joins.into_iter().zip(outcomes) {
-                if outcome.is_err() {
-                    routes.remove(&channel, shard);
-                    left.push(channel.clone());
-                }
-                answers.joined(shard, channel, join, outcome);
-            }
-        }
-        left.retain(|channel| !routes.is_wanted(channel));
-        if !left.is_empty() {
-            backplane.unsubscribe(&left);
         }
     }
 }

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import { after, afterEach, before, beforeEach, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { channel, Client, INFO, launchBrowser, PRESENCE, PUBLIC, PUBLIC_2 } from "./support.mjs";
+import { channel, Client, INFO, launchBrowser, post, PRESENCE, PUBLIC, PUBLIC_2 } from "./support.mjs";
 
 const artefacts = fileURLToPath(new URL("../artefacts/", import.meta.url));
 const PRESENT = { skip: !PRESENCE && "the node has no presence (SKYWAVE_PRESENCE=0)" };
@@ -57,7 +57,17 @@ describe("the chat page", () => {
     await api.publish({ text: "<i>text</i>", name: "<u>name</u>", color: "red;background:url(//x)", at: "never" });
     await api.publish("<s>only a string</s>");
     await api.publish({ other: ["<p>"] });
-    await reads(bob, [text, "<i>text</i>", "<s>only a string</s>", '{"other":["<p>"]}']);
+    const all = [text, "<i>text</i>", "<s>only a string</s>", '{"other":["<p>"]}'];
+    // A back end has no client id, and a name need not be a text.
+    for (const name of PUBLIC_2 ? [] : [7, true, {}, [1]]) {
+      const { status } = await post("publish", { channel: `chat:${room}`, data: { text: `name ${name}`, name } });
+      assert.equal(status, 200);
+      all.push(`name ${name}`);
+    }
+    await reads(bob, all);
+    const late = await open();
+    await reads(late, all);
+    await close(late);
     assert.equal(await bob.locator("#log img, #log i, #log u, #log s, .bubble b").count(), 0);
     assert.equal(await data(bob, "owned"), undefined);
     await api.close();

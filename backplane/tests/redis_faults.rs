@@ -11,8 +11,8 @@ use std::{
 };
 
 use skywave_backplane::{
-    Backplane as _, BackplaneState, Gap, HistoryPolicy, HistoryQuery, Interest, NewPublication, PresenceEvent,
-    PublishError, Redis, RedisOptions, Sink, SubscribeError,
+    Backplane as _, BackplaneState, Cluster as _, Delivery, Gap, HistoryPolicy, HistoryQuery, Interest, NewPublication,
+    PresenceEvent, PublishError, Redis, RedisOptions, Sink, SubscribeError, Target,
     conformance::{KEPT, Recorder, Told, assert_contiguous, channel, publication, subscribe},
 };
 use skywave_proto::{ChannelName, Publication};
@@ -521,4 +521,25 @@ async fn in_an_outage_only_the_first_subscription_waits_and_none_at_another_mast
     subscribe("patient").await;
     let waited = subscribe("not any more").await;
     assert!(waited < Duration::from_millis(1900), "{waited:?}: the patience of 2 s is over");
+}
+
+#[tokio::test]
+async fn a_signal_that_is_of_no_use_late_leaves_nothing_in_redis() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let node = server.node(heard.clone()).await;
+    let keys = async || format!("{:?}", server.command(&["KEYS", "*"]).await).matches("#").count();
+    let before = keys().await;
+    let (live, kept) = ("live".repeat(1000), "kept");
+    // Whether it is heard the first time is not the question: the node may be subscribing still.
+    until("a live signal", || async {
+        for to in [Target::All, Target::Node(node.incarnation())] {
+            node.signal(to, live.clone().into(), Delivery::Live).await.unwrap();
+        }
+        heard.signals().iter().any(|(_, message)| *message == live)
+    })
+    .await;
+    assert_eq!(keys().await, before);
+    node.signal(Target::All, kept.into(), Delivery::Kept).await.unwrap();
+    assert!(keys().await > before);
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use skywave_backplane::{
-    Any, Backplane as _, BackplaneState, Cluster as _, ClusterError, HistoryQuery, Interest, NewPublication,
+    Any, Backplane as _, BackplaneState, Cluster as _, ClusterError, Delivery, HistoryQuery, Interest, NewPublication,
     PublishError, Published, Target,
 };
 use skywave_proto::{ChannelName, Member, v1::signal};
@@ -51,7 +51,7 @@ pub struct Relay {
     memberships: mpsc::Sender<Membership>,
     presence: mpsc::Sender<PresenceOrder>,
     reads: mpsc::Sender<(ChannelName, HistoryQuery, Receipt)>,
-    signals: mpsc::Sender<(Target, Bytes)>,
+    signals: mpsc::Sender<(Target, (Bytes, Delivery))>,
     hasher: ahash::RandomState,
 }
 
@@ -106,7 +106,8 @@ impl Relay {
     /// # Errors
     /// As [`skywave_backplane::Cluster::signal`].
     pub async fn signal_and_wait(&self, to: Target, op: signal::Op) -> Result<(), ClusterError> {
-        self.backplane.signal(to, signals::encode(op)).await
+        let (message, delivery) = signals::encode(op);
+        self.backplane.signal(to, message, delivery).await
     }
 
     /// Publishes; the outcome goes to `reply_to`. Publications of a channel keep the order of these calls.

@@ -251,6 +251,47 @@ describe("the chat page", () => {
     await close(ada);
   });
 
+  it("counts what it missed over a failover that lost nothing", async () => {
+    const node = relay();
+    const ada = await open(PUBLIC, DESK, node.between);
+    const bob = await publisher();
+    await bob.publish({ text: "before" });
+    await reads(ada, ["before"]);
+    const channel = `chat:${room}`;
+    const at = (offset) => ({ epoch: "another0", offset });
+    const said = (offset) => ({ channel, ...at(offset), data: { text: `no. ${offset}` } });
+    node.answer = ({ id, connect, history }) => {
+      const subscribed = [{ channel, position: at(3), recovered: true, publications: [said(2), said(3)] }];
+      if (connect) return { id, connected: { client: "c", session: "s", node: "n", ping_interval_ms: 25000, subscribed } };
+      return history && { id, history: { channel, position: at(3), publications: [], more: false } };
+    };
+    await node.cut();
+    await recovers(ada, "After the cut: recovered 2 messages (offset 2 to 3), nothing missed.");
+    assert.deepEqual(await recovered(ada), ["no. 2", "no. 3"]);
+    await bob.close();
+    await close(ada);
+  });
+
+  it("does not send again under a key that another client's was", async () => {
+    const node = relay();
+    const ada = await open(PUBLIC, DESK, node.between);
+    const channel = `chat:${room}`;
+    node.answer = ({ id, publish }) => publish && { id, error: { code: "unknown_outcome", message: "test", retry: true, after_ms: 60_000 } };
+    await write(ada, "perhaps");
+    await ada.waitForSelector('#outbox [data-state="waiting"]', SOON);
+    let published = 0;
+    node.answer = ({ id, connect, history, publish }) => {
+      const subscribed = [{ channel, position: { epoch: "another0", offset: 0 }, recovered: false }];
+      if (connect) return { id, connected: { client: "somebody else", session: "s", node: "n", ping_interval_ms: 25000, subscribed } };
+      if (publish) published++;
+      return history && { id, history: { channel, position: { epoch: "another0", offset: 0 }, publications: [], more: false } };
+    };
+    await node.cut();
+    await ada.locator('#outbox [data-state="failed"]').filter({ hasText: "it may have arrived" }).waitFor(AFTER_A_BREAK);
+    assert.equal(published, 0);
+    await close(ada);
+  });
+
   it("tells what the node tells: a gap, and a backplane that went and came", async () => {
     const node = relay();
     const ada = await open(PUBLIC, DESK, node.between);

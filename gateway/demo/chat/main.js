@@ -53,6 +53,7 @@ const outbox = new Outbox({
 
 function open({ client, node, members: listed, total, recovered, isFirst }) {
   const isBack = mine.size > 0;
+  if (isBack && client !== self) outbox.disown();
   self = client;
   mine.add(client);
   members({ members: listed, total });

@@ -49,7 +49,7 @@ pub struct Relay {
     backplane: Arc<Any>,
     stripes: [mpsc::Sender<(NewPublication, ReplyTo)>; STRIPES],
     memberships: mpsc::Sender<Membership>,
-    presence: mpsc::Sender<PresenceOrder>,
+    presence: presence::Orders,
     reads: mpsc::Sender<(ChannelName, HistoryQuery, Receipt)>,
     signals: mpsc::Sender<(Target, (Bytes, Delivery))>,
     hasher: ahash::RandomState,
@@ -69,7 +69,7 @@ impl Relay {
         });
         let (memberships, queue) = mpsc::channel(ORDERS);
         tokio::spawn(memberships::keep(backplane.clone(), routes, queue, answers.clone()));
-        let (presence, queue) = mpsc::channel(ORDERS);
+        let (presence, queue) = presence::queue(ORDERS);
         tokio::spawn(presence::keep(backplane.clone(), queue, answers.clone()));
         let (reads, queue) = mpsc::channel(ORDERS);
         tokio::spawn(read(backplane.clone(), queue, answers));
@@ -167,17 +167,12 @@ impl Relay {
         receipt: Receipt,
     ) -> Result<(), Overloaded> {
         let order = PresenceOrder::Enter { channel, member, connection, receipt, list };
-        self.presence.try_send(order).map_err(|_| Overloaded)
+        self.presence.give(order)
     }
 
-    /// Takes a member away, after `grace` unless it comes back.
+    /// Takes a member away that was ordered to [`Relay::enter`], after `grace` unless it comes back.
     pub fn exit(&self, channel: ChannelName, client: Arc<str>, connection: u64, grace: std::time::Duration) {
-        let order = PresenceOrder::Exit { channel, client, connection, grace };
-        if let Err(full) = self.presence.try_send(order) {
-            // A leave must not be lost: wait for room in a task of its own. Bounded by the connections that close.
-            let (presence, order) = (self.presence.clone(), full.into_inner());
-            tokio::spawn(async move { presence.send(order).await });
-        }
+        self.presence.give_surely(PresenceOrder::Exit { channel, client, connection, grace });
     }
 
     /// Answers who is on a channel, after what `client` ordered for itself there.
@@ -191,7 +186,7 @@ impl Relay {
         after: Option<String>,
         receipt: Receipt,
     ) -> Result<(), Overloaded> {
-        self.presence.try_send(PresenceOrder::List { channel, client, after, receipt }).map_err(|_| Overloaded)
+        self.presence.give(PresenceOrder::List { channel, client, after, receipt })
     }
 }
 

@@ -8,7 +8,7 @@ use skywave_proto::{ChannelName, ErrorCode, Publication, StreamPosition};
 use super::{
     Asked, Opened, PAGE_PUBLICATIONS, REPLY_BYTES, Refusal, Reply, Session, Since, Subscribe, Subscribed,
     opening::{self, Asker, Opening, Part, Recovery},
-    rights::{may_subscribe, named_namespace},
+    rights::{may_subscribe, named_namespace, namespace},
 };
 use crate::{
     config::Namespace,
@@ -21,7 +21,7 @@ pub(super) struct Subscription {
     /// Tells it from an earlier or later one of the same channel.
     number: u64,
     request: Subscribe,
-    /// Whether the client is a member, and so leaves when the subscription ends.
+    /// Whether the client was ordered to be a member, and so leaves when the subscription ends.
     pub(super) is_member: bool,
     stage: Stage,
 }
@@ -88,8 +88,8 @@ impl Session {
         let attached = self.shard.hub().attach(&self.link, attach)?;
         let stage = Stage::Opening(Opening::new(asker));
         state.subscribed += 1;
-        let (number, is_member) = (state.subscribed, namespace.presence);
-        state.subscriptions.insert(channel.clone(), Subscription { number, request, is_member, stage });
+        let number = state.subscribed;
+        state.subscriptions.insert(channel.clone(), Subscription { number, request, is_member: false, stage });
         drop(state);
         if let Attached::At(position) = attached {
             self.attached(&channel, Ok(position));
@@ -115,22 +115,23 @@ impl Session {
             Ok(position) => position,
             Err(error) => return self.give_up(channel, error.into()),
         };
-        let Some((since, presence, is_member)) = self.opening(channel, |opening, request, is_member| {
+        let Some((since, presence)) = self.opening(channel, |opening, request| {
             opening.live_from = Part::Here(position);
-            (request.since, request.presence, is_member)
+            (request.since, request.presence)
         }) else {
             return;
         };
-        if is_member && !self.link.is_closing() && !self.enter(channel, presence) {
+        let has_members = namespace(&self.ground.settings, channel).is_ok_and(|namespace| namespace.presence);
+        if has_members && !self.link.is_closing() && !self.enter(channel, presence) {
             return;
         }
         match opening::recovery(since, position) {
             Recovery::Known(None) => {}
             Recovery::Known(Some(missed)) => {
-                self.opening(channel, |opening, _, _| opening.missed = Part::Here(missed));
+                self.opening(channel, |opening, _| opening.missed = Part::Here(missed));
             }
             Recovery::Read(since) => {
-                self.opening(channel, |opening, _, _| opening.missed = Part::Awaited);
+                self.opening(channel, |opening, _| opening.missed = Part::Awaited);
                 self.read_missed(channel, since);
             }
         }
@@ -144,11 +145,11 @@ impl Session {
     }
 
     /// Changes a subscription that is not answered yet.
-    fn opening<T>(&self, channel: &ChannelName, change: impl FnOnce(&mut Opening, &Subscribe, bool) -> T) -> Option<T> {
+    fn opening<T>(&self, channel: &ChannelName, change: impl FnOnce(&mut Opening, &Subscribe) -> T) -> Option<T> {
         let mut state = self.state.borrow_mut();
-        let Subscription { request, is_member, stage, .. } = state.subscriptions.get_mut(channel)?;
+        let Subscription { request, stage, .. } = state.subscriptions.get_mut(channel)?;
         let Stage::Opening(opening) = stage else { return None };
-        Some(change(opening, request, *is_member))
+        Some(change(opening, request))
     }
 
     /// Whether this is the subscription to the channel that the client has now.
@@ -165,7 +166,7 @@ impl Session {
         let Some(number) = self.number_of(channel) else { return false };
         let client = self.client();
         if list {
-            self.opening(channel, |opening, _, _| opening.members = Part::Awaited);
+            self.opening(channel, |opening, _| opening.members = Part::Awaited);
         }
         let receipt = self.ask(Asked::Roll(number));
         let ordered = self.shard.relay().enter(channel.clone(), client.member(), client.serial, list, receipt);
@@ -174,13 +175,16 @@ impl Session {
             self.give_up(channel, overloaded.into());
             return false;
         }
+        if let Some(subscription) = self.state.borrow_mut().subscriptions.get_mut(channel) {
+            subscription.is_member = true;
+        }
         true
     }
 
     /// Presence has answered.
     pub(super) fn entered(&self, channel: &ChannelName, outcome: Result<Option<MemberPage>, PresenceError>) {
         let asked_for_list =
-            self.opening(channel, |opening, request, _| request.presence && matches!(opening.members, Part::Awaited));
+            self.opening(channel, |opening, request| request.presence && matches!(opening.members, Part::Awaited));
         if asked_for_list != Some(true) {
             return;
         }
@@ -200,7 +204,7 @@ impl Session {
                 None
             }
         };
-        self.opening(channel, |opening, _, _| opening.members = Part::Here(members));
+        self.opening(channel, |opening, _| opening.members = Part::Here(members));
         self.settle(channel);
     }
 
@@ -235,7 +239,7 @@ impl Session {
         match page {
             Ok(page) if replaying => self.replay(channel, page),
             Ok(page) => {
-                self.opening(channel, |opening, _, _| opening.missed = Part::Here(opening::missed(page)));
+                self.opening(channel, |opening, _| opening.missed = Part::Here(opening::missed(page)));
                 self.settle(channel);
             }
             Err(_) if replaying => self.rest(channel),

@@ -23,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication};
+use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication, PublishError};
 use skywave_proto::{ChannelName, CloseCode, Epoch, ErrorCode, Member, Payload, StreamPosition};
 use tokio::time::Instant as TokioInstant;
 
@@ -44,7 +44,7 @@ use crate::{
     config::{Namespace, Settings},
     metrics::{self, Source},
     push::{Encoded, Format, Goodbye},
-    relay::{Answer, MembersAnswer, Receipt, ReplyTo},
+    relay::{Answer, MembersAnswer, Overloaded, Receipt, ReplyTo},
     shard::{Description, Link, Shard},
 };
 
@@ -262,7 +262,7 @@ impl Session {
         };
         let receipt = self.ask(Asked::Publish { id, namespace: name.into(), at: Instant::now() });
         let ordered = self.shard.relay().publish(publication, ReplyTo::Connection(receipt));
-        ordered.inspect_err(|_| self.forget(receipt)).map_err(Refusal::from)
+        ordered.inspect_err(|_| self.forget(receipt)).map_err(|Overloaded| PublishError::Overloaded.into())
     }
 
     fn history(

@@ -102,3 +102,19 @@ async fn who_catches_up_asks_once_a_tick_while_the_backplane_is_away() {
     assert!(read().is_some(), "what goes on does not rest");
     assert!(!bench.link.is_closing());
 }
+
+#[tokio::test]
+async fn a_publication_for_which_there_is_no_room_is_over_a_limit() {
+    let bench = Bench::new();
+    let publish = || Command::Publish { channel: channel("a"), payload: Payload::json("1".into()), key: None };
+    let start = StreamPosition::start(Epoch::random());
+    bench.subscribe(&channel("a"), start, start);
+    while bench.link.pop().is_some() {}
+    let refusal = (1..100_000).find_map(|id| {
+        bench.session.handle(Envelope { id: Some(id), command: Ok(publish()) });
+        bench.link.pop()
+    });
+    let refusal: serde_json::Value = serde_json::from_slice(refusal.expect("a queue has a bound").payload()).unwrap();
+    assert_eq!((&refusal["error"]["code"], &refusal["error"]["after_ms"]), (&"limit".into(), &1000.into()));
+    assert_eq!(Refusal::from(PublishError::Overloaded).code.http_status(), 429);
+}

@@ -76,10 +76,12 @@ impl Changes {
                 PresenceEvent::Leave(member) => {
                     let before = page.members.len();
                     page.members.retain(|known| known.client != member.client);
-                    page.total -= (before - page.members.len()) as u64;
+                    page.total = page.total.saturating_sub((before - page.members.len()) as u64);
                 }
             }
         }
+        // A backplane need not count and list in one step: who left between the two is not in its count any more.
+        page.total = page.total.max(page.members.len() as u64);
         Some(page)
     }
 }
@@ -305,6 +307,16 @@ mod tests {
             changes.note(&change);
         }
         assert_eq!(changes.join_to(page(&["a", "b"])), Some(page(&["a", "c"])));
+    }
+
+    #[test]
+    fn a_total_that_was_counted_after_the_list_is_made_to_fit_it() {
+        let mut changes = Changes::default();
+        for client in ["a", "b"] {
+            changes.note(&PresenceEvent::Leave(member(client)));
+        }
+        let counted_later = MemberPage { total: 1, ..page(&["a", "b", "c"]) };
+        assert_eq!(changes.join_to(counted_later), Some(page(&["c"])));
     }
 
     #[test]

@@ -309,8 +309,7 @@ mod tests {
     async fn node() -> (Arc<Control>, Receiver<String>, CancellationToken) {
         let flags = Flags { dev: true, name: Some("paris".into()), ..Flags::default() };
         let settings = Arc::new(Settings::load(&flags, [("SKYWAVE__NODE__SHARDS", "2")]).unwrap());
-        let runtime = tokio::runtime::Handle::current();
-        let (shards, seats): (Vec<_>, Vec<_>) = (0..2).map(|index| ShardHandle::new(index, runtime.clone())).unzip();
+        let (shards, seats): (Vec<_>, Vec<_>) = (0..2).map(ShardHandle::new).unzip();
         let mailboxes: Arc<[Arc<dyn Mailbox>]> =
             shards.iter().map(|shard| Arc::new(shard.clone()) as Arc<dyn Mailbox>).collect();
         let (routes, signals) = Routes::new(mailboxes.clone());

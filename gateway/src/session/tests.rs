@@ -22,7 +22,7 @@ impl Bench {
     fn new() -> Self {
         let flags = Flags { dev: true, name: Some("paris".into()), ..Flags::default() };
         let settings = Arc::new(Settings::load(&flags, [("SKYWAVE__NODE__SHARDS", "1")]).unwrap());
-        let (handle, _seat) = ShardHandle::new(0, tokio::runtime::Handle::current());
+        let (handle, _seat) = ShardHandle::new(0);
         let (routes, _signals) = Routes::new(Arc::new([]));
         let routes = Arc::new(routes);
         let memory = Any::Memory(Memory::new(routes.clone()));

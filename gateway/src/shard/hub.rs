@@ -58,6 +58,7 @@ struct Topic {
     members: Vec<Member>,
     /// While the list of members is read again.
     reread: Option<Reread>,
+    changes: Changes,
     deliveries: metrics::Counter,
 }
 
@@ -135,6 +136,7 @@ impl Hub {
                 waiting: Some(Held::new(CHANNEL_HELD_BYTES)),
                 members: Vec::new(),
                 reread: None,
+                changes: Changes::default(),
                 deliveries: self.figures.deliveries(attach.namespace),
             };
             self.topics.insert(channel.clone(), topic);
@@ -143,7 +145,7 @@ impl Hub {
         topic.members.push(Member {
             link: link.clone(),
             echo: attach.echo,
-            roll: if attach.presence { Roll::Collecting(Changes::default()) } else { Roll::Off },
+            roll: if attach.presence { Roll::Collecting(topic.changes.next()) } else { Roll::Off },
             held: Some(Held::new(link.held_bytes())),
             skip: 0,
         });

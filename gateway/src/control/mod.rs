@@ -46,12 +46,15 @@ pub struct Control {
     relay: Relay,
     surveys: Surveys,
     answering: Arc<Semaphore>,
+    /// One permit: who answers a question for channels looks at all of them, on every shard's thread.
+    walking: Semaphore,
 }
 
 impl Control {
     /// Orders and asks through this relay, and carries out what comes for this ground.
     pub fn new(ground: Arc<Ground>, relay: Relay) -> Arc<Self> {
-        Arc::new(Self { ground, relay, surveys: Surveys::default(), answering: Arc::new(Semaphore::new(ANSWERING)) })
+        let (surveys, answering) = (Surveys::default(), Arc::new(Semaphore::new(ANSWERING)));
+        Arc::new(Self { ground, relay, surveys, answering, walking: Semaphore::new(1) })
     }
 
     /// Empties the queue of signals until the node is gone.
@@ -392,6 +395,15 @@ mod tests {
         assert_eq!((&**node, answer.connections.len(), answer.more), ("paris", 2, false));
         assert!(answer.connections.iter().all(|connection| connection.user.as_deref() == Some("ada")));
         assert_eq!(surveyed.silent, [""; 0]);
+
+        // Channels are counted for one question at a time.
+        let channels = signal::ChannelsQuestion { limit: 10, ..signal::ChannelsQuestion::default() };
+        let channels = signal::question::Question::Channels(channels);
+        let walking = control.walking.acquire().await.unwrap();
+        let surveyed = control.survey(channels.clone(), Duration::from_millis(50)).await.unwrap();
+        assert_eq!(surveyed.silent, ["paris"], "it waits, and its asker does not");
+        drop(walking);
+        assert_eq!(control.survey(channels, Duration::from_secs(10)).await.unwrap().silent, [""; 0]);
 
         // A node that has lost a shard cannot answer for all of it, so it does not answer.
         control.ground.shards[0].stop();

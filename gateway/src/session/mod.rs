@@ -295,13 +295,13 @@ impl Session {
         let Some(asked) = self.state.borrow_mut().asked.remove(&ticket) else { return };
         self.in_flight.set(self.in_flight.get() - 1);
         match (asked, answer) {
-            (Asked::Publish { id, namespace, at }, Answer::Published(outcome)) => match outcome {
-                Ok(published) => {
-                    metrics::published(&namespace, Source::Client, at.elapsed());
-                    self.reply(id, &Reply::Published(published));
+            (Asked::Publish { id, namespace, at }, Answer::Published(outcome)) => {
+                metrics::published(&namespace, Source::Client, at.elapsed(), &outcome);
+                match outcome {
+                    Ok(published) => self.reply(id, &Reply::Published(published)),
+                    Err(error) => self.refuse(id, error.into()),
                 }
-                Err(error) => self.refuse(id, error.into()),
-            },
+            }
             (Asked::History { id }, Answer::History(channel, page)) => match page {
                 Ok(page) => self.reply(id, &Reply::History(channel, page)),
                 Err(error) => self.refuse(id, error.into()),

@@ -34,7 +34,7 @@ impl Control {
         tokio::spawn(async move {
             // Later nobody waits for it.
             if let Ok(Some(answer)) = tokio::time::timeout(within, control.gather(question)).await {
-                let answer = signal::Answer { id, answer: Some(answer) };
+                let answer = signal::Answer { id, answer: Some(answer), node: control.ground.node.to_string() };
                 control.relay.signal(Target::Node(asker), signal::Op::Answer(answer));
             }
             drop(permit);

@@ -135,10 +135,10 @@ impl Control {
         self.relay.signal_and_wait(Target::All, signal::Op::Question(question)).await?;
         let mut answers = Vec::new();
         while !tally.is_complete() {
-            let Ok(Some((from, answer))) = tokio::time::timeout_at(deadline, survey.answers.recv()).await else {
+            let Ok(Some((from, node, answer))) = tokio::time::timeout_at(deadline, survey.answers.recv()).await else {
                 break;
             };
-            if let Some(node) = tally.count(&from) {
+            if let Some(node) = tally.count(&from, &node) {
                 answers.push((node, answer));
             }
         }
@@ -167,7 +167,9 @@ impl Control {
                 Some(())
             }
             Some(signal::Op::Question(question)) => self.answer(from.clone(), question),
-            Some(signal::Op::Answer(answer)) => answer.answer.map(|said| self.surveys.answered(answer.id, &from, said)),
+            Some(signal::Op::Answer(answer)) => {
+                answer.answer.map(|said| self.surveys.answered(answer.id, (from.clone(), answer.node.into(), said)))
+            }
             None => None,
         };
         if understood.is_none() {

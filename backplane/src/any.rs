@@ -5,8 +5,8 @@ use futures_util::future::Either;
 use skywave_proto::{ChannelName, Member, StreamPosition};
 
 use crate::{
-    Backplane, BackplaneState, Cluster, ClusterError, HistoryError, HistoryPage, HistoryQuery, Interest, MemberPage,
-    Memory, NewPublication, NodeInfo, NodeRecord, Presence, PresenceError, PublishError, Published, Redis,
+    Backplane, BackplaneState, Cluster, ClusterError, Delivery, HistoryError, HistoryPage, HistoryQuery, Interest,
+    MemberPage, Memory, NewPublication, NodeInfo, NodeRecord, Presence, PresenceError, PublishError, Published, Redis,
     SubscribeError, Target,
 };
 
@@ -135,10 +135,10 @@ impl Cluster for Any {
         }
     }
 
-    async fn signal(&self, to: Target, message: Bytes) -> Result<(), ClusterError> {
+    async fn signal(&self, to: Target, message: Bytes, delivery: Delivery) -> Result<(), ClusterError> {
         match self {
-            Self::Memory(memory) => memory.signal(to, message).await,
-            Self::Redis(redis) => redis.signal(to, message).await,
+            Self::Memory(memory) => memory.signal(to, message, delivery).await,
+            Self::Redis(redis) => redis.signal(to, message, delivery).await,
         }
     }
 }

@@ -264,12 +264,26 @@ pub trait Cluster: Send + Sync + 'static {
     /// [`ClusterError::Unavailable`] when the backplane is away.
     fn nodes(&self) -> impl Future<Output = Result<Vec<NodeRecord>, ClusterError>> + Send;
 
-    /// Hands a message to the [`Sink`] of a node, or of every node, this one included. Each gets it at most once; one
-    /// that is away for a moment gets it afterwards.
+    /// Hands a message to the [`Sink`] of a node, or of every node, this one included. Each gets it at most once; what
+    /// becomes of one that is away for a moment says `delivery`.
     ///
     /// # Errors
     /// [`ClusterError::Unavailable`]: perhaps nobody gets it.
-    fn signal(&self, to: Target, message: Bytes) -> impl Future<Output = Result<(), ClusterError>> + Send;
+    fn signal(
+        &self,
+        to: Target,
+        message: Bytes,
+        delivery: Delivery,
+    ) -> impl Future<Output = Result<(), ClusterError>> + Send;
+}
+
+/// Whether a signal is of use late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// No: only nodes that hear it now get it, and nothing is kept of it.
+    Live,
+    /// Yes: it is kept for a minute, and a node that was away gets it afterwards.
+    Kept,
 }
 
 /// Whom a signal is for.

@@ -11,8 +11,8 @@ use std::{
 };
 
 use skywave_backplane::{
-    Backplane as _, BackplaneState, Gap, HistoryPolicy, HistoryQuery, Interest, NewPublication, PresenceEvent,
-    PublishError, Redis, Sink, SubscribeError,
+    Backplane as _, BackplaneState, Cluster as _, Delivery, Gap, HistoryPolicy, HistoryQuery, Interest, NewPublication,
+    PresenceEvent, PublishError, Redis, RedisOptions, Sink, SubscribeError, Target,
     conformance::{KEPT, Recorder, Told, assert_contiguous, channel, publication, subscribe},
 };
 use skywave_proto::{ChannelName, Publication};
@@ -498,4 +498,48 @@ async fn who_was_refused_once_is_served_as_soon_as_it_can_be() {
     assert!(begun.elapsed() < Duration::from_secs(5), "each is answered at once: {:?}", begun.elapsed());
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     assert!(matches!(node.subscribe(&interest).await[..], [Ok(Some(_))]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_an_outage_only_the_first_subscription_waits_and_none_at_another_master() {
+    let (mut lost, well) = (Server::started().await, Server::started().await);
+    let urls = [lost.url(), well.url()];
+    let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+    let options = RedisOptions::parse_all(&urls, "skywave", None, None, "test node").unwrap();
+    let node = Redis::new(options, Recorder::new());
+    until_live(&node).await;
+    lost.kill();
+    until("the outage to be seen", || async { node.state() == BackplaneState::Degraded }).await;
+    let subscribe = async |word: &str| {
+        let interest = |n| Interest { channel: channel(&format!("{word}{n}")), history: Some(KEPT), presence: false };
+        let interests: Vec<_> = (0..16).map(interest).collect();
+        let (at, answers) = (Instant::now(), node.subscribe(&interests).await);
+        let subscribed = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert!((1..16).contains(&subscribed), "those of the other master, and only they: {answers:?}");
+        at.elapsed()
+    };
+    subscribe("patient").await;
+    let waited = subscribe("not any more").await;
+    assert!(waited < Duration::from_millis(1900), "{waited:?}: the patience of 2 s is over");
+}
+
+#[tokio::test]
+async fn a_signal_that_is_of_no_use_late_leaves_nothing_in_redis() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let node = server.node(heard.clone()).await;
+    let keys = async || format!("{:?}", server.command(&["KEYS", "*"]).await).matches("#").count();
+    let before = keys().await;
+    let (live, kept) = ("live".repeat(1000), "kept");
+    // Whether it is heard the first time is not the question: the node may be subscribing still.
+    until("a live signal", || async {
+        for to in [Target::All, Target::Node(node.incarnation())] {
+            node.signal(to, live.clone().into(), Delivery::Live).await.unwrap();
+        }
+        heard.signals().iter().any(|(_, message)| *message == live)
+    })
+    .await;
+    assert_eq!(keys().await, before);
+    node.signal(Target::All, kept.into(), Delivery::Kept).await.unwrap();
+    assert!(keys().await > before);
 }

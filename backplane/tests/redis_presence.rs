@@ -5,7 +5,7 @@ mod support;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use skywave_backplane::{
-    Backplane as _, BackplaneState, Cluster as _, Presence as _, PresenceEvent, Redis,
+    Backplane as _, BackplaneState, Cluster as _, Presence as _, PresenceEvent, Redis, RedisOptions,
     conformance::{Recorder, channel, follow, member},
 };
 use skywave_proto::ChannelName;
@@ -240,4 +240,27 @@ async fn nobody_leaves_because_the_clock_of_redis_jumped() {
     }
     assert_eq!(here.count(&room).await.unwrap(), 100);
     assert!(tally(&heard, &room).values().all(|events| *events == (1, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burial_that_fails_does_not_keep_the_next_one_waiting() {
+    let mut servers = [Server::started().await, Server::started().await];
+    let urls = servers.each_ref().map(Server::url);
+    let node = async || {
+        let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+        let options = RedisOptions::parse_all(&urls, "skywave", None, None, "test node").unwrap();
+        let node = Redis::new(options.with_session_grace(GRACE).with_lease(LEASE), Recorder::new());
+        until("the node to be live", || async { node.state() == BackplaneState::Live }).await;
+        node
+    };
+    let (_living, dead) = (node().await, node().await);
+    let has = async |server: &Server, pattern: &str| !matches!(server.command(&["KEYS", pattern]).await, redis::Value::Array(keys) if keys.is_empty());
+    let registry = usize::from(has(&servers[1], "*:n").await);
+    servers[1 - registry].kill();
+    dead.stand_still(true);
+    let registry = &servers[registry];
+    until("a burial to begin", || has(registry, "*:nt:*")).await;
+    let began = tokio::time::Instant::now();
+    until("the lock of the failed burial to be gone", || async { !has(registry, "*:nl:*").await }).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "long before it would have ended by itself, after 15 s");
 }

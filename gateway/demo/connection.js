@@ -15,6 +15,14 @@ const BACKOFF_MS = 500; // doubled with each attempt that failed, up to the cap
 const BACKOFF_CAP_MS = 20_000;
 const SETTLED_MS = 5_000; // a connection that lived shorter counts as an attempt that failed
 
+export function attempt(act) {
+  try {
+    act();
+  } catch (error) {
+    console.error(error);
+  }
+}
+
 export class Connection {
   #url;
   #channel;
@@ -143,8 +151,8 @@ export class Connection {
   // A frame carries one object or several, one on each line.
   #receive(socket, frame) {
     for (const line of frame.split("\n")) {
-      // An earlier line may have been the end.
-      if (line && socket === this.#socket) this.#take(JSON.parse(line));
+      // An earlier line may have been the end. And what cannot be shown must not take what follows with it.
+      if (line && socket === this.#socket) attempt(() => this.#take(JSON.parse(line)));
     }
   }
 
@@ -182,7 +190,7 @@ export class Connection {
     if (!recovered) this.#recovery = undefined;
     this.#on.open({ client, node, members, total, recovered, isFirst });
     this.#recovery?.reach(position);
-    for (const publication of publications) this.#publication(publication);
+    for (const publication of publications) attempt(() => this.#publication(publication));
     this.#since = position;
     this.#settle();
   }
@@ -208,7 +216,7 @@ export class Connection {
     if (epoch === this.#since?.epoch && offset <= this.#since.offset) return; // seen
     const missed = this.#recovery?.take(publication) ?? false;
     this.#since = { epoch, offset };
-    this.#on.publication(publication, missed);
+    attempt(() => this.#on.publication(publication, missed));
     this.#settle();
   }
 

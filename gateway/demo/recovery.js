@@ -1,5 +1,6 @@
 // What a connection is given after a cut or a freeze: how much, from where to where, and whether any of it is missing.
-// Counted here from what came, and not taken from what the node says about it.
+// Counted here from what came, and not taken from what the node says about it. By the offset alone: behind a restart or a
+// failover without loss the same line goes on under another epoch; and where it does not, the caller drops this.
 
 export class Recovery {
   #after;
@@ -18,7 +19,7 @@ export class Recovery {
 
   // The channel had come at least this far.
   reach(position) {
-    if (position?.epoch === this.#from.epoch) this.#goal = Math.max(this.#goal, position.offset);
+    if (position) this.#goal = Math.max(this.#goal, position.offset);
   }
 
   // Nothing else was missed. Until then everything that comes was.
@@ -27,8 +28,8 @@ export class Recovery {
   }
 
   // Whether this publication is one of those that were missed. Each comes here once, in order.
-  take({ epoch, offset }) {
-    if (epoch !== this.#from.epoch || (this.#isClosed && offset > this.#goal)) return false;
+  take({ offset }) {
+    if (this.#isClosed && offset > this.#goal) return false;
     this.#first ??= offset;
     this.#last = offset;
     this.#count++;

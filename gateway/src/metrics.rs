@@ -4,6 +4,7 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use skywave_backplane::{PublishError, Published};
 use skywave_proto::{CloseCode, Publication};
 
 const CONNECTIONS: &str = "skywave_connections";
@@ -126,8 +127,16 @@ pub fn signal_dropped(direction: &'static str) {
     counter!(SIGNALS_DROPPED, "direction" => direction).increment(1);
 }
 
-/// A publication was accepted.
-pub fn published(namespace: &str, source: Source, took: std::time::Duration) {
+/// A publication was answered. It counts if it was stored and delivered, on however many replicas.
+pub fn published(
+    namespace: &str,
+    source: Source,
+    took: std::time::Duration,
+    outcome: &Result<Published, PublishError>,
+) {
+    if !matches!(outcome, Ok(_) | Err(PublishError::NotReplicated { .. })) {
+        return;
+    }
     counter!(PUBLICATIONS, "namespace" => namespace.to_owned(), "source" => source.as_str()).increment(1);
     histogram!(PUBLISH_DURATION).record(took);
 }

@@ -93,12 +93,10 @@ impl Node {
         let (internal_tls, internal_watch) = open_tls("internal", settings.internal.tls.as_ref(), &admin::PROTOCOLS)?;
         let public_listeners = bind_all(&settings.public.listen)?;
         let internal_listeners = bind_all(&settings.internal.listen)?;
-        let runtime = tokio::runtime::Handle::current();
         let settings = Arc::new(settings);
         settings.namespaces().for_each(|(namespace, _)| metrics::describe_namespace(namespace));
 
-        let (shards, seats): (Vec<_>, Vec<_>) =
-            (0..usize::from(settings.node.shards)).map(|index| ShardHandle::new(index, runtime.clone())).unzip();
+        let (shards, seats): (Vec<_>, Vec<_>) = (0..usize::from(settings.node.shards)).map(ShardHandle::new).unzip();
         let mailboxes: Arc<[Arc<dyn Mailbox>]> =
             shards.iter().map(|shard| Arc::new(shard.clone()) as Arc<dyn Mailbox>).collect();
         let (routes, signals) = Routes::new(mailboxes.clone());

@@ -279,6 +279,11 @@ async fn a_batch_answers_for_each_command_in_order() {
     assert_eq!(node.publish("a", json!(5)).await["position"]["offset"], 3, "of a bad batch nothing is carried out");
     assert_eq!(node.call("batch", json!({"commands": []})).await, (200, json!({"results": []})));
 
+    let twice =
+        "{\"commands\":[{\"publish\":{\"channel\":\"a\",\"data\":6},\"publish\":{\"channel\":\"a\",\"data\":7}}]}";
+    let (status, problem) = node.http("POST", "/api/v1/batch", &[("content-type", "application/json")], twice).await;
+    assert!(status == 400 && problem.contains("one field, its method"), "{problem}");
+
     let large = "x".repeat(60_000);
     node.publish("large", json!(large)).await;
     let mut commands = vec![json!({"history": {"channel": "large"}}); 99];

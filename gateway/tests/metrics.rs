@@ -29,6 +29,16 @@ async fn they_count_what_happened_and_their_labels_do_not_grow() {
     let connections = "skywave_connections{node=\"measured\",transport=\"websocket\",protocol=\"json\"}";
     assert_eq!(value(connections).await, Some(2.0));
 
+    let accepted = async || {
+        let series = "skywave_publications_total{node=\"measured\",namespace=\"chat\",source=\"api\"}";
+        value(series).await
+    };
+    assert_eq!(accepted().await, Some(1.0));
+    let replicated = json!({"channel": "chat:a", "data": 3, "durability": {"replicated": 1, "within_ms": 1}});
+    let (status, refused) = node.call("publish", replicated).await;
+    assert_eq!((status, &refused["code"]), (504, &json!("not_replicated")));
+    assert_eq!(accepted().await, Some(2.0), "stored and delivered all the same");
+
     assert_eq!(value("skywave_nodes{node=\"measured\"}").await, Some(1.0), "this one");
     assert_eq!(value("skywave_signals_dropped_total{node=\"measured\",direction=\"in\"}").await, Some(0.0));
 

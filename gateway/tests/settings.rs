@@ -513,6 +513,12 @@ fn contradictions_are_refused_with_advice() {
              redis-sentinel://host,…/name",
         ),
         ("[backplane]\nsentinel_password = \"pw\"", "2:1: backplane.sentinel_password: only sentinels need it"),
+        (
+            "[backplane]\npassword = \"pw\"",
+            "2:1: backplane.password: only Redis needs it, and this node would run alone",
+        ),
+        ("[backplane]\nusername = \"ada\"", "2:1: backplane.username: only Redis needs it"),
+        ("[backplane]\ngeneration = \"run_id\"", "2:1: backplane.generation: only Redis needs it"),
     ]);
 }
 
@@ -839,6 +845,7 @@ fn a_variable_means_what_the_schema_says() {
         .var("SKYWAVE__NODE__NAME", "007")
         .var("SKYWAVE__NODE__SHARDS", "2")
         .var("SKYWAVE__AUTH__ANONYMOUS", "true")
+        .var("SKYWAVE__BACKPLANE__URL", "redis://a")
         .var("SKYWAVE__BACKPLANE__PASSWORD", "[\"a\"]")
         .var("SKYWAVE__BACKPLANE__USERNAME", "true")
         .var("SKYWAVE__LIMITS__OUTBOX_BYTES", "4096")

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import { after, afterEach, before, beforeEach, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { channel, Client, INFO, launchBrowser, PRESENCE, PUBLIC, PUBLIC_2 } from "./support.mjs";
+import { channel, Client, INFO, launchBrowser, post, PRESENCE, PUBLIC, PUBLIC_2 } from "./support.mjs";
 
 const artefacts = fileURLToPath(new URL("../artefacts/", import.meta.url));
 const PRESENT = { skip: !PRESENCE && "the node has no presence (SKYWAVE_PRESENCE=0)" };
@@ -57,7 +57,17 @@ describe("the chat page", () => {
     await api.publish({ text: "<i>text</i>", name: "<u>name</u>", color: "red;background:url(//x)", at: "never" });
     await api.publish("<s>only a string</s>");
     await api.publish({ other: ["<p>"] });
-    await reads(bob, [text, "<i>text</i>", "<s>only a string</s>", '{"other":["<p>"]}']);
+    const all = [text, "<i>text</i>", "<s>only a string</s>", '{"other":["<p>"]}'];
+    // A back end has no client id, and a name need not be a text.
+    for (const name of PUBLIC_2 ? [] : [7, true, {}, [1]]) {
+      const { status } = await post("publish", { channel: `chat:${room}`, data: { text: `name ${name}`, name } });
+      assert.equal(status, 200);
+      all.push(`name ${name}`);
+    }
+    await reads(bob, all);
+    const late = await open();
+    await reads(late, all);
+    await close(late);
     assert.equal(await bob.locator("#log img, #log i, #log u, #log s, .bubble b").count(), 0);
     assert.equal(await data(bob, "owned"), undefined);
     await api.close();
@@ -238,6 +248,47 @@ describe("the chat page", () => {
     await ada.getByRole("button", { name: "Send again" }).click();
     await reads(ada, ["two"]);
     await ada.waitForSelector('#log [data-state="sent"]', SOON);
+    await close(ada);
+  });
+
+  it("counts what it missed over a failover that lost nothing", async () => {
+    const node = relay();
+    const ada = await open(PUBLIC, DESK, node.between);
+    const bob = await publisher();
+    await bob.publish({ text: "before" });
+    await reads(ada, ["before"]);
+    const channel = `chat:${room}`;
+    const at = (offset) => ({ epoch: "another0", offset });
+    const said = (offset) => ({ channel, ...at(offset), data: { text: `no. ${offset}` } });
+    node.answer = ({ id, connect, history }) => {
+      const subscribed = [{ channel, position: at(3), recovered: true, publications: [said(2), said(3)] }];
+      if (connect) return { id, connected: { client: "c", session: "s", node: "n", ping_interval_ms: 25000, subscribed } };
+      return history && { id, history: { channel, position: at(3), publications: [], more: false } };
+    };
+    await node.cut();
+    await recovers(ada, "After the cut: recovered 2 messages (offset 2 to 3), nothing missed.");
+    assert.deepEqual(await recovered(ada), ["no. 2", "no. 3"]);
+    await bob.close();
+    await close(ada);
+  });
+
+  it("does not send again under a key that another client's was", async () => {
+    const node = relay();
+    const ada = await open(PUBLIC, DESK, node.between);
+    const channel = `chat:${room}`;
+    node.answer = ({ id, publish }) => publish && { id, error: { code: "unknown_outcome", message: "test", retry: true, after_ms: 60_000 } };
+    await write(ada, "perhaps");
+    await ada.waitForSelector('#outbox [data-state="waiting"]', SOON);
+    let published = 0;
+    node.answer = ({ id, connect, history, publish }) => {
+      const subscribed = [{ channel, position: { epoch: "another0", offset: 0 }, recovered: false }];
+      if (connect) return { id, connected: { client: "somebody else", session: "s", node: "n", ping_interval_ms: 25000, subscribed } };
+      if (publish) published++;
+      return history && { id, history: { channel, position: { epoch: "another0", offset: 0 }, publications: [], more: false } };
+    };
+    await node.cut();
+    await ada.locator('#outbox [data-state="failed"]').filter({ hasText: "it may have arrived" }).waitFor(AFTER_A_BREAK);
+    assert.equal(published, 0);
     await close(ada);
   });
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Recorder, World};
-use crate::{Cluster, NodeInfo, Target};
+use crate::{Cluster, Delivery, NodeInfo, Target};
 
 /// Every node is listed with what it told of itself.
 pub async fn nodes_know_each_other<W: World>(world: &W) {
@@ -45,9 +45,15 @@ pub async fn a_signal_reaches_those_it_is_for<W: World>(world: &W) {
     let other = if W::JOINS_NODES { Some(world.node(elsewhere.clone()).await) } else { None };
     let last = Bytes::from_static(b"to all");
     let receiver = other.as_ref().unwrap_or(&node).incarnation();
-    node.signal(Target::Node(receiver), Bytes::from_static(b"to one")).await.expect("the backplane is there");
-    node.signal(Target::Node("nobody".into()), Bytes::from_static(b"to none")).await.expect("the backplane is there");
-    node.signal(Target::All, last.clone()).await.expect("the backplane is there");
+    node.signal(Target::Node(receiver), Bytes::from_static(b"to one"), Delivery::Kept)
+        .await
+        .expect("the backplane is there");
+    node.signal(Target::Node("nobody".into()), Bytes::from_static(b"to none"), Delivery::Live)
+        .await
+        .expect("the backplane is there");
+    for delivery in [Delivery::Live, Delivery::Kept] {
+        node.signal(Target::All, last.clone(), delivery).await.expect("the backplane is there");
+    }
     for heard in [&here, &elsewhere] {
         if std::sync::Arc::ptr_eq(heard, &elsewhere) && !W::JOINS_NODES {
             continue;
@@ -55,11 +61,11 @@ pub async fn a_signal_reaches_those_it_is_for<W: World>(world: &W) {
         let signals = heard
             .until("the signal to all", |heard| {
                 let signals = heard.signals();
-                signals.iter().any(|(_, message)| *message == last).then_some(signals)
+                (signals.iter().filter(|(_, message)| *message == last).count() == 2).then_some(signals)
             })
             .await;
         assert!(signals.iter().all(|(from, _)| *from == node.incarnation()));
         let is_receiver = other.is_none() || std::sync::Arc::ptr_eq(heard, &elsewhere);
-        assert_eq!(signals.len(), if is_receiver { 2 } else { 1 }, "{signals:?}");
+        assert_eq!(signals.len(), if is_receiver { 3 } else { 2 }, "{signals:?}");
     }
 }

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use self::{line::Line, members::Members};
 use crate::{
-    Backplane, BackplaneState, Cluster, ClusterError, Durability, Gap, HistoryError, HistoryPage, HistoryQuery,
-    IDEMPOTENCY_WINDOW, IdempotencyKey, Interest, MemberPage, NewPublication, NodeInfo, NodeRecord, Presence,
-    PresenceError, PresenceEvent, PublishError, Published, Sink, SubscribeError, Target,
+    Backplane, BackplaneState, Cluster, ClusterError, Delivery, Durability, Gap, HistoryError, HistoryPage,
+    HistoryQuery, IDEMPOTENCY_WINDOW, IdempotencyKey, Interest, MemberPage, NewPublication, NodeInfo, NodeRecord,
+    Presence, PresenceError, PresenceEvent, PublishError, Published, Sink, SubscribeError, Target,
 };
 
 const STRIPES: usize = 64;
@@ -293,7 +293,7 @@ impl Cluster for Memory {
         Ok(vec![NodeRecord { incarnation, info, beat_age: Duration::ZERO }])
     }
 
-    async fn signal(&self, to: Target, message: Bytes) -> Result<(), ClusterError> {
+    async fn signal(&self, to: Target, message: Bytes, _: Delivery) -> Result<(), ClusterError> {
         let for_us = match to {
             Target::All => true,
             Target::Node(incarnation) => incarnation == self.0.incarnation,

@@ -8,7 +8,7 @@ use skywave_proto::{ChannelName, Publication, v1};
 use tracing::{error, warn};
 
 use super::{
-    keys::{CONTROL, PRESENCE},
+    keys::{CONTROL, CONTROL_LIVE, PRESENCE},
     presence,
 };
 use crate::{BackplaneState, Gap, PresenceEvent, Sink};
@@ -24,7 +24,10 @@ pub(super) struct Demux(pub(super) Arc<dyn Sink>);
 enum Purpose {
     /// The joins and leaves of this channel.
     Presence(ChannelName),
-    Control,
+    /// Signals; those that are not `kept` are of no use late, and nobody misses them.
+    Control {
+        kept: bool,
+    },
     Clients,
 }
 
@@ -35,9 +38,11 @@ fn purpose(channel: &ChannelName) -> Purpose {
     if let Some(of) = presence_of.and_then(|of| ChannelName::parse(of).ok()) {
         return Purpose::Presence(of);
     }
-    match channel.as_str().strip_prefix(CONTROL) {
-        Some(rest) if rest.is_empty() || rest.starts_with(':') => Purpose::Control,
-        _ => Purpose::Clients,
+    let is = |base| channel.as_str().strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+    match () {
+        () if is(CONTROL) => Purpose::Control { kept: true },
+        () if is(CONTROL_LIVE) => Purpose::Control { kept: false },
+        () => Purpose::Clients,
     }
 }
 
@@ -49,7 +54,7 @@ impl Sink for Demux {
                 Some(event) => self.0.presence(&of, event),
                 None => error!(%channel, "dropping what is neither a join nor a leave"),
             },
-            Purpose::Control => match v1::Carried::decode(publication.payload.data().clone()) {
+            Purpose::Control { .. } => match v1::Carried::decode(publication.payload.data().clone()) {
                 Ok(signal) => self.0.signal(signal.from.into(), signal.message),
                 Err(error) => error!(%channel, %error, "dropping what is not a signal"),
             },
@@ -59,7 +64,8 @@ impl Sink for Demux {
     fn gap(&self, channel: &ChannelName, gap: Gap) {
         match purpose(channel) {
             Purpose::Clients => self.0.gap(channel, gap),
-            Purpose::Control => {
+            Purpose::Control { kept: false } => {}
+            Purpose::Control { kept: true } => {
                 warn!(%channel, "orders of other nodes may have been missed: redis was away for too long")
             }
             Purpose::Presence(of) => {

@@ -42,6 +42,8 @@ pub(super) fn slot(partition: usize) -> usize {
 
 /// What all nodes listen to. The registry of nodes is in its partition.
 pub(super) const CONTROL: &str = "#control";
+/// The same for what is of no use late.
+pub(super) const CONTROL_LIVE: &str = "#live";
 /// What a channel's stream of joins and leaves is called by: it shares the channel's partition.
 pub(super) const PRESENCE: &str = "presence";
 

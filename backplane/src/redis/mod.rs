@@ -46,7 +46,10 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 use skywave_proto::{ChannelName, StreamPosition};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -61,7 +64,7 @@ use self::{
     masters::Masters,
     pump::{Interested, Pump},
     registry::Registry,
-    states::States,
+    states::{Away, States},
 };
 pub use self::{
     link::MAX_WITHIN,
@@ -73,7 +76,7 @@ use crate::{
     Published, Sink, SubscribeError, metrics,
 };
 
-/// How long whoever subscribes waits for a backplane that is away.
+/// How long a master may be away before whoever subscribes there is refused at once.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a subscription may take at all.
 const SUBSCRIBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -175,20 +178,15 @@ impl Redis {
 
     async fn subscribe_all(&self, channels: &[Interest]) -> Vec<Result<Option<StreamPosition>, SubscribeError>> {
         let interested: Vec<_> = channels.iter().map(|interest| self.0.pump.subscribe(interest)).collect();
-        let mut out_of_patience = std::pin::pin!(self.lose_patience());
-        let mut is_out = false;
+        let called_at = Instant::now();
         let mut answers = Vec::with_capacity(channels.len());
         for (interest, interested) in channels.iter().zip(interested) {
             let answer = match interested {
                 Interested::Already(position) => Some(position),
-                Interested::Waiting(mut answer) if is_out => answer.try_recv().ok(),
                 Interested::Waiting(mut answer) => tokio::select! {
                     biased;
                     position = &mut answer => position.ok(),
-                    () = &mut out_of_patience => {
-                        is_out = true;
-                        answer.try_recv().ok()
-                    }
+                    () = self.lose_patience(&interest.channel, called_at) => None,
                 },
             };
             if answer.is_none() {
@@ -199,23 +197,27 @@ impl Redis {
         answers
     }
 
-    /// Returns when there is no more hope for a subscription.
-    async fn lose_patience(&self) {
-        let mut state = self.0.state.clone();
+    /// Returns when there is no more hope for a subscription. What counts is how long its own master has been away, not
+    /// since when somebody waits: in an outage only the first wait, and a master that is well keeps nobody waiting for
+    /// another. One that was never there is waited for each time.
+    async fn lose_patience(&self, channel: &ChannelName, called_at: Instant) {
+        let mut away = self.0.masters.states.away();
         let lose = async {
             loop {
-                // An error: closed, and never live again.
-                if state.wait_for(|state| *state != BackplaneState::Live).await.is_err() {
-                    return;
-                }
-                let back = state.wait_for(|state| *state == BackplaneState::Live);
-                match tokio::time::timeout(PATIENCE, back).await {
-                    Ok(Ok(_)) => {}
+                let master = self.0.masters.inboxes.owner_of(keys::partition(channel));
+                let known = master.and_then(|master| away.borrow_and_update().get(master).copied());
+                let until = match known {
+                    Some(Away::No) => called_at + SUBSCRIBE_DEADLINE,
+                    Some(Away::Since(since)) => since + PATIENCE,
+                    Some(Away::Always) | None => called_at + PATIENCE,
+                };
+                match tokio::time::timeout_at(until, away.changed()).await {
+                    Ok(Ok(())) => {}
                     Ok(Err(_)) | Err(_) => return,
                 }
             }
         };
-        let _ = tokio::time::timeout(SUBSCRIBE_DEADLINE, lose).await;
+        let _ = tokio::time::timeout_at(called_at + SUBSCRIBE_DEADLINE, lose).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{BackplaneState, Sink, metrics};
 
@@ -11,19 +11,37 @@ use crate::{BackplaneState, Sink, metrics};
 pub(super) struct States {
     /// By the master's number; `None`: it is none now.
     masters: Mutex<Vec<Option<BackplaneState>>>,
+    away: watch::Sender<Vec<Away>>,
     node: watch::Sender<BackplaneState>,
     sink: Arc<dyn Sink>,
+}
+
+/// Whether a master is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Away {
+    /// It was never live.
+    Always,
+    /// It is not live since then.
+    Since(Instant),
+    /// It is live.
+    No,
 }
 
 impl States {
     /// Nothing was reached yet.
     pub(super) fn new(sink: Arc<dyn Sink>) -> Self {
-        Self { masters: Mutex::default(), node: watch::channel(BackplaneState::Never).0, sink }
+        let (away, node) = (watch::channel(Vec::new()).0, watch::channel(BackplaneState::Never).0);
+        Self { masters: Mutex::default(), away, node, sink }
     }
 
     /// That of the node.
     pub(super) fn node(&self) -> watch::Receiver<BackplaneState> {
         self.node.subscribe()
+    }
+
+    /// Since when each master is not live, by its number.
+    pub(super) fn away(&self) -> watch::Receiver<Vec<Away>> {
+        self.away.subscribe()
     }
 
     /// Tells a change of one master. One that was never reached is not degraded.
@@ -39,6 +57,15 @@ impl States {
         };
         masters[master] = state;
         metrics::state(master, state);
+        self.away.send_if_modified(|away| {
+            away.resize(masters.len(), Away::Always);
+            let now = match (state, away[master]) {
+                (Some(BackplaneState::Live), _) => Away::No,
+                (_, Away::No) => Away::Since(Instant::now()),
+                (_, known) => known,
+            };
+            std::mem::replace(&mut away[master], now) != now
+        });
         let changed = self.node.send_if_modified(|node| {
             let now = summary(*node, &masters);
             std::mem::replace(node, now) != now
@@ -79,6 +106,22 @@ mod tests {
             (Degraded, vec![Some(Live)], Live),
         ] {
             assert_eq!(summary(before, &masters), node, "{masters:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_master_is_away_since_it_was_live_whatever_it_is_called_meanwhile() {
+        let (states, start) = (States::new(crate::conformance::Recorder::new()), Instant::now());
+        let mut away = states.away();
+        states.tell(1, Some(Degraded));
+        assert_eq!(*away.borrow_and_update(), [Away::Always; 2]);
+        states.tell(1, Some(Live));
+        assert_eq!(*away.borrow_and_update(), [Away::Always, Away::No]);
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        for state in [Some(Degraded), None, Some(Degraded)] {
+            states.tell(1, state);
+            assert_eq!(away.borrow_and_update()[1], Away::Since(start + std::time::Duration::from_secs(1)));
+            tokio::time::advance(std::time::Duration::from_secs(1)).await;
         }
     }
 }

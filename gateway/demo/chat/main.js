@@ -2,7 +2,7 @@
 // parts and writes the texts; body[data-open], [data-node], [data-members], [data-position] and [data-recovered] say the
 // same to a script.
 
-import { Connection } from "../connection.js";
+import { attempt, Connection } from "../connection.js";
 import { whoAmI } from "../names.js";
 import { People } from "../people.js";
 import { Roster } from "../roster.js";
@@ -53,6 +53,7 @@ const outbox = new Outbox({
 
 function open({ client, node, members: listed, total, recovered, isFirst }) {
   const isBack = mine.size > 0;
+  if (isBack && client !== self) outbox.disown();
   self = client;
   mine.add(client);
   members({ members: listed, total });
@@ -110,7 +111,7 @@ function load(since, loaded, first) {
   $("log").ariaBusy = "true";
   connection.ask({ history: { channel, since, limit: since && PAGE } }, ({ history }) => {
     if (!history) return loaded();
-    for (const p of history.publications) publication(p, false);
+    for (const p of history.publications) attempt(() => publication(p, false));
     const last = history.publications.at(-1);
     if (history.more && last) return load({ epoch: last.epoch, offset: last.offset }, loaded, first ?? history);
     isLoaded = true;

@@ -76,7 +76,8 @@ export class Message {
 export function read({ client, user, data, data_base64 }) {
   const said = typeof data === "object" && data !== null ? data : {};
   const text = [said.text, data].find((one) => typeof one === "string") ?? (data === undefined ? data_base64 : JSON.stringify(data));
-  const { name, color } = client || said.name ? profile(client ?? said.name, said) : { name: user ?? "Server", color: "#475569" };
+  const by = client ?? (typeof said.name === "string" ? said.name : undefined);
+  const { name, color } = by ? profile(by, said) : { name: user ?? "Server", color: "#475569" };
   return {
     author: `${client ?? ""} ${name}`,
     name,

@@ -1,7 +1,8 @@
 // What this visitor wrote and the node has not acknowledged: sent again, always with the same key, until it is.
 //
 // The node knows a key for five minutes. Whoever cannot say by then whether the message arrived does not send it again
-// but asks the visitor, for the next attempt might double it.
+// but asks the visitor, for the next attempt might double it. The same where the node does not know the visitor again: the
+// keys were another client's.
 
 const KEY_MS = 4.5 * 60_000;
 const AGAIN_MS = 500; // doubled with each refusal in a row, up to the cap
@@ -11,7 +12,7 @@ export class Outbox {
   #publish; // (data, key, answered) => void
   #isReady;
   #sent; // (message, position) => void, once for each
-  #letters = []; // { message, data, inFlight, tried, doubtful }, in the order of writing
+  #letters = []; // { message, data, inFlight, tried, doubtful, foreign }, in the order of writing
   #refusals = 0;
   #retry;
 
@@ -33,6 +34,11 @@ export class Outbox {
     if (this.#isReady()) this.#send(letter);
   }
 
+  // The node takes us for somebody else than before: what was tried under a key is not known under it any more.
+  disown() {
+    for (const letter of this.#letters) letter.foreign = letter.doubtful === true;
+  }
+
   // Everything that waits, in its order. With `missedNothing` whatever has not been seen by now was never published.
   flush(missedNothing = false) {
     for (const letter of [...this.#letters]) {
@@ -49,7 +55,7 @@ export class Outbox {
   }
 
   #send(letter) {
-    if (letter.doubtful && performance.now() - letter.tried > KEY_MS) {
+    if (letter.doubtful && (letter.foreign || performance.now() - letter.tried > KEY_MS)) {
       return letter.message.become("failed", "it may have arrived, nobody can say");
     }
     letter.tried = letter.doubtful ? letter.tried : performance.now();

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use skywave_backplane::{Durability, MAX_WITHIN};
+use skywave_backplane::{Durability, Generation, MAX_WITHIN};
 
 use super::{
     MAX_SHARDS, ProxyProtocol, RedisUrl, address, api::ApiKey, layer::Path, namespaces, problem::Problem,
@@ -128,6 +128,15 @@ fn backplane(document: &Document, report: &mut Report<'_>) {
         if is_set && !urls.iter().any(RedisUrl::is_sentinel) {
             report
                 .add(key, "only sentinels need it, and backplane.url does not name any: redis-sentinel://host,…/name");
+        }
+    }
+    for (key, is_set) in [
+        ("backplane.username", backplane.username.is_some()),
+        ("backplane.password", backplane.password.is_some()),
+        ("backplane.generation", backplane.generation != Generation::default()),
+    ] {
+        if is_set && urls.is_empty() {
+            report.add(key, "only Redis needs it, and this node would run alone in memory: set backplane.url");
         }
     }
     for (key, other, in_url, is_set) in [

@@ -34,7 +34,7 @@ impl Control {
         tokio::spawn(async move {
             // Later nobody waits for it.
             if let Ok(Some(answer)) = tokio::time::timeout(within, control.gather(question)).await {
-                let answer = signal::Answer { id, answer: Some(answer) };
+                let answer = signal::Answer { id, answer: Some(answer), node: control.ground.node.to_string() };
                 control.relay.signal(Target::Node(asker), signal::Op::Answer(answer));
             }
             drop(permit);
@@ -64,6 +64,8 @@ impl Control {
     }
 
     async fn channels(&self, question: signal::ChannelsQuestion) -> Option<signal::Channels> {
+        // Each is some milliseconds without a turn for every connection of the node.
+        let _walking = self.walking.acquire().await.ok()?;
         let limit = usize::try_from(question.limit).unwrap_or(usize::MAX).min(ANSWER_CHANNELS);
         let counted = self.ground.shards.iter().map(|shard| {
             let (prefix, after) = (question.prefix.clone(), question.after.clone());

@@ -8,7 +8,7 @@ mod announce;
 mod answer;
 mod survey;
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use prost::Message as _;
 use skywave_backplane::{Cluster as _, NodeRecord, Target};
@@ -25,9 +25,10 @@ use self::{
     survey::{Surveys, Tally},
 };
 use crate::{
+    clock::now_ms,
     relay::{Relay, Signal},
     session::{Ground, Refusal, Who},
-    shard::Owner,
+    shard::{Description, Owner},
 };
 
 /// How long nodes may take to answer a survey, if whoever asks does not say.
@@ -35,18 +36,25 @@ pub const SURVEY_WITHIN: Duration = Duration::from_secs(1);
 /// The longest that whoever asks may say.
 pub const SURVEY_AT_MOST: Duration = Duration::from_secs(5);
 
+/// A connection that was opened so much later than an order, by the clocks of two nodes, is not meant by it: an order may
+/// come up to a minute late. Clocks may differ by as much.
+const LATER_MS: u64 = 2000;
+
 /// See the module.
 pub struct Control {
     ground: Arc<Ground>,
     relay: Relay,
     surveys: Surveys,
     answering: Arc<Semaphore>,
+    /// One permit: who answers a question for channels looks at all of them, on every shard's thread.
+    walking: Semaphore,
 }
 
 impl Control {
     /// Orders and asks through this relay, and carries out what comes for this ground.
     pub fn new(ground: Arc<Ground>, relay: Relay) -> Arc<Self> {
-        Arc::new(Self { ground, relay, surveys: Surveys::default(), answering: Arc::new(Semaphore::new(ANSWERING)) })
+        let (surveys, answering) = (Surveys::default(), Arc::new(Semaphore::new(ANSWERING)));
+        Arc::new(Self { ground, relay, surveys, answering, walking: Semaphore::new(1) })
     }
 
     /// Empties the queue of signals until the node is gone.
@@ -75,7 +83,8 @@ impl Control {
     /// # Errors
     /// `unavailable` while the backplane is away: perhaps nobody was told.
     pub async fn disconnect(&self, who: &Who) -> Result<usize, Refusal> {
-        self.tell_all(signal::Op::Disconnect(signal::Disconnect { who: Some(who.into()) })).await
+        self.tell_all(signal::Op::Disconnect(signal::Disconnect { who: Some(who.into()), issued_at_ms: now_ms() }))
+            .await
     }
 
     /// Ends subscriptions to a channel on all nodes. Returns how many nodes were told.
@@ -84,7 +93,12 @@ impl Control {
     /// As [`Control::disconnect`].
     pub async fn unsubscribe(&self, who: &Who, channel: &ChannelName) -> Result<usize, Refusal> {
         let channel = channel.as_str().to_owned();
-        self.tell_all(signal::Op::Unsubscribe(signal::Unsubscribe { who: Some(who.into()), channel })).await
+        self.tell_all(signal::Op::Unsubscribe(signal::Unsubscribe {
+            who: Some(who.into()),
+            channel,
+            issued_at_ms: now_ms(),
+        }))
+        .await
     }
 
     /// Makes all nodes look at a user's rights again. Returns how many nodes were told.
@@ -121,10 +135,10 @@ impl Control {
         self.relay.signal_and_wait(Target::All, signal::Op::Question(question)).await?;
         let mut answers = Vec::new();
         while !tally.is_complete() {
-            let Ok(Some((from, answer))) = tokio::time::timeout_at(deadline, survey.answers.recv()).await else {
+            let Ok(Some((from, node, answer))) = tokio::time::timeout_at(deadline, survey.answers.recv()).await else {
                 break;
             };
-            if let Some(node) = tally.count(&from) {
+            if let Some(node) = tally.count(&from, &node) {
                 answers.push((node, answer));
             }
         }
@@ -137,14 +151,14 @@ impl Control {
             Err(error) => return tracing::warn!(from = &*from, %error, "a signal cannot be read and is ignored"),
         };
         let understood = match op {
-            Some(signal::Op::Disconnect(order)) => self.for_each(order.who, |owner| {
+            Some(signal::Op::Disconnect(order)) => self.for_each(order.who, order.issued_at_ms, |owner| {
                 owner.leave(CloseCode::DisconnectedByApi.into());
             }),
-            Some(signal::Op::Unsubscribe(order)) => ChannelName::parse(&order.channel)
-                .ok()
-                .and_then(|channel| self.for_each(order.who, move |owner| owner.unsubscribe(&channel, "api"))),
+            Some(signal::Op::Unsubscribe(order)) => ChannelName::parse(&order.channel).ok().and_then(|channel| {
+                self.for_each(order.who, order.issued_at_ms, move |owner| owner.unsubscribe(&channel, "api"))
+            }),
             Some(signal::Op::Refresh(order)) => {
-                self.for_each(Some((&Who::User(order.user.into())).into()), |owner| owner.refresh())
+                self.for_each(Some((&Who::User(order.user.into())).into()), 0, |owner| owner.refresh())
             }
             Some(signal::Op::Replaced(newer)) => {
                 if let Some(older) = self.ground.clients.older_than(&newer.client, newer.serial) {
@@ -153,7 +167,9 @@ impl Control {
                 Some(())
             }
             Some(signal::Op::Question(question)) => self.answer(from.clone(), question),
-            Some(signal::Op::Answer(answer)) => answer.answer.map(|said| self.surveys.answered(answer.id, &from, said)),
+            Some(signal::Op::Answer(answer)) => {
+                answer.answer.map(|said| self.surveys.answered(answer.id, (from.clone(), answer.node.into(), said)))
+            }
             None => None,
         };
         if understood.is_none() {
@@ -161,12 +177,24 @@ impl Control {
         }
     }
 
-    /// Does something to each connection that is meant, on its shard. `None` if it is not understood which are.
-    fn for_each(&self, who: Option<signal::Who>, act: impl Fn(&dyn Owner) + Clone + Send + 'static) -> Option<()> {
+    /// Does something to each connection that is meant, on its shard: one that was there when the order was issued; 0:
+    /// whenever. `None` if it is not understood which are.
+    fn for_each(
+        &self,
+        who: Option<signal::Who>,
+        issued_at_ms: u64,
+        act: impl Fn(&dyn Owner) + Clone + Send + 'static,
+    ) -> Option<()> {
+        let is_meant = move |owner: &Rc<dyn Owner>| {
+            let came_later =
+                |connection: Description| connection.connected_at_ms > issued_at_ms.saturating_add(LATER_MS);
+            issued_at_ms == 0 || !owner.describe().is_some_and(came_later)
+        };
         for (shard, keys) in self.by_shard(&meant(who)?) {
             let act = act.clone();
             self.ground.shards[shard].run(move |shard| {
-                keys.into_iter().filter_map(|key| shard.owner(key)).for_each(|owner| act(&*owner));
+                let owners = keys.into_iter().filter_map(|key| shard.owner(key));
+                owners.filter(is_meant).for_each(|owner| act(&*owner));
             });
         }
         Some(())
@@ -202,7 +230,7 @@ fn meant(who: Option<signal::Who>) -> Option<Who> {
 
 #[cfg(test)]
 mod tests {
-    use std::{rc::Rc, sync::OnceLock};
+    use std::sync::OnceLock;
 
     use skywave_backplane::{Any, Memory, SubscribeError};
     use skywave_proto::StreamPosition;
@@ -214,7 +242,7 @@ mod tests {
         push::{Encoded, Format, Goodbye, Push},
         relay::{Answer, Answers, Mailbox, Routes},
         session::Clients,
-        shard::{Description, Link, ShardHandle},
+        shard::{Link, ShardHandle},
     };
 
     /// A connection that only tells what is asked of it.
@@ -257,9 +285,18 @@ mod tests {
 
         fn describe(&self) -> Option<Description> {
             let (client, channels) = (self.link.key().to_string().into(), Vec::new());
-            Some(Description { client, user: Some(self.user.clone()), protocol: "none", connected_at_ms: 0, channels })
+            Some(Description {
+                client,
+                user: Some(self.user.clone()),
+                protocol: "none",
+                connected_at_ms: OPENED_AT_MS,
+                channels,
+            })
         }
     }
+
+    /// When all of them were opened.
+    const OPENED_AT_MS: u64 = 1_000_000;
 
     struct Mute;
 
@@ -277,8 +314,7 @@ mod tests {
     async fn node() -> (Arc<Control>, Receiver<String>, CancellationToken) {
         let flags = Flags { dev: true, name: Some("paris".into()), ..Flags::default() };
         let settings = Arc::new(Settings::load(&flags, [("SKYWAVE__NODE__SHARDS", "2")]).unwrap());
-        let runtime = tokio::runtime::Handle::current();
-        let (shards, seats): (Vec<_>, Vec<_>) = (0..2).map(|index| ShardHandle::new(index, runtime.clone())).unzip();
+        let (shards, seats): (Vec<_>, Vec<_>) = (0..2).map(ShardHandle::new).unzip();
         let mailboxes: Arc<[Arc<dyn Mailbox>]> =
             shards.iter().map(|shard| Arc::new(shard.clone()) as Arc<dyn Mailbox>).collect();
         let (routes, signals) = Routes::new(mailboxes.clone());
@@ -330,6 +366,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_order_that_comes_late_leaves_alone_who_came_after_it() {
+        let (control, mut told, _gone) = node().await;
+        let order = |user: &str, issued_at_ms| {
+            let who = Some((&Who::User(user.into())).into());
+            let op = signal::Op::Disconnect(signal::Disconnect { who, issued_at_ms });
+            control.receive("elsewhere".into(), &v1::Signal { op: Some(op) }.encode_to_vec());
+        };
+        order("ada", OPENED_AT_MS - LATER_MS - 1); // they came later
+        order("bob", OPENED_AT_MS - LATER_MS); // or perhaps not: clocks differ
+        let mut both_leave = async |user: &str| {
+            for _ in 0..2 {
+                let line = tokio::time::timeout(Duration::from_secs(10), told.recv()).await.unwrap().unwrap();
+                assert_eq!(line, format!("{user} leaves with 4503"));
+            }
+        };
+        both_leave("bob").await;
+        order("ada", 0); // a node that does not say when
+        both_leave("ada").await;
+    }
+
+    #[tokio::test]
     async fn a_survey_finds_a_users_connections_on_all_shards_and_names_the_silent() {
         let (control, _told, _gone) = node().await;
         let question = signal::question::Question::Connections((&Who::User("ada".into())).into());
@@ -340,6 +397,15 @@ mod tests {
         assert_eq!((&**node, answer.connections.len(), answer.more), ("paris", 2, false));
         assert!(answer.connections.iter().all(|connection| connection.user.as_deref() == Some("ada")));
         assert_eq!(surveyed.silent, [""; 0]);
+
+        // Channels are counted for one question at a time.
+        let channels = signal::ChannelsQuestion { limit: 10, ..signal::ChannelsQuestion::default() };
+        let channels = signal::question::Question::Channels(channels);
+        let walking = control.walking.acquire().await.unwrap();
+        let surveyed = control.survey(channels.clone(), Duration::from_millis(50)).await.unwrap();
+        assert_eq!(surveyed.silent, ["paris"], "it waits, and its asker does not");
+        drop(walking);
+        assert_eq!(control.survey(channels, Duration::from_secs(10)).await.unwrap().silent, [""; 0]);
 
         // A node that has lost a shard cannot answer for all of it, so it does not answer.
         control.ground.shards[0].stop();

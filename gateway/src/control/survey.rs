@@ -1,7 +1,7 @@
 //! Surveys that this node has asked: who has answered, who is silent.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,8 +25,8 @@ pub struct Surveyed<T> {
     pub silent: Vec<String>,
 }
 
-/// An answer, and the incarnation of the node that gave it.
-type Said = (Arc<str>, Answer);
+/// The incarnation of a node, its name, and its answer.
+pub(super) type Said = (Arc<str>, Arc<str>, Answer);
 
 /// The surveys that are open. Bound: [`OPEN`]. The lock is held for one look-up.
 #[derive(Debug, Default)]
@@ -57,9 +57,9 @@ impl Surveys {
     }
 
     /// A node has answered. Nothing happens if nobody waits any more.
-    pub(super) fn answered(&self, id: u64, from: &Arc<str>, answer: Answer) {
+    pub(super) fn answered(&self, id: u64, said: Said) {
         if let Some(survey) = self.open.lock().get(&id) {
-            let _ = survey.try_send((from.clone(), answer)); // full: see where the queue is made
+            let _ = survey.try_send(said); // full: see where the queue is made
         }
     }
 }
@@ -75,12 +75,15 @@ impl Drop for Survey<'_> {
 pub(super) struct Tally {
     /// Incarnation -> name.
     silent: BTreeMap<Arc<str>, Arc<str>>,
+    /// Incarnations. Bound: what the queue of a survey lets through.
+    heard: BTreeSet<Arc<str>>,
 }
 
 impl Tally {
     /// These are expected.
     pub(super) fn of(nodes: &[NodeRecord]) -> Self {
-        Self { silent: nodes.iter().map(|node| (node.incarnation.clone(), node.info.name.clone())).collect() }
+        let silent = nodes.iter().map(|node| (node.incarnation.clone(), node.info.name.clone()));
+        Self { silent: silent.collect(), heard: BTreeSet::new() }
     }
 
     /// How many have not answered.
@@ -93,9 +96,11 @@ impl Tally {
         self.silent.is_empty()
     }
 
-    /// A node has answered: its name, if it was expected and had not answered before.
-    pub(super) fn count(&mut self, incarnation: &str) -> Option<Arc<str>> {
-        self.silent.remove(incarnation)
+    /// A node has answered: its name, if it had not answered before. One that was not expected counts too: it may have
+    /// come, or have become another incarnation, since the others were looked up.
+    pub(super) fn count(&mut self, incarnation: &Arc<str>, name: &Arc<str>) -> Option<Arc<str>> {
+        let known = self.silent.remove(incarnation);
+        self.heard.insert(incarnation.clone()).then(|| known.unwrap_or_else(|| name.clone()))
     }
 
     /// The names of those that have not answered.
@@ -121,12 +126,15 @@ mod tests {
     }
 
     #[test]
-    fn each_expected_node_counts_once_and_the_rest_is_silent() {
+    fn each_node_counts_once_and_whoever_was_expected_and_did_not_answer_is_silent() {
         let mut tally = Tally::of(&[node("1", "paris"), node("2", "oslo"), node("3", "oslo")]);
-        assert_eq!(tally.count("1").as_deref(), Some("paris"));
-        assert_eq!((tally.count("1"), tally.count("9")), (None, None), "twice, and one that came later");
+        let mut count = |incarnation: &str, name: &str| tally.count(&incarnation.into(), &name.into());
+        assert_eq!(count("1", "paris").as_deref(), Some("paris"));
+        assert_eq!(count("1", "paris"), None, "twice");
+        assert_eq!(count("9", "rome").as_deref(), Some("rome"), "it was not known yet");
+        assert_eq!(count("9", "rome"), None);
         assert!(!tally.is_complete());
-        assert_eq!(tally.count("3").as_deref(), Some("oslo"));
+        assert_eq!(tally.count(&"3".into(), &"oslo".into()).as_deref(), Some("oslo"));
         assert_eq!(tally.silent(), ["oslo"]);
     }
 
@@ -135,11 +143,11 @@ mod tests {
         let surveys = Surveys::default();
         let mut open: Vec<_> = (0..OPEN).map(|_| surveys.open(1).unwrap()).collect();
         assert!(surveys.open(1).is_none());
-        let (from, answer) = (Arc::from("1"), Answer::Channels(signal::Channels::default()));
-        surveys.answered(open[3].id, &from, answer.clone());
-        assert_eq!(open[3].answers.try_recv(), Ok((from.clone(), answer.clone())));
+        let answer = (Arc::from("1"), Arc::from("paris"), Answer::Channels(signal::Channels::default()));
+        surveys.answered(open[3].id, answer.clone());
+        assert_eq!(open[3].answers.try_recv(), Ok(answer.clone()));
         let over = open.pop().unwrap().id;
-        surveys.answered(over, &from, answer);
+        surveys.answered(over, answer);
         assert!(surveys.open(1).is_some(), "its place is free again");
     }
 }

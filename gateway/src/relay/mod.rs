@@ -1,10 +1,11 @@
 //! The node's one way to its backplane: the first subscriber on the node joins a channel there, the last one leaves it.
 //!
 //! Shards put orders into bounded queues and never wait; the answer comes back as an item in the shard's mailbox. The
-//! queues are emptied by tasks on the small runtime: publications in the order of their channel, presence in that of each
-//! client on a channel, reads side by side.
+//! queues are emptied by tasks on the small runtime: publications and memberships in the order of their channel, presence in
+//! that of each client on a channel, reads side by side.
 
 mod answer;
+mod memberships;
 mod presence;
 mod routes;
 mod signals;
@@ -14,17 +15,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use skywave_backplane::{
-    Any, Backplane as _, BackplaneState, Cluster as _, ClusterError, HistoryQuery, Interest, NewPublication,
+    Any, Backplane as _, BackplaneState, Cluster as _, ClusterError, Delivery, HistoryQuery, Interest, NewPublication,
     PublishError, Published, Target,
 };
 use skywave_proto::{ChannelName, Member, v1::signal};
 use tokio::sync::mpsc;
 
-use self::presence::Order as PresenceOrder;
 pub use self::{
     answer::{Answer, Answers, MembersAnswer, Receipt, ReplyTo},
     routes::{Lost, Mailbox, Routes, SIGNALS, Signal},
 };
+use self::{memberships::Order as Membership, presence::Order as PresenceOrder};
 
 /// Publications of one channel go through one stripe, so that they keep their order.
 const STRIPES: usize = 4;
@@ -48,15 +49,10 @@ pub struct Relay {
     backplane: Arc<Any>,
     stripes: [mpsc::Sender<(NewPublication, ReplyTo)>; STRIPES],
     memberships: mpsc::Sender<Membership>,
-    presence: mpsc::Sender<PresenceOrder>,
+    presence: presence::Orders,
     reads: mpsc::Sender<(ChannelName, HistoryQuery, Receipt)>,
-    signals: mpsc::Sender<(Target, Bytes)>,
+    signals: mpsc::Sender<(Target, (Bytes, Delivery))>,
     hasher: ahash::RandomState,
-}
-
-enum Membership {
-    Join { shard: usize, interest: Interest, join: u64 },
-    Leave { shard: usize, channel: ChannelName },
 }
 
 /// The largest number of members in one answer.
@@ -72,8 +68,8 @@ impl Relay {
             orders
         });
         let (memberships, queue) = mpsc::channel(ORDERS);
-        tokio::spawn(keep_memberships(backplane.clone(), routes, queue, answers.clone()));
-        let (presence, queue) = mpsc::channel(ORDERS);
+        tokio::spawn(memberships::keep(backplane.clone(), routes, queue, answers.clone()));
+        let (presence, queue) = presence::queue(ORDERS);
         tokio::spawn(presence::keep(backplane.clone(), queue, answers.clone()));
         let (reads, queue) = mpsc::channel(ORDERS);
         tokio::spawn(read(backplane.clone(), queue, answers));
@@ -110,7 +106,8 @@ impl Relay {
     /// # Errors
     /// As [`skywave_backplane::Cluster::signal`].
     pub async fn signal_and_wait(&self, to: Target, op: signal::Op) -> Result<(), ClusterError> {
-        self.backplane.signal(to, signals::encode(op)).await
+        let (message, delivery) = signals::encode(op);
+        self.backplane.signal(to, message, delivery).await
     }
 
     /// Publishes; the outcome goes to `reply_to`. Publications of a channel keep the order of these calls.
@@ -170,17 +167,12 @@ impl Relay {
         receipt: Receipt,
     ) -> Result<(), Overloaded> {
         let order = PresenceOrder::Enter { channel, member, connection, receipt, list };
-        self.presence.try_send(order).map_err(|_| Overloaded)
+        self.presence.give(order)
     }
 
-    /// Takes a member away, after `grace` unless it comes back.
+    /// Takes a member away that was ordered to [`Relay::enter`], after `grace` unless it comes back.
     pub fn exit(&self, channel: ChannelName, client: Arc<str>, connection: u64, grace: std::time::Duration) {
-        let order = PresenceOrder::Exit { channel, client, connection, grace };
-        if let Err(full) = self.presence.try_send(order) {
-            // A leave must not be lost: wait for room in a task of its own. Bounded by the connections that close.
-            let (presence, order) = (self.presence.clone(), full.into_inner());
-            tokio::spawn(async move { presence.send(order).await });
-        }
+        self.presence.give_surely(PresenceOrder::Exit { channel, client, connection, grace });
     }
 
     /// Answers who is on a channel, after what `client` ordered for itself there.
@@ -194,7 +186,7 @@ impl Relay {
         after: Option<String>,
         receipt: Receipt,
     ) -> Result<(), Overloaded> {
-        self.presence.try_send(PresenceOrder::List { channel, client, after, receipt }).map_err(|_| Overloaded)
+        self.presence.give(PresenceOrder::List { channel, client, after, receipt })
     }
 }
 
@@ -213,54 +205,6 @@ async fn publish(backplane: Arc<Any>, mut orders: mpsc::Receiver<(NewPublication
                 }
             }
             Some((reply_to, outcome)) = waiting.next() => answers.published(reply_to, outcome),
-        }
-    }
-}
-
-async fn keep_memberships(
-    backplane: Arc<Any>,
-    routes: Arc<Routes>,
-    mut orders: mpsc::Receiver<Membership>,
-    answers: Answers,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while orders.recv_many(&mut batch, BATCH).await > 0 {
-        let (mut joins, mut interests) = (Vec::<(usize, ChannelName, u64)>::new(), Vec::<Interest>::new());
-        let mut left = Vec::new();
-        for order in batch.drain(..) {
-            match order {
-                Membership::Join { shard, interest, join } => {
-                    // First the route, then the subscription: nothing after the answered position can pass by.
-                    routes.add(&interest.channel, shard);
-                    // A join that was left and made again is answered once: only the last one is still waited for.
-                    if let Some(place) =
-                        joins.iter().position(|(of, name, _)| (*of, name) == (shard, &interest.channel))
-                    {
-                        joins.remove(place);
-                        interests.remove(place);
-                    }
-                    joins.push((shard, interest.channel.clone(), join));
-                    interests.push(interest);
-                }
-                Membership::Leave { shard, channel } => {
-                    routes.remove(&channel, shard);
-                    left.push(channel);
-                }
-            }
-        }
-        if !interests.is_empty() {
-            let outcomes = backplane.subscribe(&interests).await;
-            for ((shard, channel, join), outcome) in joins.into_iter().zip(outcomes) {
-                if outcome.is_err() {
-                    routes.remove(&channel, shard);
-                    left.push(channel.clone());
-                }
-                answers.joined(shard, channel, join, outcome);
-            }
-        }
-        left.retain(|channel| !routes.is_wanted(channel));
-        if !left.is_empty() {
-            backplane.unsubscribe(&left);
         }
     }
 }

@@ -5,16 +5,20 @@
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use parking_lot::Mutex;
 use skywave_backplane::Presence;
 use skywave_proto::{ChannelName, Member};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
-use super::{Answer, Answers, MEMBERS_PAGE, MembersAnswer, Receipt};
+use super::{Answer, Answers, MEMBERS_PAGE, MembersAnswer, Overloaded, Receipt};
 
 /// Orders that are under way, or wait behind one of the same client and channel. Full: the rest waits in the queue.
 const UNDER_WAY: usize = 8 * 1024;
@@ -25,6 +29,100 @@ pub(super) enum Order {
     Enter { channel: ChannelName, member: Member, connection: u64, receipt: Receipt, list: bool },
     Exit { channel: ChannelName, client: Arc<str>, connection: u64, grace: Duration },
     List { channel: ChannelName, client: Option<Arc<str>>, after: Option<String>, receipt: Receipt },
+}
+
+/// The way in. Bound: the queue's; leaves that do not fit wait behind it, and as long as there are any nothing else is taken.
+/// Each of them is of a client that had been ordered to be a member, so there are never more than subscriptions.
+#[derive(Clone)]
+pub(super) struct Orders {
+    queue: mpsc::Sender<Order>,
+    late: Arc<Late>,
+}
+
+/// The other end of [`Orders`].
+pub(super) struct Queue {
+    orders: mpsc::Receiver<Order>,
+    late: Arc<Late>,
+}
+
+/// What did not fit.
+#[derive(Default)]
+struct Late {
+    orders: Mutex<VecDeque<Order>>,
+    any: AtomicBool,
+    more: Notify,
+}
+
+/// An empty queue with room for so many orders.
+pub(super) fn queue(orders: usize) -> (Orders, Queue) {
+    let (queue, orders) = mpsc::channel(orders);
+    let late = Arc::new(Late::default());
+    (Orders { queue, late: late.clone() }, Queue { orders, late })
+}
+
+impl Orders {
+    /// Takes the order if there is room.
+    pub(super) fn give(&self, order: Order) -> Result<(), Overloaded> {
+        // Not ahead of a leave that this very thread may have ordered before.
+        if self.late.any.load(Ordering::Acquire) {
+            return Err(Overloaded);
+        }
+        self.queue.try_send(order).map_err(|_| Overloaded)
+    }
+
+    /// Takes an order that must not be lost.
+    pub(super) fn give_surely(&self, order: Order) {
+        let order = if self.late.any.load(Ordering::Acquire) {
+            order
+        } else {
+            match self.queue.try_send(order) {
+                Ok(()) => return,
+                Err(full) => full.into_inner(),
+            }
+        };
+        let mut late = self.late.orders.lock();
+        late.push_back(order);
+        self.late.any.store(true, Ordering::Release);
+        drop(late);
+        self.late.more.notify_one();
+    }
+}
+
+impl Queue {
+    /// Takes some of the oldest; none when there never will be any more.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: what is taken is in `batch`, or still here.
+    async fn take(&mut self, batch: &mut Vec<Order>) -> usize {
+        loop {
+            // What is late is younger than all that its thread had put into the queue.
+            if self.orders.is_empty() {
+                let taken = self.late.take(batch);
+                if taken > 0 {
+                    return taken;
+                }
+            }
+            tokio::select! {
+                taken = self.orders.recv_many(batch, BATCH) => {
+                    return if taken > 0 { taken } else { self.late.take(batch) };
+                }
+                () = self.late.more.notified() => {}
+            }
+        }
+    }
+}
+
+impl Late {
+    fn take(&self, batch: &mut Vec<Order>) -> usize {
+        if !self.any.load(Ordering::Acquire) {
+            return 0;
+        }
+        let mut late = self.orders.lock();
+        let taken = late.len().min(BATCH);
+        batch.extend(late.drain(..taken));
+        self.any.store(!late.is_empty(), Ordering::Release);
+        taken
+    }
 }
 
 /// What keeps an order: a client on a channel.
@@ -62,7 +160,7 @@ impl Order {
 }
 
 /// Carries orders out until their senders are gone and all of them are done: a leave must not be lost.
-pub(super) async fn keep<P: Presence>(backplane: Arc<P>, mut orders: mpsc::Receiver<Order>, answers: Answers) {
+pub(super) async fn keep<P: Presence>(backplane: Arc<P>, mut orders: Queue, answers: Answers) {
     let carry_out = |lane: Option<Lane>, order: Order| {
         let (backplane, answers) = (&backplane, &answers);
         async move {
@@ -78,7 +176,7 @@ pub(super) async fn keep<P: Presence>(backplane: Arc<P>, mut orders: mpsc::Recei
     let mut open = true;
     while open || !running.is_empty() {
         tokio::select! {
-            taken = orders.recv_many(&mut batch, BATCH), if open && running.len() + waiting < UNDER_WAY => {
+            taken = orders.take(&mut batch), if open && running.len() + waiting < UNDER_WAY => {
                 open = taken > 0;
                 for order in batch.drain(..) {
                     let lane = order.lane();
@@ -110,11 +208,12 @@ pub(super) async fn keep<P: Presence>(backplane: Arc<P>, mut orders: mpsc::Recei
 
 #[cfg(test)]
 mod tests {
-    use parking_lot::Mutex;
-    use skywave_backplane::{MemberPage, PresenceError};
+    use skywave_backplane::{BackplaneState, MemberPage, PresenceError, SubscribeError};
+    use skywave_proto::StreamPosition;
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::{push::Prepared, relay::Mailbox};
 
     /// Writes down what it is asked, and answers when it is let.
     struct Slow {
@@ -155,6 +254,20 @@ mod tests {
         }
     }
 
+    struct Nobody;
+
+    impl Mailbox for Nobody {
+        fn push(&self, _: &ChannelName, _: Arc<Prepared>) {}
+
+        fn presence_gap(&self, _: &ChannelName) {}
+
+        fn joined(&self, _: ChannelName, _: u64, _: Result<Option<StreamPosition>, SubscribeError>) {}
+
+        fn answer(&self, _: Receipt, _: Answer) {}
+
+        fn backplane(&self, _: BackplaneState) {}
+    }
+
     fn exit(channel: &str, client: &str) -> Order {
         let channel = ChannelName::parse(channel).unwrap();
         Order::Exit { channel, client: client.into(), connection: 1, grace: Duration::ZERO }
@@ -163,10 +276,10 @@ mod tests {
     #[tokio::test]
     async fn many_go_at_once_and_one_client_on_one_channel_in_order() {
         let backplane = Arc::new(Slow { asked: Mutex::default(), answers: Semaphore::new(0) });
-        let (orders, queue) = mpsc::channel(64);
+        let (orders, queue) = queue(64);
         let keeping = tokio::spawn(keep(backplane.clone(), queue, Answers::new(Arc::new([]))));
         for (channel, client) in [("a", "c1"), ("a", "c2"), ("b", "c1"), ("a", "c1"), ("a", "c1")] {
-            orders.send(exit(channel, client)).await.unwrap();
+            orders.give(exit(channel, client)).unwrap();
         }
         let asked = async |count: usize| {
             tokio::time::timeout(Duration::from_secs(10), async {
@@ -188,5 +301,31 @@ mod tests {
         backplane.answers.add_permits(2);
         keeping.await.unwrap();
         assert_eq!(backplane.asked.lock().len(), 5, "nothing is lost at the end");
+    }
+
+    #[tokio::test]
+    async fn a_leave_that_does_not_fit_keeps_its_place_before_what_comes_later() {
+        let backplane = Arc::new(Slow { asked: Mutex::default(), answers: Semaphore::new(64) });
+        let (orders, queue) = queue(1);
+        let receipt = Receipt { shard: 0, connection: None, ticket: 1 };
+        let list = |channel: &str| {
+            let channel = ChannelName::parse(channel).unwrap();
+            Order::List { channel, client: Some("c1".into()), after: None, receipt }
+        };
+        for channel in ["a", "b", "c"] {
+            orders.give_surely(exit(channel, "c1"));
+        }
+        assert_eq!(orders.give(list("c")), Err(Overloaded), "not ahead of the leave");
+        let keeping = tokio::spawn(keep(backplane.clone(), queue, Answers::new(Arc::new([Arc::new(Nobody)]))));
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while orders.give(list("c")).is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("there is room again");
+        drop(orders);
+        keeping.await.unwrap();
+        assert_eq!(*backplane.asked.lock(), ["leave a c1", "leave b c1", "leave c c1", "list c"]);
     }
 }

@@ -11,6 +11,8 @@ mod outcome;
 mod rights;
 mod seal;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication};
+use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication, PublishError};
 use skywave_proto::{ChannelName, CloseCode, Epoch, ErrorCode, Member, Payload, StreamPosition};
 use tokio::time::Instant as TokioInstant;
 
@@ -42,7 +44,7 @@ use crate::{
     config::{Namespace, Settings},
     metrics::{self, Source},
     push::{Encoded, Format, Goodbye},
-    relay::{Answer, MembersAnswer, Receipt, ReplyTo},
+    relay::{Answer, MembersAnswer, Overloaded, Receipt, ReplyTo},
     shard::{Description, Link, Shard},
 };
 
@@ -260,7 +262,7 @@ impl Session {
         };
         let receipt = self.ask(Asked::Publish { id, namespace: name.into(), at: Instant::now() });
         let ordered = self.shard.relay().publish(publication, ReplyTo::Connection(receipt));
-        ordered.inspect_err(|_| self.forget(receipt)).map_err(Refusal::from)
+        ordered.inspect_err(|_| self.forget(receipt)).map_err(|Overloaded| PublishError::Overloaded.into())
     }
 
     fn history(
@@ -293,13 +295,13 @@ impl Session {
         let Some(asked) = self.state.borrow_mut().asked.remove(&ticket) else { return };
         self.in_flight.set(self.in_flight.get() - 1);
         match (asked, answer) {
-            (Asked::Publish { id, namespace, at }, Answer::Published(outcome)) => match outcome {
-                Ok(published) => {
-                    metrics::published(&namespace, Source::Client, at.elapsed());
-                    self.reply(id, &Reply::Published(published));
+            (Asked::Publish { id, namespace, at }, Answer::Published(outcome)) => {
+                metrics::published(&namespace, Source::Client, at.elapsed(), &outcome);
+                match outcome {
+                    Ok(published) => self.reply(id, &Reply::Published(published)),
+                    Err(error) => self.refuse(id, error.into()),
                 }
-                Err(error) => self.refuse(id, error.into()),
-            },
+            }
             (Asked::History { id }, Answer::History(channel, page)) => match page {
                 Ok(page) => self.reply(id, &Reply::History(channel, page)),
                 Err(error) => self.refuse(id, error.into()),

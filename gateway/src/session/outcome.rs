@@ -13,7 +13,13 @@ impl From<PublishError> for Refusal {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Unavailable { .. } => unavailable("the backplane is away: nothing was published, try again"),
-            PublishError::Overloaded => Overloaded.into(),
+            PublishError::Overloaded => Self {
+                code: ErrorCode::Limit,
+                message: "too many publications are waiting for the backplane: nothing was published, try again later"
+                    .into(),
+                after_ms: RETRY_AFTER_MS,
+                position: None,
+            },
             PublishError::NotReplicated { published, replicas, .. } => Self {
                 message: format!(
                     "stored and delivered, but in time only {replicas} replicas have it; try again with the same key to \

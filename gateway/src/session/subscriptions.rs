@@ -8,7 +8,7 @@ use skywave_proto::{ChannelName, ErrorCode, Publication, StreamPosition};
 use super::{
     Asked, Opened, PAGE_PUBLICATIONS, REPLY_BYTES, Refusal, Reply, Session, Since, Subscribe, Subscribed,
     opening::{self, Asker, Opening, Part, Recovery},
-    rights::{may_subscribe, named_namespace},
+    rights::{may_subscribe, named_namespace, namespace},
 };
 use crate::{
     config::Namespace,
@@ -21,7 +21,7 @@ pub(super) struct Subscription {
     /// Tells it from an earlier or later one of the same channel.
     number: u64,
     request: Subscribe,
-    /// Whether the client is a member, and so leaves when the subscription ends.
+    /// Whether the client was ordered to be a member, and so leaves when the subscription ends.
     pub(super) is_member: bool,
     stage: Stage,
 }
@@ -30,9 +30,21 @@ enum Stage {
     /// Not answered yet.
     Opening(Opening),
     /// Answered; what was missed after this position still goes out, a piece whenever the socket has drained.
-    Replaying { after: Option<StreamPosition>, reading: bool },
+    Replaying { after: Option<StreamPosition>, turn: Turn },
     /// Everything comes as it is published.
     Live,
+}
+
+/// Where the next piece of what was missed is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It can be read.
+    Ready,
+    /// It is being read.
+    Reading,
+    /// It could not be had at this tick of the shard: not before the next one is it asked for again. The shard wakes the
+    /// connection then.
+    Resting(u64),
 }
 
 /// Whether a namespace knows who is on its channels.
@@ -76,8 +88,8 @@ impl Session {
         let attached = self.shard.hub().attach(&self.link, attach)?;
         let stage = Stage::Opening(Opening::new(asker));
         state.subscribed += 1;
-        let (number, is_member) = (state.subscribed, namespace.presence);
-        state.subscriptions.insert(channel.clone(), Subscription { number, request, is_member, stage });
+        let number = state.subscribed;
+        state.subscriptions.insert(channel.clone(), Subscription { number, request, is_member: false, stage });
         drop(state);
         if let Attached::At(position) = attached {
             self.attached(&channel, Ok(position));
@@ -103,22 +115,23 @@ impl Session {
             Ok(position) => position,
             Err(error) => return self.give_up(channel, error.into()),
         };
-        let Some((since, presence, is_member)) = self.opening(channel, |opening, request, is_member| {
+        let Some((since, presence)) = self.opening(channel, |opening, request| {
             opening.live_from = Part::Here(position);
-            (request.since, request.presence, is_member)
+            (request.since, request.presence)
         }) else {
             return;
         };
-        if is_member && !self.link.is_closing() && !self.enter(channel, presence) {
+        let has_members = namespace(&self.ground.settings, channel).is_ok_and(|namespace| namespace.presence);
+        if has_members && !self.link.is_closing() && !self.enter(channel, presence) {
             return;
         }
         match opening::recovery(since, position) {
             Recovery::Known(None) => {}
             Recovery::Known(Some(missed)) => {
-                self.opening(channel, |opening, _, _| opening.missed = Part::Here(missed));
+                self.opening(channel, |opening, _| opening.missed = Part::Here(missed));
             }
             Recovery::Read(since) => {
-                self.opening(channel, |opening, _, _| opening.missed = Part::Awaited);
+                self.opening(channel, |opening, _| opening.missed = Part::Awaited);
                 self.read_missed(channel, since);
             }
         }
@@ -132,11 +145,11 @@ impl Session {
     }
 
     /// Changes a subscription that is not answered yet.
-    fn opening<T>(&self, channel: &ChannelName, change: impl FnOnce(&mut Opening, &Subscribe, bool) -> T) -> Option<T> {
+    fn opening<T>(&self, channel: &ChannelName, change: impl FnOnce(&mut Opening, &Subscribe) -> T) -> Option<T> {
         let mut state = self.state.borrow_mut();
-        let Subscription { request, is_member, stage, .. } = state.subscriptions.get_mut(channel)?;
+        let Subscription { request, stage, .. } = state.subscriptions.get_mut(channel)?;
         let Stage::Opening(opening) = stage else { return None };
-        Some(change(opening, request, *is_member))
+        Some(change(opening, request))
     }
 
     /// Whether this is the subscription to the channel that the client has now.
@@ -153,7 +166,7 @@ impl Session {
         let Some(number) = self.number_of(channel) else { return false };
         let client = self.client();
         if list {
-            self.opening(channel, |opening, _, _| opening.members = Part::Awaited);
+            self.opening(channel, |opening, _| opening.members = Part::Awaited);
         }
         let receipt = self.ask(Asked::Roll(number));
         let ordered = self.shard.relay().enter(channel.clone(), client.member(), client.serial, list, receipt);
@@ -162,13 +175,16 @@ impl Session {
             self.give_up(channel, overloaded.into());
             return false;
         }
+        if let Some(subscription) = self.state.borrow_mut().subscriptions.get_mut(channel) {
+            subscription.is_member = true;
+        }
         true
     }
 
     /// Presence has answered.
     pub(super) fn entered(&self, channel: &ChannelName, outcome: Result<Option<MemberPage>, PresenceError>) {
         let asked_for_list =
-            self.opening(channel, |opening, request, _| request.presence && matches!(opening.members, Part::Awaited));
+            self.opening(channel, |opening, request| request.presence && matches!(opening.members, Part::Awaited));
         if asked_for_list != Some(true) {
             return;
         }
@@ -188,7 +204,7 @@ impl Session {
                 None
             }
         };
-        self.opening(channel, |opening, _, _| opening.members = Part::Here(members));
+        self.opening(channel, |opening, _| opening.members = Part::Here(members));
         self.settle(channel);
     }
 
@@ -223,13 +239,10 @@ impl Session {
         match page {
             Ok(page) if replaying => self.replay(channel, page),
             Ok(page) => {
-                self.opening(channel, |opening, _, _| opening.missed = Part::Here(opening::missed(page)));
+                self.opening(channel, |opening, _| opening.missed = Part::Here(opening::missed(page)));
                 self.settle(channel);
             }
-            // Tried again when the shard comes round to this connection.
-            Err(_) if replaying => {
-                self.set_reading(channel, false);
-            }
+            Err(_) if replaying => self.rest(channel),
             Err(error) => self.give_up(channel, error.into()),
         }
     }
@@ -249,7 +262,7 @@ impl Session {
         if let Some(recovered) = answer.recovered {
             self.shard.figures().recovery(recovered);
         }
-        subscription.stage = Stage::Replaying { after: answer.position, reading: false };
+        subscription.stage = Stage::Replaying { after: answer.position, turn: Turn::Ready };
         drop(state);
         self.replaying.set(self.replaying.get() + 1);
 
@@ -329,22 +342,28 @@ impl Session {
                 drop(state);
                 self.read_on(channel);
             }
-            Activation::Later => {} // the shard wakes the connection, and with that comes `drained`
+            Activation::Later => {
+                drop(state);
+                self.rest(channel);
+            }
         }
     }
 
     /// The socket has taken everything: the next piece of what was missed can follow. One at a time, whatever the
-    /// number of channels: together they would not fit into the outbox.
+    /// number of channels: together they would not fit into the outbox. One that could not be read lets the others go
+    /// first.
     pub fn drained(&self) {
         let state = self.state.borrow();
+        let now = self.shard.hub().ticks();
         let replaying = state.subscriptions.iter().filter_map(|(channel, subscription)| match subscription.stage {
-            Stage::Replaying { reading, .. } => Some((channel, reading)),
+            Stage::Replaying { turn, .. } => Some((channel, turn)),
             Stage::Opening(_) | Stage::Live => None,
         });
-        if state.connecting.is_some() || replaying.clone().any(|(_, reading)| reading) {
+        if state.connecting.is_some() || replaying.clone().any(|(_, turn)| turn == Turn::Reading) {
             return;
         }
-        let next = replaying.map(|(channel, _)| channel.clone()).next();
+        let mut ready = replaying.filter(|(_, turn)| *turn != Turn::Resting(now));
+        let next = ready.next().map(|(channel, _)| channel.clone());
         drop(state);
         if let Some(channel) = next {
             self.read_on(&channel);
@@ -353,20 +372,26 @@ impl Session {
 
     fn read_on(&self, channel: &ChannelName) {
         let Some(number) = self.number_of(channel) else { return };
-        let Some(after) = self.set_reading(channel, true) else { return };
+        let Some(after) = self.take_turn(channel, Turn::Reading) else { return };
         let query =
             HistoryQuery { since: Some(after), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes(), followed: true };
         let receipt = self.ask(Asked::Missed(number));
         if self.shard.relay().history(channel.clone(), query, receipt).is_err() {
             self.forget(receipt);
-            self.set_reading(channel, false);
+            self.rest(channel);
         }
     }
 
-    fn set_reading(&self, channel: &ChannelName, now: bool) -> Option<StreamPosition> {
+    /// What comes next cannot be had now, and asking again at once would be answered the same.
+    fn rest(&self, channel: &ChannelName) {
+        let tick = self.shard.hub().retry(self.link.key());
+        self.take_turn(channel, Turn::Resting(tick));
+    }
+
+    fn take_turn(&self, channel: &ChannelName, next: Turn) -> Option<StreamPosition> {
         match &mut self.state.borrow_mut().subscriptions.get_mut(channel)?.stage {
-            Stage::Replaying { after, reading } => {
-                *reading = now;
+            Stage::Replaying { after, turn } => {
+                *turn = next;
                 *after
             }
             Stage::Opening(_) | Stage::Live => None,
@@ -381,11 +406,11 @@ impl Session {
             let detail = GapDetail { missed: None, position: missed.position };
             self.link.tell(&Push::Gap(channel.clone(), GapReason::Reset, detail));
         }
-        if let Some(Subscription { stage: Stage::Replaying { after, reading }, .. }) =
+        if let Some(Subscription { stage: Stage::Replaying { after, turn }, .. }) =
             self.state.borrow_mut().subscriptions.get_mut(channel)
         {
             *after = missed.position;
-            *reading = false;
+            *turn = Turn::Ready;
         }
         self.push_all(channel, missed.publications);
         if !more {

@@ -1,7 +1,7 @@
 //! A shard as the rest of the node sees it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::{
@@ -22,8 +22,8 @@ use crate::{
     relay::{Answer, Lost, Mailbox, Receipt, Relay},
 };
 
-/// Bound of a mailbox, in items: pushes, which when it is full are fetched again from history, and answers, of which
-/// there are never more than were asked for.
+/// Bound of a mailbox, in items. Full: pushes are fetched again from history; what must not be lost waits behind it, in
+/// its order.
 const MAILBOX: usize = 16 * 1024;
 
 /// Something to be done on a shard's thread.
@@ -55,9 +55,20 @@ struct Inner {
     /// Bound: the channels of this shard.
     lost: Mutex<BTreeMap<ChannelName, Lost>>,
     any_lost: AtomicBool,
+    /// Held for one look by whoever puts something in that must not be lost.
+    late: Mutex<Late>,
+    any_late: AtomicBool,
     connections: AtomicUsize,
     turned_at: AtomicU64,
-    runtime: tokio::runtime::Handle,
+}
+
+/// What did not fit and must not be lost. Bound: answers that were asked for, jobs of back ends' orders and surveys, and
+/// changes of the backplane's state while the shard is behind.
+#[derive(Default)]
+struct Late {
+    items: VecDeque<Item>,
+    /// Items that the shard has taken from the mailbox since: after a whole mailbox what stood before these is done.
+    passed: usize,
 }
 
 /// The thread of a shard could not be started.
@@ -69,8 +80,8 @@ pub struct ShardSpawnError(#[source] std::io::Error);
 pub struct Seat(ShardHandle, mpsc::Receiver<Item>);
 
 impl ShardHandle {
-    /// Makes the mailbox of shard `index`. What does not fit at once is put into it from `runtime`.
-    pub fn new(index: usize, runtime: tokio::runtime::Handle) -> (Self, Seat) {
+    /// Makes the mailbox of shard `index`.
+    pub fn new(index: usize) -> (Self, Seat) {
         let (mailbox, items) = mpsc::channel(MAILBOX);
         let handle = Self(Arc::new(Inner {
             index,
@@ -78,8 +89,9 @@ impl ShardHandle {
             lost: Mutex::default(),
             any_lost: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            late: Mutex::default(),
+            any_late: AtomicBool::new(false),
             turned_at: AtomicU64::new(now_ms()),
-            runtime,
         }));
         (handle.clone(), Seat(handle, items))
     }
@@ -113,12 +125,39 @@ impl ShardHandle {
         self.put(Item::Stop);
     }
 
-    /// Puts in what must not be lost: if there is no room now, a task waits for it.
+    /// Puts in what must not be lost, behind all that was put in so before.
     fn put(&self, item: Item) {
-        if let Err(mpsc::error::TrySendError::Full(item)) = self.0.mailbox.try_send(item) {
-            let mailbox = self.0.mailbox.clone();
-            self.0.runtime.spawn(async move { mailbox.send(item).await });
+        let mut late = self.0.late.lock();
+        let item = if late.items.is_empty() {
+            match self.0.mailbox.try_send(item) {
+                Err(mpsc::error::TrySendError::Full(item)) => item,
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
+            }
+        } else {
+            item
+        };
+        late.items.push_back(item);
+        self.0.any_late.store(true, Ordering::Release);
+    }
+
+    /// Adds to `batch` what did not fit, once its turn has come: the mailbox is empty, or `taken` more make up all that
+    /// was in it. False if there is nothing to be done now.
+    pub(super) fn take_late(&self, batch: &mut Vec<Item>, taken: usize, is_empty: bool) -> bool {
+        if !self.0.any_late.load(Ordering::Acquire) {
+            return false;
         }
+        let mut late = self.0.late.lock();
+        late.passed += taken;
+        if !is_empty && late.passed < MAILBOX {
+            return false;
+        }
+        let next = late.items.len().min(super::BATCH);
+        batch.extend(late.items.drain(..next));
+        if late.items.is_empty() {
+            late.passed = 0;
+            self.0.any_late.store(false, Ordering::Release);
+        }
+        true
     }
 
     fn lose(&self, channel: &ChannelName, what: Lost) {
@@ -183,5 +222,36 @@ impl Mailbox for ShardHandle {
 
     fn backplane(&self, state: BackplaneState) {
         self.put(Item::Backplane(state));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skywave_backplane::{Any, Memory};
+
+    use super::*;
+    use crate::relay::{Answers, Routes};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_does_not_fit_keeps_its_order() {
+        let (handle, seat) = ShardHandle::new(0);
+        let mailboxes: Arc<[Arc<dyn Mailbox>]> = Arc::new([Arc::new(handle.clone())]);
+        let (routes, _signals) = Routes::new(mailboxes.clone());
+        let routes = Arc::new(routes);
+        let relay = Relay::start(Any::Memory(Memory::new(routes.clone())), routes, Answers::new(mailboxes));
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let (all, mut left) = (MAILBOX + 1000, mpsc::channel(1));
+        for n in 0..all {
+            let done = done.clone();
+            handle.run(move |_| done.lock().push(n));
+        }
+        // The first is in the mailbox, long before these: what comes late waits for all of it, and no longer.
+        let thread = seat.spawn(relay).unwrap();
+        let last = left.0.clone();
+        handle.run(move |_| last.try_send(()).unwrap());
+        tokio::time::timeout(std::time::Duration::from_secs(10), left.1.recv()).await.unwrap();
+        assert!(done.lock().iter().copied().eq(0..all));
+        handle.stop();
+        thread.join().unwrap();
     }
 }

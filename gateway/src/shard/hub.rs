@@ -40,8 +40,9 @@ pub struct Hub {
     joins: u64,
     /// Channels whose fetch could not be ordered or failed: tried again at the next tick.
     stalled: Vec<ChannelName>,
-    /// Members that could not be made live and try again at the next tick.
+    /// Connections that try again at the next tick what could not be done. Bound: one for each of their subscriptions.
     retries: Vec<u64>,
+    ticks: u64,
     /// Channels that wait until they ask for their list of members again.
     rereads: Vec<ChannelName>,
 }
@@ -57,6 +58,7 @@ struct Topic {
     members: Vec<Member>,
     /// While the list of members is read again.
     reread: Option<Reread>,
+    changes: Changes,
     deliveries: metrics::Counter,
 }
 
@@ -98,7 +100,7 @@ pub enum Activation {
     Live,
     /// Something still lies between: read the history after the same position and try again.
     Fetch,
-    /// The channel itself has to find out where it stands: try again when the shard wakes the connection.
+    /// The channel itself has to find out where it stands: try again after [`Hub::retry`].
     Later,
 }
 
@@ -112,6 +114,7 @@ impl Hub {
             joins: 0,
             stalled: Vec::new(),
             retries: Vec::new(),
+            ticks: 0,
             rereads: Vec::new(),
         }
     }
@@ -133,6 +136,7 @@ impl Hub {
                 waiting: Some(Held::new(CHANNEL_HELD_BYTES)),
                 members: Vec::new(),
                 reread: None,
+                changes: Changes::default(),
                 deliveries: self.figures.deliveries(attach.namespace),
             };
             self.topics.insert(channel.clone(), topic);
@@ -141,7 +145,7 @@ impl Hub {
         topic.members.push(Member {
             link: link.clone(),
             echo: attach.echo,
-            roll: if attach.presence { Roll::Collecting(Changes::default()) } else { Roll::Off },
+            roll: if attach.presence { Roll::Collecting(topic.changes.next()) } else { Roll::Off },
             held: Some(Held::new(link.held_bytes())),
             skip: 0,
         });
@@ -168,7 +172,6 @@ impl Hub {
                 // The history has begun a new line of which this shard has not heard, or the other way round. Reading
                 // again at once would find the same: first the channel catches up.
                 member.held = Some(Held::new(member.link.held_bytes()));
-                self.retries.push(key);
                 self.lose(channel);
                 return Activation::Later;
             }
@@ -387,8 +390,20 @@ impl Hub {
         }
     }
 
+    /// How often the shard's clock has struck.
+    pub fn ticks(&self) -> u64 {
+        self.ticks
+    }
+
+    /// Wakes a connection at the next tick; returns the one that it is now.
+    pub fn retry(&mut self, key: u64) -> u64 {
+        self.retries.push(key);
+        self.ticks
+    }
+
     /// Tries again what could not be fetched, and says whose connections try again.
     pub(super) fn tick(&mut self) -> Vec<u64> {
+        self.ticks += 1;
         for channel in std::mem::take(&mut self.stalled) {
             self.fetch(&channel);
         }

@@ -13,6 +13,7 @@ mod wheel;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    ops::ControlFlow,
     rc::Rc,
     sync::{
         Arc,
@@ -99,7 +100,7 @@ pub struct Shard {
 static KEYS: AtomicU64 = AtomicU64::new(1);
 
 impl Shard {
-    fn new(handle: ShardHandle, relay: Relay) -> Rc<Self> {
+    pub(crate) fn new(handle: ShardHandle, relay: Relay) -> Rc<Self> {
         let figures = Rc::new(Figures::new());
         Rc::new(Self {
             index: handle.index(),
@@ -165,18 +166,34 @@ impl Shard {
         loop {
             tokio::select! {
                 taken = mailbox.recv_many(&mut batch, BATCH) => {
-                    if taken == 0 || self.take(&mut batch).is_break() {
+                    if taken == 0 || self.take(&mut batch).is_break() || self.catch_up(taken, &mailbox).await.is_break() {
                         return;
                     }
                     self.handle.take_lost(|channel, lost| self.hub.borrow_mut().lost(channel, lost));
                     tokio::task::yield_now().await;
                 }
-                _ = ticks.tick() => self.tick(),
+                _ = ticks.tick() => {
+                    self.tick();
+                    if self.catch_up(0, &mailbox).await.is_break() {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    fn take(self: &Rc<Self>, batch: &mut Vec<Item>) -> std::ops::ControlFlow<()> {
+    /// Takes what did not fit into the mailbox.
+    async fn catch_up(self: &Rc<Self>, mut taken: usize, mailbox: &mpsc::Receiver<Item>) -> ControlFlow<()> {
+        let mut batch = Vec::new();
+        while self.handle.take_late(&mut batch, taken, mailbox.is_empty()) {
+            self.take(&mut batch)?;
+            tokio::task::yield_now().await;
+            taken = 0;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn take(self: &Rc<Self>, batch: &mut Vec<Item>) -> ControlFlow<()> {
         for item in batch.drain(..) {
             match item {
                 Item::Push(push) => self.hub.borrow_mut().push(&push),
@@ -184,10 +201,10 @@ impl Shard {
                 Item::Answer(receipt, answer) => self.answer(receipt.connection, receipt.ticket, answer),
                 Item::Backplane(state) => self.backplane(state),
                 Item::Run(job) => job(self),
-                Item::Stop => return std::ops::ControlFlow::Break(()),
+                Item::Stop => return ControlFlow::Break(()),
             }
         }
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 
     fn joined(&self, channel: &ChannelName, join: u64, outcome: Result<Option<StreamPosition>, SubscribeError>) {
@@ -221,7 +238,7 @@ impl Shard {
         }
     }
 
-    fn tick(&self) {
+    pub(crate) fn tick(&self) {
         self.handle.turned();
         self.handle.take_lost(|channel, lost| self.hub.borrow_mut().lost(channel, lost));
         let retries = self.hub.borrow_mut().tick();

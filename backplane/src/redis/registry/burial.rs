@@ -56,6 +56,26 @@ impl Registry {
         if answer == Value::Nil {
             return Ok(()); // somebody else is at it
         }
+        let buried = self.bury_alone(link, incarnation, &lock).await;
+        match &buried {
+            Ok(left) => {
+                let took = began.elapsed();
+                info!(incarnation, has_resigned, members = left, ?took, "a node is gone; its members have left");
+            }
+            // Whoever tries next need not wait for its end. After so long it may be another one's.
+            Err(_) if began.elapsed() < LOCK_LIVES / 2 => {
+                let mut pipeline = redis::pipe();
+                pipeline.cmd("DEL").arg(&lock);
+                let _ = link.ask(&pipeline).await; // it ends by itself
+            }
+            Err(_) => {}
+        }
+        buried.map(drop)
+    }
+
+    /// The same, by whoever has the lock. Gives how many members left.
+    async fn bury_alone(&self, link: &Link, incarnation: &str, lock: &str) -> RedisResult<u64> {
+        let keys = self.keys();
         // First the tombstone: a node that wakes up now knows that its members are being taken away.
         let mut pipeline = redis::pipe();
         let tombstone = keys.registry(&format!("nt:{incarnation}"));
@@ -70,8 +90,7 @@ impl Registry {
         pipeline.cmd("SREM").arg(keys.registry("nr")).arg(incarnation);
         pipeline.cmd("DEL").arg(keys.registry(&format!("n:{incarnation}"))).arg(lock);
         check(link.ask(&pipeline).await?)?;
-        info!(incarnation, has_resigned, members = left, took = ?began.elapsed(), "a node is gone; its members have left");
-        Ok(())
+        Ok(left)
     }
 
     async fn bury_partitions(&self, incarnation: &str, partitions: std::ops::Range<usize>) -> RedisResult<u64> {

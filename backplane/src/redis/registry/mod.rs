@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    keys::{self, CONTROL, Keys},
+    keys::{self, CONTROL, CONTROL_LIVE, Keys},
     link::Link,
     masters::Masters,
     presence::{Resync, Writer},
     publish::millis,
 };
-use crate::{BackplaneState, HistoryPolicy, Interest, NodeInfo};
+use crate::{BackplaneState, Delivery, HistoryPolicy, Interest, NodeInfo};
 
 /// How often a node says that it is alive.
 const BEAT: Duration = Duration::from_secs(2);
@@ -96,7 +96,7 @@ impl Registry {
         let grace = options.session_grace;
         let lease = options.lease.unwrap_or_else(|| LEAST_LEASE.max(grace + BEAT));
         let info = Mutex::new(NodeInfo { name: options.node.as_str().into(), ..NodeInfo::default() });
-        Self(Arc::new(Inner {
+        let registry = Self(Arc::new(Inner {
             masters,
             members,
             incarnation,
@@ -105,7 +105,10 @@ impl Registry {
             grace,
             burying: Mutex::default(),
             is_stopped: false.into(),
-        }))
+        }));
+        // Before anything is reached: a node that is live hears what is said.
+        registry.listen();
+        registry
     }
 
     fn link(&self) -> Option<Arc<Link>> {
@@ -118,7 +121,6 @@ impl Registry {
 
     /// Beats and judges until `stop`.
     pub(super) async fn run(self, mut state: watch::Receiver<BackplaneState>, stop: CancellationToken) {
-        self.listen();
         let mut has_beaten = false;
         // What is known of others, while nothing has interrupted the touch with Redis.
         let mut watch = Watch::default();
@@ -165,9 +167,11 @@ impl Registry {
     /// Subscribes to what is said to all and to this incarnation.
     fn listen(&self) {
         let incarnation = self.0.incarnation.read().clone();
-        for channel in [control(), control_of(&incarnation)] {
-            let interest = Interest { channel, history: Some(SIGNALS), presence: false };
-            let _ = self.0.masters.pump.subscribe(&interest); // it stands, whenever it is confirmed
+        for to in [None, Some(&*incarnation)] {
+            for delivery in [Delivery::Kept, Delivery::Live] {
+                let interest = Interest { channel: control(to, delivery), history: policy(delivery), presence: false };
+                let _ = self.0.masters.pump.subscribe(&interest); // it stands, whenever it is confirmed
+            }
         }
     }
 
@@ -275,12 +279,20 @@ impl super::Redis {
     }
 }
 
-fn control() -> ChannelName {
-    ChannelName::parse(CONTROL).expect("a good name")
+/// The channel for signals to all, or to one incarnation. Those that are not kept have one of their own, so that they do
+/// not push out those that are.
+fn control(to: Option<&str>, delivery: Delivery) -> ChannelName {
+    let base = match delivery {
+        Delivery::Kept => CONTROL,
+        Delivery::Live => CONTROL_LIVE,
+    };
+    let own = to.and_then(|incarnation| ChannelName::parse(&format!("{base}:{incarnation}")).ok());
+    own.unwrap_or_else(|| ChannelName::parse(base).expect("a good name"))
 }
 
-fn control_of(incarnation: &str) -> ChannelName {
-    ChannelName::parse(&format!("{CONTROL}:{incarnation}")).unwrap_or_else(|_| control())
+/// What is kept of a channel for signals.
+fn policy(delivery: Delivery) -> Option<HistoryPolicy> {
+    (delivery == Delivery::Kept).then_some(SIGNALS)
 }
 
 /// A score or a time as text.

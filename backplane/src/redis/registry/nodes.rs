@@ -7,9 +7,10 @@ use prost::Message as _;
 use redis::{RedisResult, Value};
 use skywave_proto::{Payload, v1};
 
-use super::{Registry, SIGNALS, control, control_of, whole};
+use super::{Registry, control, policy, whole};
 use crate::{
-    Cluster, ClusterError, Durability, HistoryError, NewPublication, NodeInfo, NodeRecord, PublishError, Target,
+    Cluster, ClusterError, Delivery, Durability, HistoryError, NewPublication, NodeInfo, NodeRecord, PublishError,
+    Target,
     redis::{Redis, history},
 };
 
@@ -67,10 +68,10 @@ impl Cluster for Redis {
         })
     }
 
-    async fn signal(&self, to: Target, message: Bytes) -> Result<(), ClusterError> {
-        let channel = match to {
-            Target::All => control(),
-            Target::Node(incarnation) => control_of(&incarnation),
+    async fn signal(&self, to: Target, message: Bytes, delivery: Delivery) -> Result<(), ClusterError> {
+        let channel = match &to {
+            Target::All => control(None, delivery),
+            Target::Node(incarnation) => control(Some(incarnation), delivery),
         };
         let signal = v1::Carried { from: self.incarnation().to_string(), message };
         let published = self.0.masters.publish(&NewPublication {
@@ -80,7 +81,7 @@ impl Cluster for Redis {
             user: None,
             published_at_ms: 0,
             key: None,
-            history: Some(SIGNALS),
+            history: policy(delivery),
             durability: Durability::Accepted,
         });
         match published.await {

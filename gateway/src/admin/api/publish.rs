@@ -136,9 +136,9 @@ async fn publish_to(internal: &Internal, name: &str, what: What) -> Result<Publi
         durability: what.durability.unwrap_or(namespace.durability),
     };
     let at = Instant::now();
-    let published = internal.relay.publish_and_wait(publication).await?;
-    metrics::published(name, Source::Api, at.elapsed());
-    Ok(published)
+    let outcome = internal.relay.publish_and_wait(publication).await;
+    metrics::published(name, Source::Api, at.elapsed(), &outcome);
+    Ok(outcome?)
 }
 
 fn object(published: Published) -> Value {

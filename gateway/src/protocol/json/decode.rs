@@ -8,26 +8,33 @@ use serde_json::value::RawValue;
 use skywave_proto::Payload;
 
 use crate::{
-    protocol::parts::{self, bad_request},
+    protocol::{
+        COMMANDS_PER_MESSAGE,
+        parts::{self, bad_request},
+    },
     session::{Command, Connect, Envelope, Refusal, Since, Subscribe},
 };
 
-/// Hands over the commands of one message in order.
+/// Hands over the commands of one message in order: at most [`COMMANDS_PER_MESSAGE`].
 pub(super) fn commands(text: &Bytes, each: &mut dyn FnMut(Envelope)) {
-    let lines: Vec<_> = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
+    let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).peekable();
+    let Some(first) = lines.next() else {
+        return each(Envelope { id: None, command: Err(parts::empty_message()) });
+    };
     // Most messages are one line. A single command written over several lines is as good.
-    if lines.len() > 1
-        && let Err(_) = line(lines[0])
+    let mut command = line(first);
+    if command.is_err()
+        && lines.peek().is_some()
         && let Ok(command) = line(text)
     {
         return each(command);
     }
-    if lines.is_empty() {
-        each(Envelope { id: None, command: Err(parts::empty_message()) });
+    for _ in 0..COMMANDS_PER_MESSAGE {
+        each(command.unwrap_or_else(|refused| refused));
+        let Some(next) = lines.next() else { return };
+        command = line(next);
     }
-    for text in lines {
-        each(line(text).unwrap_or_else(|refused| refused));
-    }
+    each(Envelope { id: None, command: Err(parts::too_many_commands()) });
 }
 
 /// One command. What is none comes back under its id, if that much can be read.
@@ -265,6 +272,17 @@ mod tests {
         assert!(matches!(all[0], Envelope { id: Some(1), command: Ok(Command::Ping) }));
         assert!(matches!(&all[1], Envelope { id: None, command: Ok(Command::Unsubscribe(c)) } if c.as_str() == "a"));
         assert_eq!(all.len(), 2);
+    }
+
+    #[test]
+    fn a_message_of_nothing_but_lines_becomes_no_more_than_so_many_commands() {
+        for message in ["{}\n".repeat(349_525), "1\n".repeat(524_288), "{\"ping\":{}}\n".repeat(257)] {
+            let mut all = decode(&message);
+            assert_eq!(all.len(), COMMANDS_PER_MESSAGE + 1);
+            let refusal = all.pop().unwrap().command.expect_err("one refusal for all the rest");
+            assert_eq!(refusal.code, ErrorCode::TooLarge);
+        }
+        assert_eq!(decode(&"{\"ping\":{}}\n".repeat(256)).len(), 256);
     }
 
     #[test]

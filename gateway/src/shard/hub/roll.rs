@@ -4,10 +4,13 @@
 //! joined to it. Where a change was lost, or the first list could not be had, the list is read again, once for all the
 //! channel's followers on the shard, and pushed to them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use skywave_backplane::{BackplaneState, MemberPage, PresenceError, PresenceEvent};
-use skywave_proto::{ChannelName, CloseCode};
+use skywave_proto::ChannelName;
 
 use super::{Hub, Topic};
 use crate::{
@@ -15,17 +18,18 @@ use crate::{
     relay::Receipt,
 };
 
-/// Joins and leaves that may come while a list of members is on its way; more, and the list is read again.
+/// Joins and leaves that are known while lists of members are on their way; with more, a list is read again.
 const CHANGES: usize = 4096;
-/// Lists that are read in vain before those whose list is wrong by now are sent away.
-const TRIES: u32 = 3;
+/// A list that is read in vain is asked for again after 2, 4 and at last each time this many ticks, as a power of two:
+/// there is churn that nothing but waiting helps against, and clients that are sent away would only add to it.
+const LONGEST_WAIT: u32 = 3;
 
 /// How a member follows joins and leaves.
 pub(super) enum Roll {
     /// It did not ask.
     Off,
-    /// Its list is on its way.
-    Collecting(Changes),
+    /// Its list is on its way, and was asked for before the change with this number.
+    Collecting(u64),
     /// It has the list.
     Following,
     /// It had the list until a change was lost; the channel reads it again.
@@ -34,52 +38,72 @@ pub(super) enum Roll {
     Owed,
 }
 
-/// What changed while a list was on its way: the last change of each client.
+/// What changed on a channel while lists of its members are on their way: one log for all who wait for one, and each knows
+/// from where on it matters to it. Changes are counted from 0 on.
 ///
-/// Bound: [`CHANGES`]. Full: the list is of no use, and read again.
+/// Bound: [`CHANGES`]. Full: the oldest goes, and a list that would have needed it is read again.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    last: HashMap<Arc<str>, PresenceEvent>,
-    incomplete: bool,
+    last: VecDeque<PresenceEvent>,
+    /// The number of the first that is here; earlier ones are not known.
+    first: u64,
 }
 
 impl Changes {
+    /// The number of the next.
+    pub(super) fn next(&self) -> u64 {
+        self.first + self.last.len() as u64
+    }
+
     pub(super) fn note(&mut self, event: &PresenceEvent) {
-        let (PresenceEvent::Join(member) | PresenceEvent::Leave(member)) = event;
-        if self.last.len() < CHANGES || self.last.contains_key(&member.client) {
-            self.last.insert(member.client.clone(), event.clone());
-        } else {
-            self.incomplete = true;
+        if self.last.len() == CHANGES {
+            self.last.pop_front();
+            self.first += 1;
         }
+        self.last.push_back(event.clone());
     }
 
     /// A change was lost.
     fn lose(&mut self) {
-        self.incomplete = true;
+        self.first = self.next() + 1;
+        self.last = VecDeque::new();
     }
 
-    /// The list, brought up to date; `None` if not all that changed is known. `total` follows only the clients that this
-    /// page would show: whether it counts a change beyond cannot be known.
-    fn join_to(self, mut page: MemberPage) -> Option<MemberPage> {
-        if self.incomplete {
-            return None;
+    /// Nobody needs those before the next.
+    fn clear(&mut self) {
+        self.first = self.next();
+        self.last = VecDeque::new();
+    }
+
+    /// A list that was asked for when `from` was the next change, brought up to date; `None` if not all that changed since
+    /// is known. `total` follows only the clients that this page would show: whether it counts a change beyond cannot be
+    /// known.
+    fn join_to(&self, from: u64, mut page: MemberPage) -> Option<MemberPage> {
+        let skipped = usize::try_from(from.checked_sub(self.first)?).ok()?;
+        // The last change of each client.
+        let mut last = HashMap::<&Arc<str>, &PresenceEvent>::new();
+        for event in self.last.iter().skip(skipped) {
+            let (PresenceEvent::Join(member) | PresenceEvent::Leave(member)) = event;
+            last.insert(&member.client, event);
         }
-        for change in self.last.into_values() {
+        for change in last.into_values() {
             match change {
                 PresenceEvent::Join(member) => {
                     let beyond = page.next.as_ref().is_some_and(|next| *member.client > **next);
                     if !beyond && !page.members.iter().any(|known| known.client == member.client) {
                         page.total += 1;
-                        page.members.push(member);
+                        page.members.push(member.clone());
                     }
                 }
                 PresenceEvent::Leave(member) => {
                     let before = page.members.len();
                     page.members.retain(|known| known.client != member.client);
-                    page.total -= (before - page.members.len()) as u64;
+                    page.total = page.total.saturating_sub((before - page.members.len()) as u64);
                 }
             }
         }
+        // A backplane need not count and list in one step: who left between the two is not in its count any more.
+        page.total = page.total.max(page.members.len() as u64);
         Some(page)
     }
 }
@@ -87,36 +111,27 @@ impl Changes {
 /// A list that a channel reads again; pure.
 #[derive(Debug, Default)]
 pub(super) struct Reread {
-    changes: Changes,
+    /// The number of the next change when it was asked for last.
+    from: u64,
     failures: u32,
     /// Ticks until it is asked for; `None`: it is on its way.
     wait: Option<u32>,
 }
 
-/// What to do after a list was read in vain.
-#[derive(Debug, PartialEq, Eq)]
-enum Then {
-    /// Wait some ticks.
-    Wait,
-    /// Send those away whose list is wrong. For others, wait some ticks.
-    GiveUp,
-}
-
 impl Reread {
-    /// It is asked for now: only what changes from here on matters.
-    fn begin(&mut self) {
-        self.changes = Changes::default();
+    /// It is asked for now: only changes from this one on matter.
+    fn begin(&mut self, from: u64) {
+        self.from = from;
         self.wait = None;
     }
 
-    /// In vain. It is nobody's fault, and no try, while the backplane is away.
-    fn failed(&mut self, backplane: BackplaneState) -> Then {
+    /// In vain. It does not count while the backplane is away.
+    fn failed(&mut self, backplane: BackplaneState) {
         self.wait = Some(1);
         if backplane == BackplaneState::Live {
-            self.failures = TRIES.min(self.failures + 1);
+            self.failures = LONGEST_WAIT.min(self.failures + 1);
             self.wait = Some(1 << self.failures);
         }
-        if self.failures < TRIES { Then::Wait } else { Then::GiveUp }
     }
 
     /// Time has passed. True when it is to be asked for.
@@ -131,14 +146,13 @@ impl Hub {
     /// A member has its list of members: from now on it hears of changes. Returns the list, brought up to date; `None`
     /// if too much changed while it was on its way, and it must be asked for again.
     pub fn follow_roll(&mut self, channel: &ChannelName, key: u64, page: MemberPage) -> Option<MemberPage> {
-        let topic = self.topics.get_mut(channel);
-        let member = topic.and_then(|topic| topic.members.iter_mut().find(|member| member.link.key() == key));
+        let Some(topic) = self.topics.get_mut(channel) else { return Some(page) };
+        let member = topic.members.iter_mut().find(|member| member.link.key() == key);
         let Some(member) = member else { return Some(page) };
-        let Roll::Collecting(changes) = &mut member.roll else { return Some(page) };
-        let page = std::mem::take(changes).join_to(page);
-        if page.is_some() {
-            member.roll = Roll::Following;
-        }
+        let Roll::Collecting(from) = member.roll else { return Some(page) };
+        let page = topic.changes.join_to(from, page);
+        member.roll = if page.is_some() { Roll::Following } else { Roll::Collecting(topic.changes.next()) };
+        topic.forget_changes();
         page
     }
 
@@ -159,31 +173,27 @@ impl Hub {
     pub(super) fn lose_roll(&mut self, channel: &ChannelName) {
         let Some(topic) = self.topics.get_mut(channel) else { return };
         let mut stale = false;
+        topic.changes.lose();
         for member in &mut topic.members {
             match &mut member.roll {
-                Roll::Off => {}
+                Roll::Off | Roll::Collecting(_) => {}
                 Roll::Owed => stale = true,
-                Roll::Collecting(changes) => changes.lose(),
                 Roll::Following | Roll::Stale => {
                     member.roll = Roll::Stale;
                     stale = true;
                 }
             }
         }
-        match &mut topic.reread {
-            Some(reread) => reread.changes.lose(),
-            None if stale => {
-                topic.reread = Some(Reread::default());
-                self.read_roll(channel);
-            }
-            None => {}
+        if stale && topic.reread.is_none() {
+            topic.reread = Some(Reread::default());
+            self.read_roll(channel);
         }
     }
 
     fn read_roll(&mut self, channel: &ChannelName) {
         let Some(topic) = self.topics.get_mut(channel) else { return };
         let Some(reread) = &mut topic.reread else { return };
-        reread.begin();
+        reread.begin(topic.changes.next());
         let receipt = Receipt { shard: self.shard, connection: None, ticket: topic.join };
         if self.relay.members(channel.clone(), None, None, receipt).is_err() {
             self.roll_failed(channel);
@@ -198,11 +208,12 @@ impl Hub {
         page: Result<MemberPage, PresenceError>,
     ) {
         let Some(topic) = self.topics.get_mut(channel).filter(|topic| topic.join == join) else { return };
-        let Some(reread) = &mut topic.reread else { return };
-        let page = page.ok().and_then(|page| std::mem::take(&mut reread.changes).join_to(page));
+        let Some(reread) = &topic.reread else { return };
+        let page = page.ok().and_then(|page| topic.changes.join_to(reread.from, page));
         match page {
             Some(page) => {
                 topic.reread = None;
+                topic.forget_changes();
                 topic.tell_roll(channel, page);
             }
             None => self.roll_failed(channel),
@@ -213,18 +224,8 @@ impl Hub {
         let backplane = self.relay.state();
         let Some(topic) = self.topics.get_mut(channel) else { return };
         let Some(reread) = &mut topic.reread else { return };
-        match reread.failed(backplane) {
-            Then::Wait => self.rereads.push(channel.clone()),
-            Then::GiveUp => {
-                let stale = topic.members.iter().filter(|member| matches!(member.roll, Roll::Stale));
-                stale.for_each(|member| member.link.close(CloseCode::Overloaded.into()));
-                if topic.members.iter().any(|member| matches!(member.roll, Roll::Owed)) {
-                    self.rereads.push(channel.clone());
-                } else {
-                    topic.reread = None;
-                }
-            }
-        }
+        reread.failed(backplane);
+        self.rereads.push(channel.clone());
     }
 
     /// Asks again for the lists whose time has come.
@@ -244,15 +245,23 @@ impl Hub {
 impl Topic {
     /// A client joined or left.
     pub(super) fn change_roll(&mut self, push: &Arc<Prepared>, event: &PresenceEvent) {
-        if let Some(reread) = &mut self.reread {
-            reread.changes.note(event);
-        }
-        for member in &mut self.members {
-            match &mut member.roll {
+        let mut wanted = self.reread.is_some();
+        for member in &self.members {
+            match member.roll {
                 Roll::Off | Roll::Stale | Roll::Owed => {}
-                Roll::Collecting(changes) => changes.note(event),
+                Roll::Collecting(_) => wanted = true,
                 Roll::Following => member.link.deliver(push),
             }
+        }
+        if wanted {
+            self.changes.note(event);
+        }
+    }
+
+    /// Lets the changes go when no list is on its way any more.
+    fn forget_changes(&mut self) {
+        if self.reread.is_none() && !self.members.iter().any(|member| matches!(member.roll, Roll::Collecting(_))) {
+            self.changes.clear();
         }
     }
 
@@ -296,6 +305,7 @@ mod tests {
     #[test]
     fn a_list_takes_in_what_changed_on_its_way() {
         let mut changes = Changes::default();
+        changes.note(&PresenceEvent::Leave(member("a"))); // before it was asked for
         for change in [
             PresenceEvent::Join(member("c")),
             PresenceEvent::Join(member("a")),
@@ -304,41 +314,49 @@ mod tests {
         ] {
             changes.note(&change);
         }
-        assert_eq!(changes.join_to(page(&["a", "b"])), Some(page(&["a", "c"])));
+        assert_eq!(changes.join_to(1, page(&["a", "b"])), Some(page(&["a", "c"])));
+    }
+
+    #[test]
+    fn a_total_that_was_counted_after_the_list_is_made_to_fit_it() {
+        let mut changes = Changes::default();
+        for client in ["a", "b"] {
+            changes.note(&PresenceEvent::Leave(member(client)));
+        }
+        let counted_later = MemberPage { total: 1, ..page(&["a", "b", "c"]) };
+        assert_eq!(changes.join_to(0, counted_later), Some(page(&["c"])));
     }
 
     #[test]
     fn a_list_of_which_a_change_is_not_known_is_none() {
         let mut lost = Changes::default();
         lost.lose();
-        assert_eq!(lost.join_to(page(&["a"])), None);
+        assert_eq!(lost.join_to(0, page(&["a"])), None);
+        assert_eq!(lost.join_to(lost.next(), page(&["a"])), Some(page(&["a"])), "it was asked for afterwards");
         let mut many = Changes::default();
-        for n in 0..CHANGES {
-            many.note(&PresenceEvent::Join(member(&n.to_string())));
-        }
-        many.note(&PresenceEvent::Leave(member("0")));
-        assert!(!many.incomplete, "another change of the same client takes no room");
-        many.note(&PresenceEvent::Leave(member("one more")));
-        assert_eq!(many.join_to(page(&[])), None);
+        (0..CHANGES).for_each(|n| many.note(&PresenceEvent::Join(member(&n.to_string()))));
+        assert!(many.join_to(0, page(&[])).is_some());
+        many.note(&PresenceEvent::Join(member("one more")));
+        assert_eq!((many.join_to(0, page(&[])), many.last.len()), (None, CHANGES), "one too many");
+        assert_eq!(many.join_to(1, page(&[])).unwrap().total, CHANGES as u64);
     }
 
     #[test]
-    fn a_list_is_tried_three_times_and_waits_for_the_backplane() {
+    fn a_list_that_cannot_be_had_is_asked_for_less_and_less_and_waits_for_the_backplane() {
         use BackplaneState::{Degraded, Live};
         let mut reread = Reread::default();
         for _ in 0..10 {
-            assert_eq!(reread.failed(Degraded), Then::Wait, "away: no try");
+            reread.failed(Degraded);
             assert!(!reread.tick(Degraded) && !reread.tick(Degraded));
             assert!(reread.tick(Live), "back");
-            reread.begin();
+            reread.begin(0);
         }
         assert!(!reread.tick(Live), "on its way");
         let ticks = |reread: &mut Reread| (1..).find(|_| reread.tick(Live)).unwrap_or(0);
-        assert_eq!((reread.failed(Live), ticks(&mut reread)), (Then::Wait, 2));
-        assert_eq!((reread.failed(Live), ticks(&mut reread)), (Then::Wait, 4));
-        assert_eq!(reread.failed(Live), Then::GiveUp);
-        assert_eq!(ticks(&mut reread), 8, "whoever has no list yet goes on waiting");
-        assert_eq!((reread.failed(Live), ticks(&mut reread)), (Then::GiveUp, 8));
+        for expected in [2, 4, 8, 8] {
+            reread.failed(Live);
+            assert_eq!(ticks(&mut reread), expected);
+        }
     }
 
     /// Says in a word what it was given.
@@ -371,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_wait_in_vain_are_sent_away_and_only_they() {
+    async fn those_who_wait_in_vain_go_on_waiting() {
         let channel = ChannelName::parse("a").unwrap();
         let (routes, _signals) = Routes::new(Arc::new([]));
         // Its tasks never turn: this test plays the backplane.
@@ -410,18 +428,18 @@ mod tests {
         hub.tick_rolls();
         hub.lose_roll(&channel);
         hub.roll_read(&channel, 1, Ok(page(&["c0"])));
-        for _ in 0..2 {
-            (0..4).for_each(|_| hub.tick_rolls());
+        for _ in 0..5 {
+            (0..8).for_each(|_| hub.tick_rolls());
             assert!(links.iter().all(|link| !link.is_closing()));
             hub.roll_read(&channel, 1, Err(PresenceError::Unavailable(None)));
         }
-        let closing = links.each_ref().map(|link| link.is_closing());
-        assert_eq!(closing, [true, true, false, false], "who did not ask, or has no list yet, goes on");
-
-        // Who has none yet gets it when it can be had.
+        // Who has none, or a wrong one, gets it when it can be had.
         (0..8).for_each(|_| hub.tick_rolls());
         hub.roll_read(&channel, 1, Ok(page(&["c0", "c1"])));
         join(&mut hub, "c3");
-        assert_eq!(words(&links[3]), ["roll 2", "join c3"]);
+        for link in [&links[0], &links[1], &links[3]] {
+            assert!(words(link).ends_with(&["roll 2".to_owned(), "join c3".to_owned()]));
+        }
+        assert!(words(&links[2]).is_empty(), "who did not ask");
     }
 }

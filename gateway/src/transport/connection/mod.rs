@@ -70,8 +70,8 @@ pub(super) struct Connection {
     wrote: Cell<bool>,
     /// Whether the client has said that it leaves.
     left: Cell<bool>,
-    /// Commands of the last message that wait for earlier ones. Bound: what fits into one message; while there are any,
-    /// nothing is read.
+    /// Commands of the last message that wait for earlier ones. Bound: `COMMANDS_PER_MESSAGE` and a refusal; while
+    /// there are any, nothing is read.
     parked: RefCell<VecDeque<Envelope>>,
 }
 

@@ -8,6 +8,9 @@ export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/node:$(PATH)
 # The binary that the tests start: the dev profile, which `cargo test` has built anyway.
 export SKYWAVE_BIN ?= target/debug/skywave
 
+# One version, as for the tools in scripts/setup.sh.
+CARGO_FUZZ := 0.13.2
+
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +54,16 @@ test-rust: ## Unit and integration tests
 .PHONY: faults
 faults: ## What clients see while Redis, the network or a node fails: all of it (VALKEY_SERVER=… runs it on that)
 	cargo test -p skywave-gateway --test faults --locked -- --include-ignored --test-threads 2
+
+# Without a sanitizer: there is no unsafe code to find out, and so it runs on a stable toolchain.
+.PHONY: fuzz
+fuzz: ## Any bytes into the WebSocket layer for a minute; what breaks it is left in gateway/fuzz/artifacts
+	command -v c++ >/dev/null || scripts/apt-install.sh g++
+	test "$$(cargo fuzz --version 2>/dev/null)" = "cargo-fuzz $(CARGO_FUZZ)" || \
+		cargo install --quiet --locked --root target/tools --version $(CARGO_FUZZ) cargo-fuzz
+	for target in decode deflate; do \
+		cargo fuzz run --sanitizer none --fuzz-dir gateway/fuzz --target-dir target/fuzz "$$target" -- -max_total_time=30; \
+	done
 
 # With the tests, so that the features of their dependencies are the same as in `test-rust`: else all is built twice.
 .PHONY: build

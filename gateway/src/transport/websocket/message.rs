@@ -91,10 +91,11 @@ impl Body {
     }
 
     fn push_within(&mut self, bytes: &[u8], limit: usize) -> Result<(), Violation> {
-        if bytes.len() > limit.saturating_sub(self.len()) {
-            return Err(Violation::MESSAGE_TOO_BIG);
+        match bytes.split_at_checked(limit.saturating_sub(self.len())) {
+            // What fits is judged first: else the verdict depends on how the input was cut.
+            Some((fits, [_, ..])) => self.push(fits).and(Err(Violation::MESSAGE_TOO_BIG)),
+            _ => self.push(bytes),
         }
-        self.push(bytes)
     }
 }
 

@@ -137,6 +137,15 @@ fn a_bomb_is_refused_before_it_is_large() {
 }
 
 #[test]
+fn of_two_faults_the_first_one_counts_however_the_input_is_cut() {
+    let mut message = vec![b'x'; LIMITS.message_bytes + 100];
+    message[LIMITS.message_bytes - 1] = 0xff;
+    expect(&[frame(FIN | RSV1 | TEXT, &deflated(&message))], true, &[], Some(Violation::NOT_UTF8));
+    message.swap(LIMITS.message_bytes - 1, LIMITS.message_bytes);
+    expect(&[frame(FIN | RSV1 | TEXT, &deflated(&message))], true, &[], Some(Violation::MESSAGE_TOO_BIG));
+}
+
+#[test]
 fn blocks_that_say_nothing_are_bounded_by_the_number_of_frames() {
     let empty = [0x00, 0x00, 0x00, 0xff, 0xff].repeat(1000);
     let mut frames = vec![frame(RSV1 | BINARY, &empty)];

@@ -65,6 +65,10 @@ pub const SUBPROTOCOLS: [(&str, &dyn Codec); 2] = [("skywave.v1.json", &Json), (
 /// command can be smaller on the wire than what it becomes here.
 pub const COMMANDS_PER_MESSAGE: usize = 256;
 
+/// The most subscriptions in the connects of one message: each takes more memory than it has bytes on the wire, so the size
+/// of the message does not bound them well enough.
+pub const SUBSCRIPTIONS_PER_MESSAGE: usize = 10_000;
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

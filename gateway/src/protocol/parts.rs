@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use skywave_proto::{ChannelName, ErrorCode, Payload, StreamPosition};
 
-use super::COMMANDS_PER_MESSAGE;
+use super::{COMMANDS_PER_MESSAGE, SUBSCRIPTIONS_PER_MESSAGE};
 use crate::session::{Command, Refusal, Since, Subscribe, check_key};
 
 /// A longer `info` is refused: it is kept and sent to every member.
@@ -32,6 +32,15 @@ pub(super) fn unknown_command() -> Refusal {
 pub(super) fn too_many_commands() -> Refusal {
     let message =
         format!("a message holds at most {COMMANDS_PER_MESSAGE} commands; send the others again in further ones");
+    Refusal::new(ErrorCode::TooLarge, message)
+}
+
+/// Over [`SUBSCRIPTIONS_PER_MESSAGE`].
+pub(super) fn too_many_subscriptions() -> Refusal {
+    let message = format!(
+        "the connects of one message hold at most {SUBSCRIPTIONS_PER_MESSAGE} subscriptions; subscribe to the others in \
+         further messages"
+    );
     Refusal::new(ErrorCode::TooLarge, message)
 }
 

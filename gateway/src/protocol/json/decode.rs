@@ -3,17 +3,20 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 use skywave_proto::Payload;
 
 use crate::{
     protocol::{
-        COMMANDS_PER_MESSAGE,
+        COMMANDS_PER_MESSAGE, SUBSCRIPTIONS_PER_MESSAGE,
         parts::{self, bad_request},
     },
     session::{Command, Connect, Envelope, Refusal, Since, Subscribe},
 };
+
+/// A line up to this long, in bytes, cannot hold so many subscriptions that they matter.
+const SHORT: usize = 16 * 1024;
 
 /// Hands over the commands of one message in order: at most [`COMMANDS_PER_MESSAGE`].
 pub(super) fn commands(text: &Bytes, each: &mut dyn FnMut(Envelope)) {
@@ -22,35 +25,59 @@ pub(super) fn commands(text: &Bytes, each: &mut dyn FnMut(Envelope)) {
         return each(Envelope { id: None, command: Err(parts::empty_message()) });
     };
     // Most messages are one line. A single command written over several lines is as good.
-    let mut command = line(first);
+    let mut room = SUBSCRIPTIONS_PER_MESSAGE;
+    let mut command = line(first, &mut room);
     if command.is_err()
         && lines.peek().is_some()
-        && let Ok(command) = line(text)
+        && let Ok(command) = line(text, &mut room)
     {
         return each(command);
     }
     for _ in 0..COMMANDS_PER_MESSAGE {
         each(command.unwrap_or_else(|refused| refused));
         let Some(next) = lines.next() else { return };
-        command = line(next);
+        command = line(next, &mut room);
     }
     each(Envelope { id: None, command: Err(parts::too_many_commands()) });
 }
 
 /// One command. What is none comes back under its id, if that much can be read.
-fn line(text: &[u8]) -> Result<Envelope, Envelope> {
+fn line(text: &[u8], room: &mut usize) -> Result<Envelope, Envelope> {
     #[derive(Deserialize)]
     struct Id {
         id: Option<u64>,
+    }
+    #[derive(Deserialize)]
+    struct Outline {
+        id: Option<u64>,
+        connect: Option<Subscriptions>,
+    }
+    #[derive(Deserialize)]
+    struct Subscriptions {
+        #[serde(default)]
+        subscribe: Vec<IgnoredAny>, // takes no memory
     }
     // A derived struct would take an array for an object.
     if !text.trim_ascii_start().starts_with(b"{") {
         return Err(Envelope { id: None, command: Err(bad_request("not a command: a command is a JSON object")) });
     }
-    serde_json::from_slice::<Line<'_>>(text).map(Line::parse).map_err(|error| {
+    if text.len() > SHORT
+        && let Ok(Outline { id, connect: Some(connect) }) = serde_json::from_slice(text)
+        && connect.subscribe.len() > *room
+    {
+        return Ok(Envelope { id, command: Err(parts::too_many_subscriptions()) });
+    }
+    let mut envelope = serde_json::from_slice::<Line<'_>>(text).map(Line::parse).map_err(|error| {
         let id = serde_json::from_slice::<Id>(text).ok().and_then(|line| line.id);
         Envelope { id, command: Err(bad_request(format!("not a command: {error}"))) }
-    })
+    })?;
+    if let Ok(Command::Connect(connect)) = &envelope.command {
+        match room.checked_sub(connect.subscribe.len()) {
+            Some(left) => *room = left,
+            None => envelope.command = Err(parts::too_many_subscriptions()),
+        }
+    }
+    Ok(envelope)
 }
 
 #[derive(Deserialize)]
@@ -283,6 +310,20 @@ mod tests {
             assert_eq!(refusal.code, ErrorCode::TooLarge);
         }
         assert_eq!(decode(&"{\"ping\":{}}\n".repeat(256)).len(), 256);
+    }
+
+    #[test]
+    fn the_subscriptions_of_one_message_are_bounded() {
+        let connect = |count| {
+            let subscribe = vec!["{\"channel\":\"a\"}"; count].join(",");
+            format!("{{\"id\":3,\"connect\":{{\"subscribe\":[{subscribe}]}}}}\n")
+        };
+        assert!(decode(&connect(SUBSCRIPTIONS_PER_MESSAGE))[0].command.is_ok());
+        let (id, over) = refusal(&connect(SUBSCRIPTIONS_PER_MESSAGE + 1));
+        assert_eq!((id, over.code), (Some(3), ErrorCode::TooLarge));
+        let many = decode(&connect(500).repeat(50));
+        let refused = many.iter().filter(|envelope| envelope.command.is_err()).count();
+        assert_eq!(refused, 50 - SUBSCRIPTIONS_PER_MESSAGE / 500);
     }
 
     #[test]

@@ -10,15 +10,11 @@ use skywave_proto::{
 
 use crate::{
     protocol::{
-        COMMANDS_PER_MESSAGE,
+        COMMANDS_PER_MESSAGE, SUBSCRIPTIONS_PER_MESSAGE,
         parts::{self, bad_request},
     },
     session::{Command, Connect, Envelope, Refusal, Since, Subscribe},
 };
-
-/// Subscriptions in the `connect`s of one message. One costs two bytes to send and some hundred to keep, so the size of
-/// the message does not bound them well enough.
-const SUBSCRIPTIONS_PER_MESSAGE: usize = 10_000;
 
 /// Hands over the commands of one message in order. Behind one that cannot be read nothing in the message can be
 /// trusted: what follows is dropped.
@@ -63,11 +59,7 @@ fn one(bytes: &[u8], room: &mut usize) -> Result<Envelope, Envelope> {
     let outline = Outline::of(bytes);
     let subscriptions = outline.connect.map_or(0, |connect| connect.subscribe.len());
     let Some(left) = room.checked_sub(subscriptions) else {
-        let message = format!(
-            "the connects of one message hold at most {SUBSCRIPTIONS_PER_MESSAGE} subscriptions; subscribe to the others \
-             in further messages"
-        );
-        return Ok(Envelope { id: outline.id, command: Err(Refusal::new(ErrorCode::TooLarge, message)) });
+        return Ok(Envelope { id: outline.id, command: Err(parts::too_many_subscriptions()) });
     };
     *room = left;
     // From a slice every payload is copied: a small one that is kept must not keep the whole message.

@@ -97,7 +97,20 @@ struct Content {
     is_text: bool,
     payload: Bytes,
     position: Option<StreamPosition>,
-    deflated: OnceLock<Option<Bytes>>,
+    deflated: [OnceLock<Option<Bytes>>; Window::COUNT],
+}
+
+/// What a client can take of what was compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// Nearly everybody: the largest window.
+    Usual,
+    /// Whoever asked for a smaller one, whichever that is.
+    Small,
+}
+
+impl Window {
+    const COUNT: usize = 2;
 }
 
 impl Frame {
@@ -117,7 +130,7 @@ impl Frame {
     /// A message that carries the publication at this position, if it has one: so a connection knows how far its client
     /// has come.
     pub fn new(is_text: bool, payload: Bytes, position: Option<StreamPosition>) -> Self {
-        Self(Arc::new(Content { is_text, payload, position, deflated: OnceLock::new() }))
+        Self(Arc::new(Content { is_text, payload, position, deflated: Default::default() }))
     }
 
     /// Text, or binary.
@@ -135,9 +148,9 @@ impl Frame {
         self.0.position
     }
 
-    /// The message compressed, whatever the number of its receivers once only; `None` if that made it no smaller.
-    pub fn deflated(&self, deflate: impl FnOnce(&Bytes) -> Option<Bytes>) -> Option<&Bytes> {
-        self.0.deflated.get_or_init(|| deflate(&self.0.payload)).as_ref()
+    /// The message compressed for such clients, whatever their number once only; `None` if that made it no smaller.
+    pub fn deflated(&self, window: Window, deflate: impl FnOnce(&Bytes) -> Option<Bytes>) -> Option<&Bytes> {
+        self.0.deflated[window as usize].get_or_init(|| deflate(&self.0.payload)).as_ref()
     }
 }
 

@@ -148,6 +148,11 @@ impl Link {
         self.outbox.borrow().goodbye().cloned()
     }
 
+    /// The goodbye, whatever is to be taken before it.
+    pub fn ending(&self) -> Option<Goodbye> {
+        self.outbox.borrow().ending().cloned()
+    }
+
     /// Whether the connection is ending.
     pub fn is_closing(&self) -> bool {
         self.outbox.borrow().is_finished()

@@ -83,6 +83,11 @@ impl Outbox {
         self.goodbye.as_ref().filter(|_| self.frames.is_empty())
     }
 
+    /// The goodbye, whatever is to be taken before it.
+    pub fn ending(&self) -> Option<&Goodbye> {
+        self.goodbye.as_ref()
+    }
+
     /// Whether the connection is to end, now or after what is queued.
     pub fn is_finished(&self) -> bool {
         self.goodbye.is_some()

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     WebSocketLimits,
     framed::{Ending, Framed},
+    socket::Socket,
     websocket::Event,
 };
 use crate::{metrics::Figures, push::Frame};
@@ -18,7 +19,12 @@ use crate::{metrics::Figures, push::Frame};
 const PROTOCOL: &str = "echo";
 
 /// Serves one connection to its end: the client's, silence, or `leaving`.
-pub(super) async fn run(mut wire: Framed, limits: WebSocketLimits, figures: Rc<Figures>, leaving: CancellationToken) {
+pub(super) async fn run(
+    mut wire: Framed,
+    limits: WebSocketLimits,
+    figures: Rc<Figures>,
+    leaving: CancellationToken,
+) -> Socket {
     figures.opened(PROTOCOL);
     let reason = tokio::select! {
         ended = serve(&mut wire, &limits) => match ended {
@@ -42,6 +48,7 @@ pub(super) async fn run(mut wire: Framed, limits: WebSocketLimits, figures: Rc<F
         }
     };
     figures.closed(PROTOCOL, reason, false);
+    wire.into_socket()
 }
 
 /// Returns the code to close with: the client's own, or ours.
@@ -49,8 +56,9 @@ async fn serve(wire: &mut Framed, limits: &WebSocketLimits) -> Result<Option<u16
     let mut pinged = false;
     let mut begun: Option<Instant> = None;
     loop {
-        let patience = if pinged { limits.pong } else { limits.ping_interval };
-        let event = timeout(patience.min(limits.assembly), wire.event()).await;
+        // Looked at often enough to see when a message began.
+        let patience = if pinged { limits.pong } else { limits.ping_interval.min(limits.assembly) };
+        let event = timeout(patience, wire.event()).await;
         let is_whole = matches!(event, Ok(Ok(Event::Text(_) | Event::Binary(_))));
         let now = Instant::now();
         begun = begun.filter(|_| !is_whole).or(Some(now)).filter(|_| wire.is_within_message());

@@ -14,14 +14,14 @@ use std::{
 use bytes::Bytes;
 use skywave_proto::CloseCode;
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{
     socket::Socket,
     websocket::{self, Agreed, Decoder, Deflater, Event, Header, Limits, Role, Violation},
 };
-use crate::push::Frame;
+use crate::push::{Frame, Window};
 
 /// What is read at once. One buffer for each thread: a connection that is silent holds none.
 const READ_BYTES: usize = 64 * 1024;
@@ -43,6 +43,12 @@ pub(super) struct Compression {
     pub(super) agreed: Agreed,
     /// Shorter messages, in bytes, are not.
     pub(super) threshold: usize,
+}
+
+impl Compression {
+    fn window(&self) -> Window {
+        if self.agreed.window_bits() == WINDOWS[0] { Window::Usual } else { Window::Small }
+    }
 }
 
 /// Why nothing more comes.
@@ -67,12 +73,12 @@ pub(super) struct Framed {
 
 impl Framed {
     /// A server's end. `early` are bytes that came behind the handshake.
-    pub(super) fn new(socket: Socket, early: &[u8], limits: Limits, compression: Option<Compression>) -> Self {
+    pub(super) fn new(socket: Socket, early: Bytes, limits: Limits, compression: Option<Compression>) -> Self {
         Self {
             socket,
             decoder: Decoder::new(Role::Server, limits, compression.is_some()),
             compression,
-            unread: Unread::from(early),
+            unread: Unread::from(&early),
             output: Output::default(),
             heard: false,
         }
@@ -138,19 +144,18 @@ impl Framed {
     /// Appends a message, compressed if that was agreed on and pays.
     pub(super) fn send(&mut self, frame: &Frame) {
         let compression = self.compression.filter(|compression| frame.payload().len() >= compression.threshold);
-        let deflated = compression.and_then(|Compression { agreed, .. }| {
-            let bits = agreed.window_bits();
-            let deflate = |payload: &Bytes| DEFLATERS.with_borrow_mut(|all| all.of(bits).compress(payload));
-            // Who wants a small window gets a form of its own.
-            if bits == LARGEST_WINDOW { frame.deflated(deflate).cloned() } else { deflate(frame.payload()) }
+        let deflated = compression.and_then(|compression| {
+            let window = compression.window();
+            let deflate = |payload: &Bytes| DEFLATERS.with_borrow_mut(|all| all.of(window).compress(payload));
+            frame.deflated(window, deflate).cloned()
         });
         self.append(frame, deflated);
     }
 
     /// Appends a message, compressed if that was agreed on, whether it pays or not.
     pub(super) fn send_compressed(&mut self, frame: &Frame) {
-        let deflated = self.compression.and_then(|Compression { agreed, .. }| {
-            DEFLATERS.with_borrow_mut(|all| all.of(agreed.window_bits()).compress_anyway(frame.payload()))
+        let deflated = self.compression.and_then(|compression| {
+            DEFLATERS.with_borrow_mut(|all| all.of(compression.window()).compress_anyway(frame.payload()))
         });
         self.append(frame, deflated);
     }
@@ -217,9 +222,26 @@ impl Framed {
         self.flush().await?;
         self.socket.shutdown().await?;
         self.unread = Unread::default();
-        let mut scratch = [0; 1024];
-        while self.socket.read(&mut scratch).await? > 0 {}
-        Ok(())
+        poll_fn(|cx| self.poll_discard(cx)).await
+    }
+
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_BYTES].into());
+        let ended = loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(ended) => break Poll::Ready(ended),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        SCRATCH.set(Some(scratch));
+        ended
+    }
+
+    /// The socket, for what is to be done with it besides.
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
     }
 }
 
@@ -251,31 +273,18 @@ impl Unread {
     }
 }
 
-/// The window that every client can take, unless it says otherwise.
-const LARGEST_WINDOW: u8 = 15;
+/// The window of nearly all clients, in bits, and one that every other can take too (RFC 7692 §7.1.2).
+const WINDOWS: [u8; 2] = [15, 9];
 /// As small as 9 nearly, at a third of its cost: what is compressed once may have many receivers.
 const LEVEL: u8 = 6;
 
-/// One thread's compressors. Bound: two.
-struct Deflaters {
-    usual: Deflater,
-    /// The last smaller window that somebody wanted, in bits.
-    smaller: Option<(u8, Deflater)>,
-}
-
-impl Default for Deflaters {
-    fn default() -> Self {
-        Self { usual: Deflater::new(LEVEL, LARGEST_WINDOW), smaller: None }
-    }
-}
+/// One thread's compressors, by [`Window`]. Each is made when it is needed: it takes 200 to 300 KB.
+#[derive(Default)]
+struct Deflaters([Option<Deflater>; WINDOWS.len()]);
 
 impl Deflaters {
-    fn of(&mut self, bits: u8) -> &mut Deflater {
-        if bits >= LARGEST_WINDOW {
-            return &mut self.usual;
-        }
-        let smaller = self.smaller.take().filter(|(known, _)| *known == bits);
-        &mut self.smaller.insert(smaller.unwrap_or_else(|| (bits, Deflater::new(LEVEL, bits)))).1
+    fn of(&mut self, window: Window) -> &mut Deflater {
+        self.0[window as usize].get_or_insert_with(|| Deflater::new(LEVEL, WINDOWS[window as usize]))
     }
 }
 

@@ -13,6 +13,9 @@ pub enum HandshakeError {
     /// A plain request where a WebSocket is served.
     #[error("this is a WebSocket endpoint: connect with ws:// or wss://")]
     NoUpgrade,
+    /// RFC 6455 §4.2.1: there is no upgrade in HTTP/1.0.
+    #[error("a WebSocket needs HTTP/1.1 or HTTP/2")]
+    Http,
     /// RFC 6455 §4.1 wants a GET.
     #[error("a WebSocket handshake is a GET request")]
     Method,
@@ -37,7 +40,7 @@ impl HandshakeError {
             Self::NoUpgrade | Self::Version if version < Version::HTTP_2 => StatusCode::UPGRADE_REQUIRED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Protocol => StatusCode::NOT_IMPLEMENTED,
-            Self::NoUpgrade | Self::Version | Self::Key | Self::Subprotocol => StatusCode::BAD_REQUEST,
+            Self::Http | Self::NoUpgrade | Self::Version | Self::Key | Self::Subprotocol => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -45,6 +48,7 @@ impl HandshakeError {
     pub fn reason(self) -> &'static str {
         match self {
             Self::NoUpgrade => "no_upgrade",
+            Self::Http => "http_version",
             Self::Method => "method",
             Self::Protocol => "protocol",
             Self::Version => "version",
@@ -109,6 +113,9 @@ impl Handshake {
 
 fn check_http1<B>(request: &Request<B>) -> Result<Handshake, HandshakeError> {
     let headers = request.headers();
+    if request.version() < Version::HTTP_11 {
+        return Err(HandshakeError::Http);
+    }
     if !has_token(headers, &header::CONNECTION, "upgrade") || !has_token(headers, &header::UPGRADE, "websocket") {
         return Err(HandshakeError::NoUpgrade);
     }

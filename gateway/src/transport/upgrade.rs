@@ -10,7 +10,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use skywave_proto::{ChannelName, ErrorCode, StreamPosition};
-use tokio::time::timeout;
+use tokio::{io::AsyncWriteExt as _, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -139,7 +139,11 @@ fn no_upgrade(error: HandshakeError, version: Version) -> Answer {
         headers.insert(header::SEC_WEBSOCKET_VERSION, header::HeaderValue::from_static("13"));
         if version < Version::HTTP_2 {
             headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
         }
+    }
+    if error == HandshakeError::Method {
+        headers.insert(header::ALLOW, header::HeaderValue::from_static("GET"));
     }
     answer
 }
@@ -185,12 +189,16 @@ async fn open(opened: Opened, upgrade: OnUpgrade, deadline: Duration, held: Held
     let Ok(Ok(upgraded)) = timeout(deadline, upgrade).await else { return };
     let (socket, early) = taken_out(upgraded);
     tokio::task::spawn_local(async move {
-        match opened {
+        let socket = match opened {
             Opened::Session(adopted) => adopted.run(socket, early).await,
             Opened::Echo { limits, compression, figures, leaving } => {
-                let wire = Framed::new(socket, &early, limits.message, compression);
-                echo::run(wire, limits, figures, leaving).await;
+                let wire = Framed::new(socket, early, limits.message, compression);
+                echo::run(wire, limits, figures, leaving).await
             }
+        };
+        // A stream whose client gives no window lives on with what was written to it, and counts as long.
+        if let Socket::Http2(mut stream) = socket {
+            let _ = stream.shutdown().await;
         }
         drop(held);
     });

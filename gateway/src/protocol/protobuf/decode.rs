@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use serde_json::value::RawValue;
 use skywave_proto::{
-    ErrorCode, Payload,
+    Payload,
     v1::{self, command::Command as Word, payload::Kind},
 };
 
@@ -160,6 +160,8 @@ fn json(bytes: Bytes) -> Result<Payload, Refusal> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use skywave_proto::ErrorCode;
 
     use super::*;
 

@@ -1,7 +1,6 @@
 //! One WebSocket, from upgrade to close: the connection's task.
 //!
-//! Reading goes on while writes are blocked, and nothing here waits for anything but the
-//! socket.
+//! Reading goes on while writes are blocked, and nothing here waits for anything but the socket.
 
 mod heartbeat;
 
@@ -87,17 +86,18 @@ impl Adopted {
         &self.connection.session
     }
 
-    /// Serves the connection to its end. `early` are bytes that came behind the handshake.
-    pub(super) async fn run(self, socket: Socket, early: Bytes) {
+    /// Serves the connection to its end, and returns the socket. `early` are bytes that came behind the handshake.
+    pub(super) async fn run(self, socket: Socket, early: Bytes) -> Socket {
         let Self { connection, .. } = &self;
         let (figures, protocol) = (&connection.figures, connection.codec.name());
         figures.opened(protocol);
-        let mut wire = Framed::new(socket, &early, connection.limits.message, connection.compression);
+        let mut wire = Framed::new(socket, early, connection.limits.message, connection.compression);
         let end = connection.serve(&mut wire).await;
         let (reason, at_once) = connection.close(&mut wire, end).await;
         connection.left.set(at_once);
         figures.closed(protocol, reason, connection.link.is_slow());
         tracing::debug!(reason, protocol, client = connection.session.client_id().as_deref(), "connection ended");
+        wire.into_socket()
     }
 }
 
@@ -117,6 +117,8 @@ enum End {
     Node(Goodbye),
     /// Nothing more comes.
     Wire(Ending),
+    /// We wanted to close, and the client did not take what came before that.
+    Cut(Goodbye),
 }
 
 impl Connection {
@@ -154,6 +156,7 @@ impl Connection {
 
     async fn serve(&self, wire: &mut Framed) -> End {
         let mut cut: Option<Pin<Box<Sleep>>> = None;
+        let mut latest = None;
         std::future::poll_fn(|cx| {
             self.link.register(cx);
             if let Poll::Ready(end) = self.write(wire, cx) {
@@ -166,14 +169,18 @@ impl Connection {
             if let Poll::Ready(end) = self.write(wire, cx) {
                 return Poll::Ready(end);
             }
-            // A client that does not take its goodbye, nor anything before it, has until then.
-            if self.link.is_closing() {
+            // A client that does not take its goodbye, nor anything before it, has until then; one that takes it drop by drop
+            // has a little longer.
+            if let Some(goodbye) = self.link.ending() {
+                let now = Instant::now();
+                let latest = *latest.get_or_insert(now + self.limits.close + self.limits.pong);
                 if self.wrote.take() {
                     cut = None;
                 }
-                let cut = cut.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limits.close)));
+                let until = latest.min(now + self.limits.close);
+                let cut = cut.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
                 ready!(cut.as_mut().poll(cx));
-                return Poll::Ready(End::Wire(Ending::Lost));
+                return Poll::Ready(End::Cut(goodbye));
             }
             Poll::Pending
         })
@@ -187,7 +194,10 @@ impl Connection {
             if ready!(wire.poll_flush(cx, &self.wrote)).is_err() {
                 return Poll::Ready(End::Wire(Ending::Lost));
             }
-            if !self.link.is_drained() {
+            let pong = self.pong.take();
+            let owes_pong = pong.is_some();
+            self.pong.set(pong);
+            if owes_pong || !self.link.is_drained() {
                 continue;
             }
             if let Some(goodbye) = self.link.goodbye() {
@@ -205,7 +215,10 @@ impl Connection {
 
     /// Appends what is to go out next, as much as one system call takes.
     fn fill(&self, wire: &mut Framed) {
-        if let Some(payload) = self.pong.take() {
+        // While the socket takes nothing the answer waits, and a later one takes its place: pings cannot be piled up.
+        if !wire.is_full()
+            && let Some(payload) = self.pong.take()
+        {
             wire.pong(payload);
         }
         if self.link.take_ping() {
@@ -265,7 +278,10 @@ impl Connection {
     fn carry_out(&self) -> bool {
         while self.session.takes_commands() && !self.link.is_closing() {
             let mut parked = self.parked.borrow_mut();
-            let Some(next) = parked.front() else { return true };
+            let Some(next) = parked.front() else {
+                *parked = VecDeque::new(); // an idle connection keeps nothing
+                return true;
+            };
             if self.session.must_wait(next) {
                 return false;
             }
@@ -282,6 +298,7 @@ impl Connection {
         let deadline = self.limits.close;
         match end {
             End::Wire(Ending::Lost) => ("abnormal", false),
+            End::Cut(goodbye) => (goodbye.code.reason(), false),
             End::Client(code) => {
                 self.link.close(CloseCode::Normal.into()); // nothing is queued for it any more
                 wire.close(code, "");
@@ -322,8 +339,12 @@ impl Owner for Connection {
         let now = Instant::now();
         let mut heartbeat = self.heartbeat.borrow_mut();
         // While we do not read, silence is ours, not the client's.
-        if self.heard.take() || !self.session.takes_commands() || !self.parked.borrow().is_empty() {
+        let is_reading = self.session.takes_commands() && self.parked.borrow().is_empty();
+        if self.heard.take() || !is_reading {
             heartbeat.heard(now);
+        }
+        if !is_reading && self.begun.get().is_some() {
+            self.begun.set(Some(now));
         }
         if self.session.is_overdue() {
             let reason = "nothing was said within timeouts.connect".into();

@@ -195,3 +195,19 @@ async fn the_internal_listener_has_tls_of_its_own() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
     assert!(node.try_socket("/ws", &[]).await.is_ok(), "the public one has none");
 }
+
+/// A place among the handshakes under way is for those who said something.
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let files = Files::new();
+    let node = support::node(&[(TLS, &files.setting(false)), ("SKYWAVE__TIMEOUTS__TLS", "20s")]).await;
+    let mut silent = Vec::new();
+    for number in 0..1200 {
+        let mut socket = TcpStream::connect(node.public()).await.unwrap();
+        if number % 2 == 0 {
+            socket.write_all(b"\x16\x03\x01").await.unwrap(); // the beginning of a hello
+        }
+        silent.push(socket);
+    }
+    timeout(DEADLINE, files.connect(&node.public(), &["h2"])).await.expect("there is a place");
+}

@@ -72,7 +72,7 @@ pub async fn serve(listener: TcpListener, internal: Arc<Internal>, tls: Option<A
             let connection = async {
                 match tls {
                     None => serve_one(socket, service).await,
-                    Some(tls) => match transport::encrypt(socket, &tls, patience).await {
+                    Some(tls) => match transport::encrypt(socket, &tls, patience, None).await {
                         Ok(stream) => serve_one(stream, service).await,
                         Err(error) => {
                             tracing::debug!(address = %arrival.client, %error, "no TLS handshake on the internal listener");

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{Instant, timeout_at},
 };
 
@@ -20,11 +20,10 @@ use crate::{
     tls::Tls,
 };
 
-/// Sockets of a node that are between accept and their shard at the same time, because something has to be heard or done
-/// first: a header of the PROXY protocol, a TLS handshake. While there are so many nothing is accepted, and the kernel holds
-/// who comes: a storm is taken one piece after the other, and the node's own work (a handshake is 0.2 ms of CPU on the threads
-/// that also speak to Redis) waits at most for these.
-const ARRIVING: usize = 1024;
+/// TLS handshakes of a node that are under way at the same time, their hello read and not done yet. More wait their turn within
+/// `timeouts.tls`, so in a storm the node's own work (a handshake is 0.2 ms of CPU on the threads that also speak to Redis)
+/// waits at most for these. Who says nothing takes no place, and has until the deadline, as on a listener without TLS.
+const HANDSHAKES: usize = 1024;
 
 /// How a socket came in.
 #[derive(Debug, Clone, Copy)]
@@ -51,21 +50,13 @@ pub(super) struct Entrance {
     /// Who says on whose behalf it connects, and has to.
     proxies: Option<Vec<Network>>,
     tls: Option<Arc<Tls>>,
-    arriving: Arc<Semaphore>,
+    handshakes: Semaphore,
 }
 
 impl Entrance {
     pub(super) fn new(tls: Option<Arc<Tls>>, settings: &PublicSettings) -> Self {
         let proxies = (settings.proxy_protocol == ProxyProtocol::V2).then(|| settings.trusted_proxies.clone());
-        Self { proxies, tls, arriving: Arc::new(Semaphore::new(ARRIVING)) }
-    }
-
-    /// One of the places between accept and shard; waits while all are taken.
-    ///
-    /// # Cancel safety
-    /// Cancel-safe.
-    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        self.arriving.clone().acquire_owned().await.ok() // never closed
+        Self { proxies, tls, handshakes: Semaphore::new(HANDSHAKES) }
     }
 }
 
@@ -77,7 +68,6 @@ impl Entrance {
 pub(super) fn take_in(
     socket: TcpStream,
     peer: SocketAddr,
-    place: Option<OwnedSemaphorePermit>,
     public: &Arc<Public>,
     shards: &Arc<[ShardHandle]>,
 ) -> io::Result<()> {
@@ -99,7 +89,6 @@ pub(super) fn take_in(
                 tracing::debug!(address = %arrival.client, stage, %error, "a connection was refused before its request");
             }
         }
-        drop(place);
     });
     Ok(())
 }
@@ -137,7 +126,7 @@ async fn prepare(
             Ok((stream, arrival, accepted))
         }
         Some(tls) => {
-            let encrypted = encrypt(socket, tls, timeouts.tls).await.and_then(Stream::tls);
+            let encrypted = encrypt(socket, tls, timeouts.tls, Some(&entrance.handshakes)).await.and_then(Stream::tls);
             let stream = encrypted.map_err(|error| Unprepared { stage: "tls", error })?;
             Ok((stream, arrival, Instant::now()))
         }

@@ -5,9 +5,10 @@ use std::{io, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, timeout_at},
 };
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor, server::TlsStream};
 
 use super::carrier::Carrier;
 use crate::tls::Tls;
@@ -15,11 +16,17 @@ use crate::tls::Tls;
 /// What a client that speaks HTTP where TLS is spoken may have sent and is read, so that it hears the answer.
 const STRAY_BYTES: usize = 64 * 1024;
 
-/// Does the handshake, within `patience`.
+/// Does the handshake, within `patience`, in one of the places if these are bounded. A place is only taken once the client's
+/// hello is there: whoever connects and says nothing, or little, takes none from those who do.
 ///
 /// # Errors
 /// As rustls says, [`io::ErrorKind::TimedOut`], and [`io::ErrorKind::UnexpectedEof`] if the client says nothing and leaves.
-pub(crate) async fn encrypt(socket: TcpStream, tls: &Tls, patience: Duration) -> io::Result<TlsStream<Carrier>> {
+pub(crate) async fn encrypt(
+    socket: TcpStream,
+    tls: &Tls,
+    patience: Duration,
+    places: Option<&Semaphore>,
+) -> io::Result<TlsStream<Carrier>> {
     let deadline = Instant::now() + patience;
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it took longer than timeouts.tls");
     // The first byte of TLS is 22 (RFC 8446 §5.1); a letter is the beginning of a request.
@@ -31,7 +38,15 @@ pub(crate) async fn encrypt(socket: TcpStream, tls: &Tls, patience: Duration) ->
         let _ = timeout_at(deadline, answer_plain_http(socket)).await;
         return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP where TLS is spoken"));
     }
-    timeout_at(deadline, tls.acceptor().accept(Carrier::Here(socket))).await.map_err(late)?
+    let handshake = async {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), Carrier::Here(socket)).await?;
+        let _place = match places {
+            Some(places) => places.acquire().await.ok(), // never closed
+            None => None,
+        };
+        hello.into_stream(tls.acceptor().config().clone()).await
+    };
+    timeout_at(deadline, handshake).await.map_err(late)?
 }
 
 /// Somebody wrote `http` for `https`.

@@ -51,18 +51,14 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 /// # Cancel safety
 /// Cancel-safe: an accepted socket is handed over at once.
 pub async fn listen(listener: TcpListener, public: Arc<Public>, shards: Arc<[ShardHandle]>, closed: CancellationToken) {
-    let accept = async || {
-        let place = public.entrance.place().await;
-        listener.accept().await.map(|(socket, peer)| (socket, peer, place))
-    };
     loop {
         let accepted = tokio::select! {
-            accepted = accept() => accepted,
+            accepted = listener.accept() => accepted,
             () = closed.cancelled() => return,
         };
-        let handed_over = accepted.and_then(|(socket, peer, place)| {
+        let handed_over = accepted.and_then(|(socket, peer)| {
             tune(&socket)?;
-            arrival::take_in(socket, peer, place, &public, &shards)
+            arrival::take_in(socket, peer, &public, &shards)
         });
         if let Err(error) = handed_over
             && !is_of_one_connection(&error)

@@ -155,7 +155,7 @@ impl Framed {
     /// Appends a message, compressed if that was agreed on, whether it pays or not.
     pub(super) fn send_compressed(&mut self, frame: &Frame) {
         let deflated = self.compression.and_then(|compression| {
-            DEFLATERS.with_borrow_mut(|all| all.of(compression.window()).compress_anyway(frame.payload()))
+            DEFLATERS.with_borrow_mut(|all| all.of(compression.window()).compress_always(frame.payload()))
         });
         self.append(frame, deflated);
     }

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use flate2::{Compress, Compression, FlushCompress, Status};
+use flate2::{Compress, Compression, FlushCompress};
 
 use super::inflater::TAIL;
 
@@ -11,10 +11,13 @@ use super::inflater::TAIL;
 /// It takes about 300 KB whatever it does, so it belongs to a thread, not to a connection.
 pub struct Deflater {
     compress: Compress,
-    /// Where the compressed form is made. Bound: the largest payload, but no more than [`KEPT`] between two.
+    /// Where the compressed form is made. Bound: twice the largest message, but no more than [`KEPT`]
+    /// between two.
     out: Vec<u8>,
 }
 
+/// With less room than this zlib may end a message for ever: it writes the mark of its end again (zlib.h, `deflate`).
+const MARKER_ROOM: usize = 16;
 /// What is kept of a buffer between two messages, in bytes.
 const KEPT: usize = 64 * 1024;
 
@@ -36,25 +39,34 @@ impl Deflater {
     /// The payload of a frame with RSV1, or `None` if it would not be shorter than the message: then the message goes
     /// out as it is, which is always allowed (RFC 7692 §6).
     pub fn compress(&mut self, message: &[u8]) -> Option<Bytes> {
-        self.within(message.len(), message).filter(|payload| payload.len() < message.len())
+        self.deflate(message, message.len().checked_sub(1)?)
     }
 
-    /// The same however long it gets, for who tests the compression itself.
-    pub fn compress_anyway(&mut self, message: &[u8]) -> Option<Bytes> {
-        // What cannot be compressed is stored, in blocks of at least 1 KiB with 5 bytes before each.
-        self.within(message.len() + message.len() / 128 + 64, message)
+    /// The same, also if it is longer than the message. For conformance tests, some of which want every answer compressed.
+    /// `None` if zlib fails, which it has no reason to.
+    pub fn compress_always(&mut self, message: &[u8]) -> Option<Bytes> {
+        if message.is_empty() {
+            return Some(Bytes::from_static(&[0x00])); // RFC 7692 §7.2.3.6
+        }
+        self.deflate(message, usize::MAX)
     }
 
-    /// As much as it takes, or `None` if that is more than this room, in bytes.
-    fn within(&mut self, room: usize, message: &[u8]) -> Option<Bytes> {
+    /// At most `most` bytes of payload.
+    fn deflate(&mut self, message: &[u8], most: usize) -> Option<Bytes> {
         self.compress.reset();
         self.out.clear();
-        self.out.reserve(room);
-        let room = self.out.capacity();
-        let compressed = self.compress.compress_vec(message, &mut self.out, FlushCompress::Sync);
-        // A full buffer may leave something behind in the compressor. It is as long as the message at least.
-        let is_whole = matches!(compressed, Ok(Status::Ok)) && self.out.len() < room;
-        let payload = self.out.strip_suffix(&TAIL).filter(|_| is_whole);
+        let mut rest = message;
+        loop {
+            self.out.reserve(rest.len().max(MARKER_ROOM));
+            let read = self.compress.total_in();
+            self.compress.compress_vec(rest, &mut self.out, FlushCompress::Sync).ok()?;
+            rest = &rest[usize::try_from(self.compress.total_in() - read).ok()?..];
+            // A full buffer may leave something behind in the compressor.
+            if self.out.len() < self.out.capacity() || self.out.len() - TAIL.len() > most {
+                break;
+            }
+        }
+        let payload = self.out.strip_suffix(&TAIL).filter(|payload| rest.is_empty() && payload.len() <= most);
         let payload = payload.map(Bytes::copy_from_slice);
         if self.out.capacity() > KEPT {
             self.out = Vec::new();

@@ -12,7 +12,6 @@ pub(super) const TWO_BYTES: u8 = 126;
 pub(super) const EIGHT_BYTES: u8 = 127;
 
 /// What a frame's header said.
-#[derive(Debug)]
 pub(super) struct Frame {
     pub(super) opcode: OpCode,
     pub(super) is_final: bool,

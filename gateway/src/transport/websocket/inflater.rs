@@ -1,10 +1,10 @@
-use std::{cell::RefCell, fmt};
+use std::cell::RefCell;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::Violation;
 
-/// What is inflated at a time, in bytes: so much a message may go over its limit before it is refused.
+/// What is inflated at a time, in bytes: at most so much comes out of a message beyond its limit, and none of it is kept.
 const CHUNK: usize = 8 * 1024;
 /// Idle ones that a thread keeps: nearly always one is enough, as a message is rarely cut.
 const KEPT: usize = 4;
@@ -24,12 +24,6 @@ pub(super) struct Inflater(Box<State>);
 struct State {
     inflate: Decompress,
     chunk: [u8; CHUNK],
-}
-
-impl fmt::Debug for Inflater {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Inflater") // its memory holds a payload
-    }
 }
 
 impl Inflater {

@@ -7,14 +7,12 @@ use super::{Event, Violation, inflater::Inflater};
 ///
 /// Bound: `Limits::message_bytes`, which [`Frame::parse`](super::frame::Frame::parse) checks for plain messages when
 /// a frame is declared, and [`Message::push`] for compressed ones while they are inflated. Grows with what has come only.
-#[derive(Debug)]
 pub(super) struct Message {
     body: Body,
     inflater: Option<Inflater>,
     fragments: u32,
 }
 
-#[derive(Debug)]
 enum Body {
     Text(Text),
     Binary(Vec<u8>),
@@ -101,7 +99,7 @@ impl Body {
 
 /// Text that comes in pieces, cut anywhere. It is refused with the first byte that cannot belong to UTF-8, however much
 /// is still to come (RFC 6455 §8.1).
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Text {
     whole: String,
     /// The beginning of a character whose end has not come yet: `begun` bytes of it.

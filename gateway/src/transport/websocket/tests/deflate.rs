@@ -192,6 +192,19 @@ fn what_would_not_be_shorter_goes_out_as_it_is() {
     assert!(deflater.compress(&[b'a'; 100]).is_some(), "and serves the next one all the same");
 }
 
+#[test]
+fn what_must_be_compressed_is_also_if_it_gets_longer() {
+    let mut deflater = Deflater::new(6, 15);
+    for length in (0..300).chain([1000, 65_534, 65_535, 65_536, 100_000]) {
+        let message: Vec<u8> = (0..length).map(|at: usize| at.wrapping_mul(at >> 3).to_be_bytes()[7]).collect();
+        let payload = deflater.compress_always(&message).unwrap();
+        let limits = Limits { frame_bytes: 1 << 20, ..LIMITS };
+        let mut decoder = Decoder::new(Role::Server, limits, true);
+        let bytes = frame(FIN | RSV1 | BINARY, &payload);
+        assert!(decode_pieces(&mut decoder, [&bytes[..]]) == (vec![binary(&message)], None), "{length} bytes");
+    }
+}
+
 /// Inflates with a window of this size and nothing else, as a client that asked for it would.
 fn inflated(payload: &[u8], window_bits: u8, length: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(length + 100);

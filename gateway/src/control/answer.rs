@@ -86,7 +86,12 @@ impl Control {
 /// Asks a shard; `None` if it is gone.
 async fn ask<T: Send + 'static>(shard: &ShardHandle, question: impl FnOnce(&Shard) -> T + Send + 'static) -> Option<T> {
     let (reply, answer) = oneshot::channel();
-    shard.run(move |shard| drop(reply.send(question(shard)))); // whoever asked may have lost its patience
+    shard.run(move |shard| {
+        // Whoever asked may have lost its patience.
+        if !reply.is_closed() {
+            drop(reply.send(question(shard)));
+        }
+    });
     answer.await.ok()
 }
 

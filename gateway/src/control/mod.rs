@@ -193,8 +193,16 @@ impl Control {
         for (shard, keys) in self.by_shard(&meant(who)?) {
             let act = act.clone();
             self.ground.shards[shard].run(move |shard| {
-                let owners = keys.into_iter().filter_map(|key| shard.owner(key));
-                owners.filter(is_meant).for_each(|owner| act(&*owner));
+                let owners: Vec<_> = keys.into_iter().filter_map(|key| shard.owner(key)).collect();
+                let (meant, younger): (Vec<_>, Vec<_>) = owners.into_iter().partition(is_meant);
+                if !younger.is_empty() {
+                    let count = younger.len();
+                    tracing::info!(
+                        count,
+                        "connections that were opened after an order are left alone; do the clocks agree?"
+                    );
+                }
+                meant.iter().for_each(|owner| act(&**owner));
             });
         }
         Some(())

@@ -66,6 +66,7 @@ fn refused(refusal: &Refusal) -> Goodbye {
         ErrorCode::Unauthenticated => CloseCode::BadToken,
         ErrorCode::PermissionDenied | ErrorCode::UnknownNamespace => CloseCode::PermissionDenied,
         ErrorCode::TooLarge => CloseCode::MessageTooBig,
+        ErrorCode::Limit if refusal.after_ms > 0 => CloseCode::RateLimit, // it passes
         ErrorCode::Limit => CloseCode::LimitExceeded,
         ErrorCode::Unavailable | ErrorCode::UnknownOutcome | ErrorCode::NotReplicated => CloseCode::TryAgainLater,
         _ => CloseCode::InternalError,
@@ -98,6 +99,13 @@ impl Codec for Raw {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_that_passes_does_not_keep_anybody_away() {
+        let jam = Refusal::from(skywave_backplane::PublishError::Overloaded);
+        assert!(refused(&jam).code.may_reconnect());
+        assert!(!refused(&Refusal::new(ErrorCode::Limit, "")).code.may_reconnect());
+    }
 
     #[test]
     fn whoever_may_come_back_is_told_from_where() {

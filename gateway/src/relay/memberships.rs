@@ -30,6 +30,12 @@ impl Order {
             Self::Leave { channel, .. } => channel,
         }
     }
+
+    fn shard(&self) -> usize {
+        match self {
+            Self::Join { shard, .. } | Self::Leave { shard, .. } => *shard,
+        }
+    }
 }
 
 /// Shards that want one channel, each with the number of its join.
@@ -59,8 +65,9 @@ pub(super) async fn keep<B: Backplane>(
                 }
                 for order in batch.drain(..) {
                     if let Some(lane) = lanes.get_mut(order.channel()) {
-                        lane.push_back(order);
-                        waiting += 1;
+                        waiting -= lane.len();
+                        wait_behind(lane, order);
+                        waiting += lane.len();
                         continue;
                     }
                     let (channel, mut lane) = (order.channel().clone(), VecDeque::from([order]));
@@ -81,6 +88,19 @@ pub(super) async fn keep<B: Backplane>(
                 }
             }
         }
+    }
+}
+
+/// A join that nobody has begun is undone by the leave behind it: whoever comes and goes does not fill the lane. So there are at
+/// most two orders of a shard in it.
+fn wait_behind(lane: &mut VecDeque<Order>, order: Order) {
+    if let Order::Leave { shard: leaving, .. } = order
+        && let Some(last) = lane.iter().rposition(|known| known.shard() == leaving)
+        && matches!(lane[last], Order::Join { .. })
+    {
+        lane.remove(last);
+    } else {
+        lane.push_back(order);
     }
 }
 
@@ -141,6 +161,21 @@ mod tests {
         push::Prepared,
         relay::{Answer, Mailbox, Receipt},
     };
+
+    #[test]
+    fn who_comes_and_goes_does_not_fill_a_lane() {
+        let channel = ChannelName::parse("a").unwrap();
+        let interest = Interest { channel: channel.clone(), history: None, presence: false };
+        let mut lane = VecDeque::new();
+        for join in 0..1000 {
+            for shard in 0..2 {
+                wait_behind(&mut lane, Order::Leave { shard, channel: channel.clone() });
+                wait_behind(&mut lane, Order::Join { shard, interest: interest.clone(), join });
+            }
+        }
+        assert_eq!(lane.len(), 4, "a leave and the last join of each shard");
+        assert!(lane.iter().all(|order| matches!(order, Order::Leave { .. } | Order::Join { join: 999, .. })));
+    }
 
     /// Never answers for channels that begin with `away` before it is let; writes down what it is asked.
     struct Partly {

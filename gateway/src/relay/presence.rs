@@ -96,15 +96,13 @@ impl Queue {
     async fn take(&mut self, batch: &mut Vec<Order>) -> usize {
         loop {
             // What is late is younger than all that its thread had put into the queue.
-            if self.orders.is_empty() {
-                let taken = self.late.take(batch);
-                if taken > 0 {
-                    return taken;
-                }
+            let taken = self.late.take(batch, || self.orders.is_empty());
+            if taken > 0 {
+                return taken;
             }
             tokio::select! {
                 taken = self.orders.recv_many(batch, BATCH) => {
-                    return if taken > 0 { taken } else { self.late.take(batch) };
+                    return if taken > 0 { taken } else { self.late.take(batch, || true) };
                 }
                 () = self.late.more.notified() => {}
             }
@@ -113,11 +111,15 @@ impl Queue {
 }
 
 impl Late {
-    fn take(&self, batch: &mut Vec<Order>) -> usize {
+    /// Asked under the lock, for until it is free nothing more gets into the queue that something late must precede.
+    fn take(&self, batch: &mut Vec<Order>, is_their_turn: impl FnOnce() -> bool) -> usize {
         if !self.any.load(Ordering::Acquire) {
             return 0;
         }
         let mut late = self.orders.lock();
+        if !is_their_turn() {
+            return 0;
+        }
         let taken = late.len().min(BATCH);
         batch.extend(late.drain(..taken));
         self.any.store(!late.is_empty(), Ordering::Release);

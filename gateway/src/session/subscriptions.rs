@@ -3,7 +3,7 @@
 use std::task::Poll;
 
 use skywave_backplane::{HistoryError, HistoryPage, HistoryQuery, Interest, MemberPage, PresenceError, SubscribeError};
-use skywave_proto::{ChannelName, ErrorCode, Publication, StreamPosition};
+use skywave_proto::{ChannelName, Epoch, ErrorCode, Publication, StreamPosition};
 
 use super::{
     Asked, Opened, PAGE_PUBLICATIONS, REPLY_BYTES, Refusal, Reply, Session, Since, Subscribe, Subscribed,
@@ -190,12 +190,13 @@ impl Session {
         }
         let members = match outcome {
             Ok(Some(page)) => {
-                // The hub is borrowed for this one call: what follows may need it again.
+                // The hub is borrowed for one call at a time.
                 let page = self.shard.hub().follow_roll(channel, self.link.key(), page);
-                match page {
-                    Some(page) => Some(page),
-                    None => return self.ask_for_roll(channel),
+                if page.is_none() {
+                    // Overtaken. One list is read again for all who wait for theirs, and follows unasked.
+                    self.shard.hub().owe_roll(channel, self.link.key());
                 }
+                page
             }
             Ok(None) => None,
             // The backplane is away: subscribed all the same, without members. They follow, unasked.
@@ -206,16 +207,6 @@ impl Session {
         };
         self.opening(channel, |opening, _| opening.members = Part::Here(members));
         self.settle(channel);
-    }
-
-    fn ask_for_roll(&self, channel: &ChannelName) {
-        let Some(number) = self.number_of(channel) else { return };
-        let receipt = self.ask(Asked::Roll(number));
-        let client = Some(self.client().id);
-        if let Err(overloaded) = self.shard.relay().members(channel.clone(), client, None, receipt) {
-            self.forget(receipt);
-            self.give_up(channel, overloaded.into());
-        }
     }
 
     fn read_missed(&self, channel: &ChannelName, since: StreamPosition) {
@@ -340,7 +331,8 @@ impl Session {
             }
             Activation::Fetch => {
                 drop(state);
-                self.read_on(channel);
+                // Without a position the client starts over; the answer to one that never was says so.
+                self.read_after(channel, after.unwrap_or_else(|| StreamPosition::start(Epoch::random())));
             }
             Activation::Later => {
                 drop(state);
@@ -371,8 +363,19 @@ impl Session {
     }
 
     fn read_on(&self, channel: &ChannelName) {
+        let after = match self.state.borrow().subscriptions.get(channel).map(|subscription| &subscription.stage) {
+            Some(Stage::Replaying { after, .. }) => *after,
+            Some(Stage::Opening(_) | Stage::Live) | None => return,
+        };
+        match after {
+            Some(after) => self.read_after(channel, after),
+            None => self.activate(channel), // nothing was missed, or the channel keeps nothing
+        }
+    }
+
+    fn read_after(&self, channel: &ChannelName, after: StreamPosition) {
         let Some(number) = self.number_of(channel) else { return };
-        let Some(after) = self.take_turn(channel, Turn::Reading) else { return };
+        self.take_turn(channel, Turn::Reading);
         let query =
             HistoryQuery { since: Some(after), limit: PAGE_PUBLICATIONS, bytes: self.page_bytes(), followed: true };
         let receipt = self.ask(Asked::Missed(number));
@@ -388,13 +391,11 @@ impl Session {
         self.take_turn(channel, Turn::Resting(tick));
     }
 
-    fn take_turn(&self, channel: &ChannelName, next: Turn) -> Option<StreamPosition> {
-        match &mut self.state.borrow_mut().subscriptions.get_mut(channel)?.stage {
-            Stage::Replaying { after, turn } => {
-                *turn = next;
-                *after
-            }
-            Stage::Opening(_) | Stage::Live => None,
+    fn take_turn(&self, channel: &ChannelName, next: Turn) {
+        if let Some(Subscription { stage: Stage::Replaying { turn, .. }, .. }) =
+            self.state.borrow_mut().subscriptions.get_mut(channel)
+        {
+            *turn = next;
         }
     }
 
@@ -413,7 +414,9 @@ impl Session {
             *turn = Turn::Ready;
         }
         self.push_all(channel, missed.publications);
-        if !more {
+        if missed.position.is_none() {
+            self.rest(channel); // Redis has no line for it yet: the shard delivers from the first on
+        } else if !more {
             self.activate(channel);
         }
     }

@@ -141,14 +141,14 @@ impl ShardHandle {
     }
 
     /// Adds to `batch` what did not fit, once its turn has come: the mailbox is empty, or `taken` more make up all that
-    /// was in it. False if there is nothing to be done now.
+    /// was in it and in the hands of the shard. False if there is nothing to be done now.
     pub(super) fn take_late(&self, batch: &mut Vec<Item>, taken: usize, is_empty: bool) -> bool {
         if !self.0.any_late.load(Ordering::Acquire) {
             return false;
         }
         let mut late = self.0.late.lock();
         late.passed += taken;
-        if !is_empty && late.passed < MAILBOX {
+        if !is_empty && late.passed < MAILBOX + super::BATCH {
             return false;
         }
         let next = late.items.len().min(super::BATCH);

@@ -201,6 +201,8 @@ impl Hub {
             self.topics.remove(channel);
             self.figures.channels.decrement(1.0);
             self.relay.leave(self.shard, channel.clone());
+        } else {
+            topic.forget_changes();
         }
     }
 

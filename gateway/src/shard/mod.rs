@@ -188,6 +188,10 @@ impl Shard {
         while self.handle.take_late(&mut batch, taken, mailbox.is_empty()) {
             self.take(&mut batch)?;
             tokio::task::yield_now().await;
+            // What it provoked may be late as well: pushes and ticks have their turn in between.
+            if !mailbox.is_empty() {
+                break;
+            }
             taken = 0;
         }
         ControlFlow::Continue(())

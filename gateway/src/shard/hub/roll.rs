@@ -5,7 +5,7 @@
 //! channel's followers on the shard, and pushed to them.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -86,11 +86,12 @@ impl Changes {
             let (PresenceEvent::Join(member) | PresenceEvent::Leave(member)) = event;
             last.insert(&member.client, event);
         }
+        let listed: HashSet<_> = page.members.iter().map(|member| member.client.clone()).collect();
         for change in last.into_values() {
             match change {
                 PresenceEvent::Join(member) => {
                     let beyond = page.next.as_ref().is_some_and(|next| *member.client > **next);
-                    if !beyond && !page.members.iter().any(|known| known.client == member.client) {
+                    if !beyond && !listed.contains(&member.client) {
                         page.total += 1;
                         page.members.push(member.clone());
                     }
@@ -259,7 +260,7 @@ impl Topic {
     }
 
     /// Lets the changes go when no list is on its way any more.
-    fn forget_changes(&mut self) {
+    pub(super) fn forget_changes(&mut self) {
         if self.reread.is_none() && !self.members.iter().any(|member| matches!(member.roll, Roll::Collecting(_))) {
             self.changes.clear();
         }

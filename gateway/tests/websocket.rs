@@ -6,8 +6,16 @@ mod support;
 use std::time::Duration;
 
 use flate2::{Compress, Compression, FlushCompress};
-use support::raw::{BINARY, CLOSE, PING, PONG, RawClient, TEXT, declared, frame};
-use tokio::time::{Instant, timeout};
+use support::{
+    Running,
+    http2::Http2,
+    raw::{BINARY, CLOSE, PING, PONG, RawClient, TEXT, declared, frame},
+    tls::Files,
+};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 const ECHO: (&str, &str) = ("SKYWAVE__DEBUG__ECHO", "true");
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
@@ -17,9 +25,46 @@ fn bare(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, u8::try_from(payload.len()).unwrap()], payload].concat()
 }
 
+/// A node without TLS and one with it, and every way to a WebSocket of theirs.
+struct Nodes {
+    plain: Running,
+    tls: Running,
+    files: Files,
+}
+
+impl Nodes {
+    async fn start() -> Self {
+        let files = Files::new();
+        let setting = files.setting(false);
+        Self {
+            plain: support::node(&[ECHO]).await,
+            tls: support::node(&[ECHO, ("SKYWAVE__PUBLIC__TLS", &setting)]).await,
+            files,
+        }
+    }
+
+    async fn clients(&self) -> Vec<(&'static str, RawClient)> {
+        let mut clients = Vec::new();
+        for path in ["/ws", "/raw/a", "/echo"] {
+            clients.push((path, RawClient::open(&self.plain.public(), path, "").await));
+        }
+        let encrypted = self.files.connect(&self.tls.public(), &["http/1.1"]).await;
+        clients.push(("TLS", RawClient::over(encrypted, "localhost", "/echo", "").await.0));
+        let socket = TcpStream::connect(self.plain.public()).await.unwrap();
+        clients.push((
+            "HTTP/2",
+            RawClient::opened(Http2::over(socket, "http", &self.plain.public()).await.0.stream("/ws").await),
+        ));
+        let encrypted = self.files.connect(&self.tls.public(), &["h2"]).await;
+        let (http2, _) = Http2::over(encrypted, "https", "localhost").await;
+        clients.push(("HTTP/2 and TLS", RawClient::opened(http2.stream("/echo").await)));
+        clients
+    }
+}
+
 #[tokio::test]
 async fn each_broken_rule_is_answered_with_its_code() {
-    let node = support::node(&[ECHO]).await;
+    let nodes = Nodes::start().await;
     for (what, bytes, code) in [
         ("not masked", bare(TEXT, b"a"), 1002),
         ("a reserved bit", frame(TEXT | 0x40, b"a"), 1002),
@@ -37,11 +82,10 @@ async fn each_broken_rule_is_answered_with_its_code() {
         ("a reason that is not UTF-8", frame(CLOSE, b"\x03\xe8\xc3\x28"), 1007),
         ("more than a message may have", frame(BINARY, &vec![0; (1 << 20) + 1]), 1009),
     ] {
-        for path in ["/ws", "/raw/a", "/echo"] {
-            let mut client = RawClient::open(&node.public(), path, "").await;
+        for (way, mut client) in nodes.clients().await {
             client.write(&bytes).await;
             let (found, reason) = client.closed().await;
-            assert_eq!(found, code, "{what} at {path}: {reason}");
+            assert_eq!(found, code, "{what} by {way}: {reason}");
             assert!(!reason.is_empty(), "{what}: says which rule");
             assert_eq!(client.frame().await, None, "{what}: then the end, in good order");
         }
@@ -51,24 +95,20 @@ async fn each_broken_rule_is_answered_with_its_code() {
 /// Whoever writes on while we close must still be able to read the close frame: no reset overtakes it.
 #[tokio::test]
 async fn who_is_still_sending_reads_the_close_frame() {
-    let node = support::node(&[ECHO]).await;
-    for path in ["/ws", "/raw/a", "/echo"] {
-        let mut client = RawClient::open(&node.public(), path, "").await;
+    for (way, mut client) in Nodes::start().await.clients().await {
         client.write(&frame(TEXT | 0x20, b"a")).await;
         // Much more than the kernel holds, so that it is written while we close.
         client.write(&frame(BINARY, &vec![0; 512 << 10]).repeat(8)).await;
-        assert_eq!(client.closed().await.0, 1002, "{path}");
+        assert_eq!(client.closed().await.0, 1002, "{way}");
         assert_eq!(client.frame().await, None);
     }
 }
 
 #[tokio::test]
 async fn a_close_is_answered_with_its_code_and_what_comes_behind_it_means_nothing() {
-    let node = support::node(&[ECHO]).await;
-    for path in ["/ws", "/raw/a", "/echo"] {
-        let mut client = RawClient::open(&node.public(), path, "").await;
+    for (way, mut client) in Nodes::start().await.clients().await {
         client.write(&[frame(CLOSE, b"\x0f\xa0bye"), frame(TEXT, b"late"), frame(0x83, b"")].concat()).await;
-        assert_eq!(client.closed().await.0, 4000, "{path}");
+        assert_eq!(client.closed().await.0, 4000, "{way}");
         assert_eq!(client.frame().await, None);
     }
 }

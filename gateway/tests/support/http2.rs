@@ -62,8 +62,15 @@ impl Http2 {
             return Err(read(answer).await);
         }
         assert!(!answer.headers().contains_key("sec-websocket-accept"));
-        let stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
-        Ok(Client::over(WebSocketStream::from_raw_socket(stream, Role::Client, None).await))
+        Ok(Client::over(WebSocketStream::from_raw_socket(upgraded(answer).await, Role::Client, None).await))
+    }
+
+    /// The bytes of a WebSocket.
+    pub async fn stream(&self, path: &str) -> Stream {
+        let headers = [("sec-websocket-version", "13")];
+        let answer = self.send(Method::CONNECT, path, Some(Protocol::from_static("websocket")), &headers).await;
+        assert_eq!(answer.status(), 200);
+        upgraded(answer).await
     }
 
     /// A WebSocket that has not said anything.
@@ -89,6 +96,10 @@ impl Http2 {
         let answer = self.sender.clone().send_request(request.body(Empty::new()).unwrap());
         timeout(DEADLINE, answer).await.expect("an answer in time").unwrap()
     }
+}
+
+async fn upgraded(answer: Response<Incoming>) -> Stream {
+    TokioIo::new(hyper::upgrade::on(answer).await.unwrap())
 }
 
 async fn read(answer: Response<Incoming>) -> (u16, String) {

@@ -3,7 +3,7 @@
 use std::io;
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
@@ -16,8 +16,13 @@ pub const CLOSE: u8 = 0x88;
 pub const PING: u8 = 0x89;
 pub const PONG: u8 = 0x8a;
 
+/// What carries it.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 pub struct RawClient {
-    pub socket: TcpStream,
+    socket: Box<dyn Stream>,
     unread: Vec<u8>,
 }
 
@@ -29,7 +34,12 @@ impl RawClient {
 
     /// The same, and the head of the answer.
     pub async fn answered(address: &str, path: &str, headers: &str) -> (Self, String) {
-        let mut client = Self { socket: TcpStream::connect(address).await.unwrap(), unread: Vec::new() };
+        Self::over(TcpStream::connect(address).await.unwrap(), address, path, headers).await
+    }
+
+    /// The same over a stream that is connected.
+    pub async fn over(stream: impl Stream + 'static, address: &str, path: &str, headers: &str) -> (Self, String) {
+        let mut client = Self::opened(stream);
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
@@ -46,8 +56,14 @@ impl RawClient {
         (client, head)
     }
 
+    /// Over a stream that is a WebSocket already.
+    pub fn opened(stream: impl Stream + 'static) -> Self {
+        Self { socket: Box::new(stream), unread: Vec::new() }
+    }
+
     pub async fn write(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.unwrap();
+        self.socket.flush().await.unwrap();
     }
 
     async fn read(&mut self) -> io::Result<usize> {

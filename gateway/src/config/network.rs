@@ -25,6 +25,9 @@ impl Network {
             Some((address, prefix)) => (address, Some(prefix)),
         };
         let address: IpAddr = address.parse().map_err(|_| wrong("no IP address"))?;
+        if address.is_ipv6() && address.to_canonical().is_ipv4() {
+            return Err(wrong("it is an IPv4 network in IPv6's clothes: write it as 10.0.0.0/8"));
+        }
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let prefix =
             match prefix {
@@ -104,6 +107,7 @@ mod tests {
     #[test]
     fn says_what_is_wrong() {
         for (text, why) in [
+            ("::ffff:10.0.0.0/104", "IPv4 network"),
             ("", "no IP address"),
             ("proxy.example.com", "no IP address"),
             ("10.0.0.0/33", "0 to 32"),

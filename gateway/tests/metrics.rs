@@ -4,10 +4,15 @@
 mod support;
 
 use serde_json::json;
+use support::raw::{CLOSE, RawClient, TEXT, frame};
 
 #[tokio::test]
 async fn they_count_what_happened_and_their_labels_do_not_grow() {
-    let node = support::measured_node(&[("SKYWAVE__NAMESPACES__CHAT", "{ subscribe = \"anyone\" }")]).await;
+    let node = support::measured_node(&[
+        ("SKYWAVE__NAMESPACES__CHAT", "{ subscribe = \"anyone\" }"),
+        ("SKYWAVE__TIMEOUTS__CLOSE", "500ms"),
+    ])
+    .await;
     let value = async |series: &str| {
         let page = node.http("GET", "/metrics", &[], "").await.1;
         let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
@@ -52,4 +57,39 @@ async fn they_count_what_happened_and_their_labels_do_not_grow() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
     }
     assert_eq!(value("skywave_connections_opened_total{node=\"measured\"}").await, Some(2.0));
+
+    // Each end is counted for what it was.
+    let ended = |reason: &str| format!("skywave_connections_closed_total{{node=\"measured\",reason=\"{reason}\"}}");
+    let until = async |series: &str, count: f64| {
+        let deadline = tokio::time::Instant::now() + support::DEADLINE;
+        while value(series).await != Some(count) {
+            assert!(tokio::time::Instant::now() < deadline, "{series} becomes {count}: {:?}", value(series).await);
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
+        }
+    };
+    until(&ended("none"), 2.0).await;
+    drop(RawClient::open(&node.public(), "/ws", "").await);
+    until(&ended("abnormal"), 1.0).await;
+    for (sent, reason) in [
+        (frame(CLOSE, &1000u16.to_be_bytes()), "normal"),
+        (frame(CLOSE, &1001u16.to_be_bytes()), "going_away"),
+        (frame(TEXT | 0x40, b"a"), "protocol_error"),
+        (frame(TEXT, b"\xff"), "invalid_payload"),
+    ] {
+        let mut client = RawClient::open(&node.public(), "/ws", "").await;
+        client.write(&sent).await;
+        client.closed().await;
+        until(&ended(reason), 1.0).await;
+    }
+    // Whoever is closed and takes nothing is counted by the close, not as gone.
+    let _reads_nothing = RawClient::open(&node.public(), "/raw/chat:a", "").await;
+    let filler = "x".repeat(60_000);
+    for _ in 0..400 {
+        node.publish("chat:a", json!(filler)).await;
+        if value(&ended("slow_consumer")).await != Some(0.0) {
+            break;
+        }
+    }
+    until(&ended("slow_consumer"), 1.0).await;
+    assert_eq!(value(&ended("abnormal")).await, Some(1.0));
 }

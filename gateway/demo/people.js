@@ -37,7 +37,9 @@ export class People {
     });
     const more = roster.size - 1 - rows.length;
     if (more > 0) rows.push(row(`and ${more} more`));
-    this.#list.replaceChildren(this.#list.firstElementChild, ...rows);
+    // The visitor's own row stays where it is: moved, it would lose the focus, and what is being typed.
+    while (this.#list.children.length > 1) this.#list.lastElementChild.remove();
+    this.#list.append(...rows);
   }
 
   #rename(name) {

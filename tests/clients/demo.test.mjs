@@ -41,11 +41,14 @@ describe("the demo page", () => {
   it("takes a name that is typed, and shows it to others", async () => {
     const [ada, bob] = [await open(PUBLIC), await open(OTHER_NODE)];
     await ada.click("#rename");
-    await ada.keyboard.type("Ada <b>L.</b>"); // replaces the name, which is selected
+    await ada.keyboard.type("Ada <b>"); // replaces the name, which is selected
+    const guest = await open(OTHER_NODE); // who comes meanwhile does not interrupt
+    await ada.waitForFunction(() => Number(document.body.dataset.members) >= 3, null, { timeout: 5_000 });
+    await ada.keyboard.type("L.</b>");
     await ada.keyboard.press("Enter");
     await ada.mouse.move(300, 300, { steps: 3 });
-    await bob.waitForFunction(() => [...document.querySelectorAll(".cursor .tag")].some((tag) => tag.textContent === "Ada <b>L.</b>"), null, { timeout: 2_000 });
-    await close(ada, bob);
+    await bob.waitForFunction(() => [...document.querySelectorAll(".cursor .tag")].some((tag) => tag.textContent === "Ada <b>L.</b>"), null, { timeout: 5_000 });
+    await close(ada, bob, guest);
   });
 
   it("follows a finger", async () => {
@@ -68,7 +71,7 @@ describe("the demo page", () => {
     await seesCursorAt(ada, "200px", "200px");
     await close(bob);
     await hasMembers(ada, 1);
-    await ada.waitForFunction(() => !document.querySelector(".cursor"), null, { timeout: 2_000 });
+    await ada.waitForFunction(() => !document.querySelector(".cursor"), null, { timeout: 5_000 });
     await close(ada);
   });
 
@@ -86,7 +89,7 @@ describe("the demo page", () => {
     comeBack();
     await isOpen(ada);
     await seesCursorAt(ada, "77px", "88px");
-    await ada.waitForFunction(() => /given [1-9]\d* missed/.test(document.querySelector("#feed").textContent), null, { timeout: 2_000 });
+    await ada.waitForFunction(() => /given [1-9]\d* missed/.test(document.querySelector("#feed").textContent), null, { timeout: 5_000 });
     await bob.close();
     await close(ada);
   });
@@ -135,7 +138,7 @@ function cuttable(page, cuts) {
 
 async function cut(page, cuts, code) {
   await cuts.at(-1)(code);
-  await page.waitForSelector('body:not([data-open="1"])', { timeout: 2_000 });
+  await page.waitForSelector('body:not([data-open="1"])', { timeout: 5_000 });
 }
 
 function data(page, name) {
@@ -147,7 +150,7 @@ function isOpen(page) {
 }
 
 function hasMembers(page, count) {
-  return page.waitForSelector(`body[data-members="${count}"]`, { timeout: 2_000 });
+  return page.waitForSelector(`body[data-members="${count}"]`, { timeout: 5_000 });
 }
 
 function seesCursorAt(page, left, top) {

@@ -117,6 +117,11 @@ impl CloseCode {
         self.row().0
     }
 
+    /// The one with this number on the wire, if it is one of ours.
+    pub fn of(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.code() == code)
+    }
+
     /// A word for the close frame, logs and the `reason` label of metrics.
     pub const fn reason(self) -> &'static str {
         self.row().1

@@ -1,4 +1,5 @@
-//! `/echo`: every message comes back as it is, compressed wherever that was agreed on. For those who test the WebSocket itself; there is no session behind it.
+//! `/echo`: every message comes back as it is, compressed wherever that was agreed on. For those who test the WebSocket
+//! itself; there is no session behind it.
 
 use std::rc::Rc;
 
@@ -31,8 +32,7 @@ pub(super) async fn run(
             Ok(code) => {
                 wire.close(code, "");
                 let _ = timeout(limits.close, wire.linger()).await;
-                let known = CloseCode::ALL.into_iter().find(|known| Some(known.code()) == code);
-                known.map_or("none", CloseCode::reason)
+                code.and_then(CloseCode::of).map_or("none", CloseCode::reason)
             }
             Err(Ending::Broken(violation)) => {
                 wire.close(Some(violation.code.code()), violation.what);

@@ -303,8 +303,7 @@ impl Connection {
                 self.link.close(CloseCode::Normal.into()); // nothing is queued for it any more
                 wire.close(code, "");
                 let _ = timeout(deadline, wire.linger()).await;
-                let known = CloseCode::ALL.into_iter().find(|known| Some(known.code()) == code);
-                (known.map_or("none", CloseCode::reason), matches!(code, Some(1000 | 1001)))
+                (code.and_then(CloseCode::of).map_or("none", CloseCode::reason), matches!(code, Some(1000 | 1001)))
             }
             End::Node(goodbye) => {
                 let (code, reason) = self.codec.farewell(&goodbye, self.link.position());

@@ -313,11 +313,10 @@ impl Session {
             (Asked::Missed(number), Answer::History(channel, page)) if self.is_subscription(&channel, number) => {
                 self.missed(&channel, page);
             }
-            (Asked::Roll(number), Answer::Members(channel, members)) if self.is_subscription(&channel, number) => {
-                match members {
-                    MembersAnswer::Entered(outcome) => self.entered(&channel, outcome),
-                    MembersAnswer::Listed(outcome) => self.entered(&channel, outcome.map(Some)),
-                }
+            (Asked::Roll(number), Answer::Members(channel, MembersAnswer::Entered(outcome)))
+                if self.is_subscription(&channel, number) =>
+            {
+                self.entered(&channel, outcome);
             }
             // Somebody else's, or of a subscription that the client has ended meanwhile.
             (_, Answer::Published(_) | Answer::History(..) | Answer::Members(..)) => {}

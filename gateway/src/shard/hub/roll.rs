@@ -5,7 +5,7 @@
 //! channel's followers on the shard, and pushed to them.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -86,21 +86,16 @@ impl Changes {
             let (PresenceEvent::Join(member) | PresenceEvent::Leave(member)) = event;
             last.insert(&member.client, event);
         }
-        let listed: HashSet<_> = page.members.iter().map(|member| member.client.clone()).collect();
+        // What is listed stays unless it left last; what is left then is of clients that are not listed.
+        let before = page.members.len();
+        page.members.retain(|known| !matches!(last.remove(&known.client), Some(PresenceEvent::Leave(_))));
+        page.total = page.total.saturating_sub((before - page.members.len()) as u64);
         for change in last.into_values() {
-            match change {
-                PresenceEvent::Join(member) => {
-                    let beyond = page.next.as_ref().is_some_and(|next| *member.client > **next);
-                    if !beyond && !listed.contains(&member.client) {
-                        page.total += 1;
-                        page.members.push(member.clone());
-                    }
-                }
-                PresenceEvent::Leave(member) => {
-                    let before = page.members.len();
-                    page.members.retain(|known| known.client != member.client);
-                    page.total = page.total.saturating_sub((before - page.members.len()) as u64);
-                }
+            let PresenceEvent::Join(member) = change else { continue };
+            let is_beyond = page.next.as_ref().is_some_and(|next| *member.client > **next);
+            if !is_beyond {
+                page.total += 1;
+                page.members.push(member.clone());
             }
         }
         // A backplane need not count and list in one step: who left between the two is not in its count any more.
@@ -145,7 +140,7 @@ impl Reread {
 
 impl Hub {
     /// A member has its list of members: from now on it hears of changes. Returns the list, brought up to date; `None`
-    /// if too much changed while it was on its way, and it must be asked for again.
+    /// if too much changed while it was on its way: then it is owed, see [`Hub::owe_roll`].
     pub fn follow_roll(&mut self, channel: &ChannelName, key: u64, page: MemberPage) -> Option<MemberPage> {
         let Some(topic) = self.topics.get_mut(channel) else { return Some(page) };
         let member = topic.members.iter_mut().find(|member| member.link.key() == key);

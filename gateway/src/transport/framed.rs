@@ -36,6 +36,14 @@ thread_local! {
     static DEFLATERS: RefCell<Deflaters> = RefCell::default();
 }
 
+/// Lends out the thread's read buffer.
+fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_BYTES].into());
+    let read = read(&mut scratch);
+    SCRATCH.set(Some(scratch));
+    read
+}
+
 /// When messages are compressed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Compression {
@@ -93,10 +101,7 @@ impl Framed {
             if let Some(event) = self.decode_unread()? {
                 return Poll::Ready(Ok(event));
             }
-            let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_BYTES].into());
-            let event = self.read(cx, &mut scratch);
-            SCRATCH.set(Some(scratch));
-            if let Some(event) = ready!(event)? {
+            if let Some(event) = ready!(with_scratch(|scratch| self.read(cx, scratch)))? {
                 return Poll::Ready(Ok(event));
             }
         }
@@ -226,17 +231,15 @@ impl Framed {
     }
 
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_BYTES].into());
-        let ended = loop {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(ended) => break Poll::Ready(ended),
-                Poll::Pending => break Poll::Pending,
+        with_scratch(|scratch| {
+            loop {
+                let mut buffer = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
+                if buffer.filled().is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
             }
-        };
-        SCRATCH.set(Some(scratch));
-        ended
+        })
     }
 
     /// The socket, for what is to be done with it besides.
@@ -327,10 +330,10 @@ impl Output {
         if self.chunks.is_empty() {
             return socket.poll_flush(cx);
         }
-        if !socket.is_write_vectored() {
-            self.join();
-        }
         while !self.chunks.is_empty() {
+            if !socket.is_write_vectored() {
+                self.join();
+            }
             let taken = ready!(socket.as_mut().poll_write_vectored(cx, &self.slices()))?;
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -364,12 +367,13 @@ impl Output {
         }
     }
 
-    /// One piece of all, for sockets that make a record, or a frame of their own, of each write.
+    /// One piece of all, for sockets that make a record, or a frame of their own, of each write. What comes behind such a
+    /// piece waits until it is taken: each byte is copied once.
     fn join(&mut self) {
-        if self.chunks.len() == 1 && self.chunks[0].header.is_none() {
+        if self.chunks.front().is_none_or(|first| first.header.is_none()) {
             return;
         }
-        let mut all = Vec::with_capacity(self.taken + self.bytes);
+        let mut all = Vec::with_capacity(self.bytes);
         for chunk in self.chunks.drain(..) {
             all.extend_from_slice(chunk.header());
             all.extend_from_slice(&chunk.payload);

@@ -115,20 +115,7 @@ impl Settings {
     }
 
     fn new(document: Document, development: bool) -> Self {
-        let Document {
-            mut node,
-            public,
-            internal,
-            backplane,
-            auth,
-            api,
-            limits,
-            timeouts,
-            drain,
-            demo,
-            debug,
-            namespaces,
-        } = document;
+        let mut node = document.node;
         if node.name.is_empty() {
             node.name = new_name();
         }
@@ -138,17 +125,17 @@ impl Settings {
         }
         Self {
             node,
-            public,
-            internal,
-            backplane,
-            auth,
-            api,
-            limits,
-            timeouts,
-            drain,
-            demo,
-            debug,
-            namespaces,
+            public: document.public,
+            internal: document.internal,
+            backplane: document.backplane,
+            auth: document.auth,
+            api: document.api,
+            limits: document.limits,
+            timeouts: document.timeouts,
+            drain: document.drain,
+            demo: document.demo,
+            debug: document.debug,
+            namespaces: document.namespaces,
             development,
         }
     }

@@ -1,13 +1,20 @@
 //! What the settings accept, which layer wins, and what somebody who made a mistake is told.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are a test")]
 
-use std::{ffi::OsString, fs, num::NonZeroU32, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    fs,
+    num::{NonZeroU32, NonZeroUsize},
+    os::unix::ffi::OsStringExt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use skywave_backplane::{Durability, Generation, HistoryPolicy};
 use skywave_gateway::config::{
     self, BackplaneUrl, ConfigError, Flags, LogFormat, Namespace, Place, ProxyProtocol, PublishRight, Scope, Settings,
-    SubscribeRight,
+    SlowConsumer, SubscribeRight,
 };
 use tempfile::TempDir;
 
@@ -97,6 +104,7 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(settings.limits.frame_bytes, 1 << 20);
     assert_eq!(settings.limits.publication_bytes, 64 << 10);
     assert_eq!(settings.limits.outbox_bytes, 1 << 20);
+    assert!(settings.limits.node_outbox_bytes.is_some(), "a quarter of whatever memory there is");
     assert_eq!(settings.limits.node_ring_bytes, 256 << 20);
     assert_eq!(settings.backplane.generation, Generation::Replid);
     assert!(settings.backplane.ca.is_none() && settings.backplane.redis().is_empty());
@@ -145,6 +153,7 @@ fn a_full_file_is_read() {
         frame_bytes = "4 MiB"
         publication_bytes = 100
         outbox_bytes = "10kB"
+        node_outbox_bytes = "1GiB"
         [timeouts]
         pong = "500ms"
         session_grace = "0s"
@@ -158,6 +167,8 @@ fn a_full_file_is_read() {
         presence = true
         publish = "nobody"
         subscribe = "users"
+        slow_consumer = "resync"
+        flush_interval = "20ms"
         [namespaces.live]
         history = { size = 0 }
         [namespaces."a.b".history]
@@ -180,6 +191,7 @@ fn a_full_file_is_read() {
     assert_eq!(settings.limits.channels_per_connection, None);
     assert_eq!((settings.limits.message_bytes, settings.limits.frame_bytes), (2 << 20, 4 << 20));
     assert_eq!((settings.limits.publication_bytes, settings.limits.outbox_bytes), (100, 10_000));
+    assert_eq!(settings.limits.node_outbox_bytes, NonZeroUsize::new(1 << 30));
     assert_eq!((settings.timeouts.pong, settings.timeouts.session_grace), (Duration::from_millis(500), seconds(0)));
     assert_eq!((settings.drain.grace, settings.drain.deadline), (seconds(0), seconds(90)));
     let history = HistoryPolicy { size: 200, ttl: seconds(600), meta_ttl: seconds(86_400) };
@@ -191,11 +203,41 @@ fn a_full_file_is_read() {
             durability: Durability::Accepted,
             publish: PublishRight::Nobody,
             subscribe: SubscribeRight::Users,
+            slow_consumer: SlowConsumer::Resync,
+            flush_interval: Duration::from_millis(20),
         })
     );
     assert_eq!(settings.namespace("live"), Some(&Namespace::default()));
     assert_eq!(settings.namespace("a.b").unwrap().history.unwrap().size, 1);
     assert_eq!(settings.namespaces().map(|(name, _)| name).collect::<Vec<_>>(), ["Chat_Room", "a.b", "live"]);
+}
+
+#[test]
+fn every_policy_for_slow_consumers_has_a_word() {
+    for (word, policy) in [
+        ("disconnect", SlowConsumer::Disconnect),
+        ("drop_oldest", SlowConsumer::DropOldest),
+        ("latest", SlowConsumer::Latest),
+        ("resync", SlowConsumer::Resync),
+    ] {
+        let text = format!("[namespaces.a]\nhistory = {{ size = 1, ttl = \"1m\" }}\nslow_consumer = \"{word}\"");
+        assert_eq!(file(&text).good().namespace("a").unwrap().slow_consumer, policy, "{word}");
+    }
+}
+
+#[test]
+fn the_edges_of_what_waits_for_connections() {
+    let bytes = |text: &str| file(&format!("[limits]\nnode_outbox_bytes = {text}")).good().limits.node_outbox_bytes;
+    assert_eq!((bytes("0"), bytes("\"0MiB\""), bytes("1")), (None, None, NonZeroUsize::new(1)));
+    let interval = |text: &str| {
+        let file = file(&format!("[namespaces.a]\nflush_interval = \"{text}\""));
+        file.load().map(|settings| settings.namespace("a").unwrap().flush_interval).ok()
+    };
+    assert_eq!((interval("0ms"), interval("1s"), interval("1001ms")), (Some(seconds(0)), Some(seconds(1)), None));
+    // A node in development mode keeps a history, so there is one to hand over from.
+    let development =
+        start().flags(|flags| flags.dev = true).var("SKYWAVE__NAMESPACES__DEFAULT__SLOW_CONSUMER", "resync");
+    assert_eq!(development.good().namespace("any").unwrap().slow_consumer, SlowConsumer::Resync);
 }
 
 /// Each file has one mistake; the answer begins so.
@@ -254,14 +296,6 @@ fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
         ),
         ("[drain]\nwindow = \"60s\"", "2:1: drain.window: `window` is not supported by this version yet"),
         ("[drain]\nrate = 5", "2:1: drain.rate: `rate` is not supported by this version yet"),
-        (
-            "[namespaces.chat]\nslow_consumer = \"latest\"",
-            "2:1: namespaces.chat.slow_consumer: `slow_consumer` is not supported by this version yet",
-        ),
-        (
-            "[namespaces.chat]\nflush_interval = \"0ms\"",
-            "2:1: namespaces.chat.flush_interval: `flush_interval` is not supported by this version yet",
-        ),
     ]);
 }
 
@@ -334,6 +368,11 @@ fn a_closed_set_lists_what_is_in_it() {
             "[namespaces.chat]\npublish = \"users\"",
             "2:1: namespaces.chat.publish: unknown variant `users`, expected one of `nobody`, `subscribers`, \
              `anyone`, `token`",
+        ),
+        (
+            "[namespaces.chat]\nslow_consumer = \"drop\"",
+            "2:1: namespaces.chat.slow_consumer: unknown variant `drop`, expected one of `disconnect`, `drop_oldest`, \
+             `latest`, `resync`",
         ),
         (
             "[namespaces.chat]\npublish = true",
@@ -452,6 +491,19 @@ fn contradictions_are_refused_with_advice() {
             "[namespaces.chat]\nhistory = 100",
             "2:1: namespaces.chat.history: invalid type: integer `100`, expected a table, like { size = 200, ttl = \
              \"10m\" }",
+        ),
+        (
+            "[namespaces.chat]\nslow_consumer = \"resync\"",
+            "2:1: namespaces.chat.slow_consumer: \"resync\" hands over from history what was not read in time, and there \
+             is none: set history = { size = 200, ttl = \"10m\" }, or write",
+        ),
+        (
+            "[namespaces.chat]\nhistory = { size = 0 }\nslow_consumer = \"resync\"",
+            "3:1: namespaces.chat.slow_consumer: \"resync\" hands over from history",
+        ),
+        (
+            "[namespaces.chat]\nflush_interval = \"2s\"",
+            "2:1: namespaces.chat.flush_interval: 2s is more than 1s: everybody on a channel hears it so late",
         ),
         (
             "[limits]\nmessage_bytes = \"32KiB\"",
@@ -907,6 +959,8 @@ fn development_mode_is_open_on_loopback() {
         durability: Durability::Accepted,
         publish: PublishRight::Subscribers,
         subscribe: SubscribeRight::Anyone,
+        slow_consumer: SlowConsumer::Disconnect,
+        flush_interval: Duration::ZERO,
     };
     for name in ["default", "chat", "whatever"] {
         assert_eq!(settings.namespace(name), Some(&expected), "{name}");

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use skywave_backplane::{Durability, Generation, MAX_WITHIN};
 
 use super::{
-    MAX_SHARDS, ProxyProtocol, RedisUrl, address, api::ApiKey, layer::Path, namespaces, problem::Problem,
-    schema::Document, source::Sources,
+    MAX_SHARDS, Namespace, ProxyProtocol, RedisUrl, SlowConsumer, address, api::ApiKey, layer::Path, namespaces,
+    problem::Problem, schema::Document, source::Sources,
 };
 
 /// The fewest bytes of `node.secret`: as many as the hash that it keys.
@@ -29,10 +29,11 @@ pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<P
     sizes(document, &mut report);
     times(document, &mut report);
     durability(document, &mut report);
-    for name in document.namespaces.keys() {
+    for (name, namespace) in &document.namespaces {
         if let Err(message) = namespaces::check_name(name) {
             report.at(vec!["namespaces".to_owned(), name.clone()], message);
         }
+        delivery(name, namespace, &mut report);
     }
 }
 
@@ -185,6 +186,25 @@ fn durability(document: &Document, report: &mut Report<'_>) {
             let longest = humantime::format_duration(MAX_WITHIN);
             report.at(key(&["within"]), format!("{shown} is not one of 1ms to {longest}"));
         }
+    }
+}
+
+fn delivery(name: &str, namespace: &Namespace, report: &mut Report<'_>) {
+    let key = |last: &str| ["namespaces", name, last].map(str::to_owned).to_vec();
+    if namespace.slow_consumer == SlowConsumer::Resync && namespace.history.is_none() {
+        report.at(
+            key("slow_consumer"),
+            "\"resync\" hands over from history what was not read in time, and there is none: set history = { size = \
+             200, ttl = \"10m\" }, or write \"disconnect\", \"drop_oldest\" or \"latest\"",
+        );
+    }
+    if namespace.flush_interval > namespaces::MAX_FLUSH_INTERVAL {
+        let [shown, longest] =
+            [namespace.flush_interval, namespaces::MAX_FLUSH_INTERVAL].map(humantime::format_duration);
+        report.at(
+            key("flush_interval"),
+            format!("{shown} is more than {longest}: everybody on a channel hears it so late"),
+        );
     }
 }
 

@@ -1,8 +1,8 @@
 //! Settings that the design names and this version does not honour yet: refused like any unknown one, for a setting
 //! without effect is worse than none, but with a word that says so.
 
-/// Each dotted, `*` for one step. A section stands for all that is in it.
-const LATER: [&str; 17] = [
+/// Each dotted. A section stands for all that is in it.
+const LATER: [&str; 14] = [
     "node.advertise",
     "auth.tokens",
     "limits.connections_per_ip",
@@ -12,22 +12,16 @@ const LATER: [&str; 17] = [
     "limits.commands_per_second",
     "limits.publications_per_second",
     "limits.bytes_per_second",
-    "limits.node_outbox_bytes",
     "timeouts.connection_age",
     "drain.window",
     "drain.rate",
     "sockjs",
     "webhooks",
-    "namespaces.*.slow_consumer",
-    "namespaces.*.flush_interval",
 ];
 
 /// Whether a later version will know this setting.
 pub(super) fn is_later(path: &[String]) -> bool {
-    LATER.iter().any(|later| {
-        let mut later = later.split('.');
-        path.iter().all(|step| later.next().is_some_and(|name| name == "*" || name == step)) && later.next().is_none()
-    })
+    LATER.iter().any(|later| later.split('.').eq(path))
 }
 
 #[cfg(test)]
@@ -38,9 +32,9 @@ mod tests {
     fn knows_its_own_only() {
         let is_later = |path: &str| is_later(&path.split('.').map(Into::into).collect::<Vec<_>>());
         assert!(is_later("webhooks"));
-        assert!(is_later("namespaces.chat.slow_consumer"));
-        assert!(!is_later("namespaces.chat"));
-        assert!(!is_later("namespaces.chat.slow_consumer.x"));
+        assert!(is_later("auth.tokens"));
+        assert!(!is_later("auth"));
+        assert!(!is_later("auth.tokens.keys"));
         assert!(!is_later("limits.connections"));
         assert!(!is_later("limits"));
     }

@@ -2,7 +2,8 @@
 //!
 //! Layers, the higher one winning: defaults, the TOML file, `SKYWAVE__SECTION__KEY` variables, flags. Nothing unknown is
 //! passed over and nothing is converted: whoever wrote a setting either gets it or learns why not, before a port is
-//! bound. This room never looks at the real environment and binds nothing.
+//! bound. This room never looks at the real environment and binds nothing; of the machine it asks the name, the cores and
+//! the memory.
 //!
 //! In a variable a list is TOML (`["a", "b"]`), and listeners, origins and proxies may be given with commas between them; a table
 //! is TOML too (`SKYWAVE__NAMESPACES__CHAT={ presence = true }`). Names of variables are read in lower case, so a
@@ -20,6 +21,7 @@ mod flags;
 mod later;
 mod layer;
 mod locate;
+mod memory;
 mod namespaces;
 mod network;
 mod origin;
@@ -41,7 +43,7 @@ pub use self::{
     backplane::{Authorities, BackplaneSettings},
     backplane_url::{BackplaneUrl, RedisUrl},
     flags::Flags,
-    namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SubscribeRight},
+    namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,
     problem::{ConfigError, Place, Problem},

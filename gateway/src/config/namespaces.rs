@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Deserializer, de};
 use skywave_backplane::{Durability, HistoryPolicy};
 
-use super::duration::Written;
+use super::duration::{self, Written};
 
 /// The namespace of channels without a `:` in their name.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -33,6 +33,38 @@ pub struct Namespace {
     pub publish: PublishRight,
     /// Which clients may subscribe. Default `token`.
     pub subscribe: SubscribeRight,
+    /// What becomes of a connection for which more waits than it may: `limits.outbox_bytes`, or `limits.node_outbox_bytes`
+    /// for all of them. Default `disconnect`: who comes back with its position misses nothing where there is history.
+    pub slow_consumer: SlowConsumer,
+    /// How long publications of a channel are gathered, so that each subscriber gets them in one write: the first after a
+    /// silence goes out at once, the others this much later at most. Default 0 ms: what is waiting anyway is written
+    /// together, and nothing waits for more. For rooms with hundreds of publications a second 5 to 20 ms save most of the
+    /// processor's time. At most 1 s: longer is no delivery but a poll, and what is gathered counts as waiting for its
+    /// connection.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub flush_interval: Duration,
+}
+
+/// The longest [`Namespace::flush_interval`].
+pub(super) const MAX_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What becomes of a connection that does not read as fast as its channels speak. Replies and what the WebSocket itself
+/// has to say are never left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlowConsumer {
+    /// It is closed with 4002, and comes back with its position.
+    #[default]
+    Disconnect,
+    /// The oldest waiting publications are left out, and a gap push says so. `/raw`, which has no word for that, is
+    /// closed with 4002.
+    DropOldest,
+    /// Of each channel only the newest waiting publication is kept, without a word: for values of which the last one
+    /// counts.
+    Latest,
+    /// The channel stops for it until it has read what waits, then history hands over the rest; a gap push says `reset`
+    /// if that does not reach back. Needs `history`.
+    Resync,
 }
 
 /// Which clients may publish on a namespace's channels. The server API always may.

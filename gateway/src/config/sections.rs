@@ -1,10 +1,17 @@
 //! The sections of the file that belong to the node as a whole.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::Deserialize;
 
-use super::{address, count, duration, network::Network, origin::Origin, secret::Secret, size, tls::TlsSettings};
+use super::{
+    address, count, duration, memory, network::Network, origin::Origin, secret::Secret, size, tls::TlsSettings,
+};
 
 /// `[node]`: this process.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -156,6 +163,11 @@ pub struct Limits {
     /// this is what the node may need. Default 1 MiB: some seconds of a busy channel.
     #[serde(deserialize_with = "size::deserialize")]
     pub outbox_bytes: usize,
+    /// Bytes that wait for all connections of the node together; beyond that the longest queues are slow consumers. 0 is
+    /// none (`None`). Default a quarter of the memory that the process may use, that is of its control group's limit or
+    /// of the machine's: a quarter is left to connections, one to history, one to all else.
+    #[serde(deserialize_with = "size::deserialize_or_none")]
+    pub node_outbox_bytes: Option<NonZeroUsize>,
     /// Bytes of recent publications that the node keeps itself, of all channels with history together, the longest unused
     /// ones going first: what a client that comes back after a moment missed then costs Redis nothing. Only over Redis.
     /// Default 256 MiB.
@@ -173,6 +185,7 @@ impl Default for Limits {
             fragments: NonZeroU32::new(1024),
             publication_bytes: 64 << 10,
             outbox_bytes: 1 << 20,
+            node_outbox_bytes: NonZeroUsize::new(usize::try_from(memory::available() / 4).unwrap_or(usize::MAX)),
             node_ring_bytes: 256 << 20,
         }
     }

@@ -1,6 +1,6 @@
 //! Sizes: bytes, or a whole number with its unit.
 
-use std::fmt;
+use std::{fmt, num::NonZeroUsize};
 
 use serde::{Deserializer, de};
 
@@ -36,6 +36,13 @@ fn parse(text: &str) -> Result<usize, String> {
 /// For `#[serde(deserialize_with = …)]`.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     deserializer.deserialize_any(Visitor)
+}
+
+/// The same where 0 means "no limit": it is `None`.
+pub(super) fn deserialize_or_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<NonZeroUsize>, D::Error> {
+    deserialize(deserializer).map(NonZeroUsize::new)
 }
 
 struct Visitor;

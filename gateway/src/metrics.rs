@@ -7,6 +7,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use skywave_backplane::{PublishError, Published};
 use skywave_proto::{CloseCode, Publication};
 
+use crate::config::SlowConsumer;
+
 const CONNECTIONS: &str = "skywave_connections";
 const OPENED: &str = "skywave_connections_opened_total";
 const CLOSED: &str = "skywave_connections_closed_total";
@@ -17,6 +19,7 @@ const DELIVERIES: &str = "skywave_deliveries_total";
 const PUBLISH_DURATION: &str = "skywave_publish_duration_seconds";
 const PING_ROUND_TRIP: &str = "skywave_ping_round_trip_seconds";
 const DELIVERY_LAG: &str = "skywave_delivery_lag_seconds";
+const OUTBOX_BYTES: &str = "skywave_outbox_bytes";
 const SLOW_CONSUMERS: &str = "skywave_slow_consumers_total";
 const RECOVERIES: &str = "skywave_recoveries_total";
 const BACKPLANE_STATE: &str = "skywave_backplane_state";
@@ -75,6 +78,7 @@ fn describe() {
         "From taking a publication in, on whatever node, to handing it to the connections of a shard of this one"
     );
     describe_histogram!(PING_ROUND_TRIP, Unit::Seconds, "From a ping to the client's pong");
+    describe_gauge!(OUTBOX_BYTES, Unit::Bytes, "What waits for clients whose sockets take nothing now");
     describe_counter!(SLOW_CONSUMERS, Unit::Count, "Clients that did not read fast enough, by what was done");
     describe_counter!(RECOVERIES, Unit::Count, "Subscriptions that came back with a position, by outcome");
     describe_counter!(REFUSED, Unit::Count, "Handshakes that were refused, by reason");
@@ -93,7 +97,9 @@ fn describe() {
     for outcome in ["recovered", "not_recovered"] {
         counter!(RECOVERIES, "outcome" => outcome).absolute(0);
     }
-    counter!(SLOW_CONSUMERS, "policy" => "disconnect").absolute(0);
+    for policy in SlowConsumer::ALL {
+        counter!(SLOW_CONSUMERS, "policy" => policy.as_str()).absolute(0);
+    }
     for direction in ["in", "out"] {
         counter!(SIGNALS_DROPPED, "direction" => direction).absolute(0);
     }
@@ -152,9 +158,10 @@ pub struct Figures {
     opened: Counter,
     lag: Histogram,
     round_trip: Histogram,
+    outbox: Gauge,
     recovered: Counter,
     not_recovered: Counter,
-    slow: Counter,
+    slow: [Counter; SlowConsumer::ALL.len()],
 }
 
 impl Figures {
@@ -167,9 +174,10 @@ impl Figures {
             opened: counter!(OPENED),
             lag: histogram!(DELIVERY_LAG),
             round_trip: histogram!(PING_ROUND_TRIP),
+            outbox: gauge!(OUTBOX_BYTES),
             recovered: counter!(RECOVERIES, "outcome" => "recovered"),
             not_recovered: counter!(RECOVERIES, "outcome" => "not_recovered"),
-            slow: counter!(SLOW_CONSUMERS, "policy" => "disconnect"),
+            slow: SlowConsumer::ALL.map(|policy| counter!(SLOW_CONSUMERS, "policy" => policy.as_str())),
         }
     }
 
@@ -182,6 +190,11 @@ impl Figures {
     pub(crate) fn delivered(&self, publication: &Publication) {
         let lag_ms = crate::clock::now_ms().saturating_sub(publication.published_at_ms);
         self.lag.record(std::time::Duration::from_millis(lag_ms));
+    }
+
+    /// So much waits on the node for clients that do not read, in bytes.
+    pub(crate) fn outbox(&self, bytes: usize) {
+        self.outbox.set(bytes as f64);
     }
 
     /// A client has answered a ping.
@@ -200,8 +213,13 @@ impl Figures {
         counter!(CLOSED, "reason" => reason).increment(1);
         self.connections.iter().filter(|(name, _)| *name == protocol).for_each(|(_, gauge)| gauge.decrement(1.0));
         if slow {
-            self.slow.increment(1);
+            self.slow(SlowConsumer::Disconnect);
         }
+    }
+
+    /// A client did not read fast enough, and this was done.
+    pub(crate) fn slow(&self, policy: SlowConsumer) {
+        self.slow[policy as usize].increment(1);
     }
 
     /// A client came back with a position.

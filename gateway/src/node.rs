@@ -24,7 +24,7 @@ use crate::{
     push::Goodbye,
     relay::{Answers, Mailbox, Relay, Routes},
     session::{Clients, Ground, Seal},
-    shard::{ShardHandle, ShardSpawnError},
+    shard::{Backlog, ShardHandle, ShardSpawnError},
     tls::{self, Tls},
     transport::{self, ListenError, Public, origin::OriginRules},
 };
@@ -103,7 +103,9 @@ impl Node {
         let routes = Arc::new(routes);
         let (backplane, redis) = open_backplane(redis, routes.clone());
         let relay = Relay::start(backplane, routes.clone(), Answers::new(mailboxes));
-        let threads = seats.into_iter().map(|seat| seat.spawn(relay.clone())).collect::<Result<_, _>>()?;
+        let backlog = Backlog::new(seats.len(), settings.limits.node_outbox_bytes);
+        let threads =
+            seats.into_iter().map(|seat| seat.spawn(relay.clone(), backlog.clone())).collect::<Result<_, _>>()?;
 
         let ground = Arc::new(Ground {
             node: settings.node.name.as_str().into(),

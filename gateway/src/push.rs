@@ -88,7 +88,8 @@ impl From<CloseCode> for Goodbye {
     }
 }
 
-/// One WebSocket message, ready but for its frame header. Cloning shares it, and so its compressed form.
+/// One WebSocket message. Cloning shares it, and with it the bytes that go out: they are made once, for however many
+/// receivers.
 #[derive(Debug, Clone)]
 pub struct Frame(Arc<Content>);
 
@@ -97,6 +98,7 @@ struct Content {
     is_text: bool,
     payload: Bytes,
     position: Option<StreamPosition>,
+    plain: OnceLock<Bytes>,
     deflated: [OnceLock<Option<Bytes>>; Window::COUNT],
 }
 
@@ -130,7 +132,7 @@ impl Frame {
     /// A message that carries the publication at this position, if it has one: so a connection knows how far its client
     /// has come.
     pub fn new(is_text: bool, payload: Bytes, position: Option<StreamPosition>) -> Self {
-        Self(Arc::new(Content { is_text, payload, position, deflated: Default::default() }))
+        Self(Arc::new(Content { is_text, payload, position, plain: OnceLock::new(), deflated: Default::default() }))
     }
 
     /// Text, or binary.
@@ -148,9 +150,14 @@ impl Frame {
         self.0.position
     }
 
-    /// The message compressed for such clients, whatever their number once only; `None` if that made it no smaller.
-    pub fn deflated(&self, window: Window, deflate: impl FnOnce(&Bytes) -> Option<Bytes>) -> Option<&Bytes> {
-        self.0.deflated[window as usize].get_or_init(|| deflate(&self.0.payload)).as_ref()
+    /// The message with its frame header, as it goes out; `make` is asked once.
+    pub fn plain(&self, make: impl FnOnce(&Self) -> Bytes) -> &Bytes {
+        self.0.plain.get_or_init(|| make(self))
+    }
+
+    /// The same, compressed for such clients; `None` if that made it no smaller. `make` is asked once.
+    pub fn deflated(&self, window: Window, make: impl FnOnce(&Self) -> Option<Bytes>) -> Option<&Bytes> {
+        self.0.deflated[window as usize].get_or_init(|| make(self)).as_ref()
     }
 }
 

@@ -67,6 +67,21 @@ pub enum SlowConsumer {
     Resync,
 }
 
+impl SlowConsumer {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Disconnect, Self::DropOldest, Self::Latest, Self::Resync];
+
+    /// The word in the settings, and the label `policy` of metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnect => "disconnect",
+            Self::DropOldest => "drop_oldest",
+            Self::Latest => "latest",
+            Self::Resync => "resync",
+        }
+    }
+}
+
 /// Which clients may publish on a namespace's channels. The server API always may.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

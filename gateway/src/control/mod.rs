@@ -250,7 +250,7 @@ mod tests {
         push::{Encoded, Format, Goodbye, Push},
         relay::{Answer, Answers, Mailbox, Routes},
         session::Clients,
-        shard::{Link, ShardHandle},
+        shard::{Backlog, Link, ShardHandle},
     };
 
     /// A connection that only tells what is asked of it.
@@ -291,6 +291,10 @@ mod tests {
             self.tell("is looked at");
         }
 
+        fn flush(&self) {}
+
+        fn fall_behind(&self, _: &ChannelName, _: StreamPosition) {}
+
         fn describe(&self) -> Option<Description> {
             let (client, channels) = (self.link.key().to_string().into(), Vec::new());
             Some(Description {
@@ -329,7 +333,7 @@ mod tests {
         let routes = Arc::new(routes);
         let memory = Any::Memory(Memory::new(routes.clone()));
         let relay = Relay::start(memory, routes, Answers::new(mailboxes));
-        seats.into_iter().for_each(|seat| drop(seat.spawn(relay.clone()).unwrap()));
+        seats.into_iter().for_each(|seat| drop(seat.spawn(relay.clone(), Backlog::new(2, None)).unwrap()));
         let (seal, clients) = (OnceLock::new(), Clients::default());
         let ground = Arc::new(Ground { settings, node: "paris".into(), seal, clients, shards: shards.clone() });
         let gone = CancellationToken::new();

@@ -361,7 +361,7 @@ impl Session {
         let Some(client) = state.client else { return };
         let grace = if at_once { std::time::Duration::ZERO } else { self.ground.settings.timeouts.session_grace };
         for (channel, subscription) in state.subscriptions {
-            self.shard.hub().detach(&channel, self.link.key());
+            self.shard.hub().detach(&channel, subscription.place, self.link.key());
             if subscription.is_member {
                 self.shard.relay().exit(channel, client.id.clone(), client.serial, grace);
             }

@@ -20,6 +20,8 @@ use crate::{
 pub(super) struct Subscription {
     /// Tells it from an earlier or later one of the same channel.
     number: u64,
+    /// Its place among the channel's members on the shard.
+    pub(super) place: usize,
     request: Subscribe,
     /// Whether the client was ordered to be a member, and so leaves when the subscription ends.
     pub(super) is_member: bool,
@@ -82,14 +84,16 @@ impl Session {
         let attach = Attach {
             interest: Interest { channel: channel.clone(), history: namespace.history, presence: namespace.presence },
             namespace: name,
+            slow_consumer: namespace.slow_consumer,
+            flush_interval: namespace.flush_interval,
             echo: request.echo,
             presence: request.presence,
         };
-        let attached = self.shard.hub().attach(&self.link, attach)?;
+        let (place, attached) = self.shard.hub().attach(&self.link, attach)?;
         let stage = Stage::Opening(Opening::new(asker));
         state.subscribed += 1;
         let number = state.subscribed;
-        state.subscriptions.insert(channel.clone(), Subscription { number, request, is_member: false, stage });
+        state.subscriptions.insert(channel.clone(), Subscription { number, place, request, is_member: false, stage });
         drop(state);
         if let Attached::At(position) = attached {
             self.attached(&channel, Ok(position));
@@ -188,20 +192,21 @@ impl Session {
         if asked_for_list != Some(true) {
             return;
         }
+        let Some(place) = self.state.borrow().subscriptions.get(channel).map(|known| known.place) else { return };
         let members = match outcome {
             Ok(Some(page)) => {
                 // The hub is borrowed for one call at a time.
-                let page = self.shard.hub().follow_roll(channel, self.link.key(), page);
+                let page = self.shard.hub().follow_roll(channel, place, self.link.key(), page);
                 if page.is_none() {
                     // Overtaken. One list is read again for all who wait for theirs, and follows unasked.
-                    self.shard.hub().owe_roll(channel, self.link.key());
+                    self.shard.hub().owe_roll(channel, place, self.link.key());
                 }
                 page
             }
             Ok(None) => None,
             // The backplane is away: subscribed all the same, without members. They follow, unasked.
             Err(PresenceError::Unavailable(_)) => {
-                self.shard.hub().owe_roll(channel, self.link.key());
+                self.shard.hub().owe_roll(channel, place, self.link.key());
                 None
             }
         };
@@ -321,9 +326,9 @@ impl Session {
     /// Joins what the client has got to what comes live, or reads what still lies between.
     fn activate(&self, channel: &ChannelName) {
         let mut state = self.state.borrow_mut();
-        let Some(Subscription { stage, .. }) = state.subscriptions.get_mut(channel) else { return };
+        let Some(Subscription { stage, place, .. }) = state.subscriptions.get_mut(channel) else { return };
         let Stage::Replaying { after, .. } = *stage else { return };
-        let activation = self.shard.hub().activate(channel, self.link.key(), after);
+        let activation = self.shard.hub().activate(channel, *place, self.link.key(), after);
         match activation {
             Activation::Live => {
                 *stage = Stage::Live;
@@ -338,6 +343,17 @@ impl Session {
                 drop(state);
                 self.rest(channel);
             }
+        }
+    }
+
+    /// The client did not take the channel's publications in time: they follow from history, after this position, once the
+    /// socket has taken what waits for it.
+    pub fn fall_behind(&self, channel: &ChannelName, after: StreamPosition) {
+        let mut state = self.state.borrow_mut();
+        let Some(Subscription { stage, .. }) = state.subscriptions.get_mut(channel) else { return };
+        if matches!(stage, Stage::Live) {
+            *stage = Stage::Replaying { after: Some(after), turn: Turn::Ready };
+            self.replaying.set(self.replaying.get() + 1);
         }
     }
 
@@ -492,7 +508,7 @@ impl Session {
 
     fn drop_subscription(&self, channel: &ChannelName) -> Option<Subscription> {
         let subscription = self.state.borrow_mut().subscriptions.remove(channel)?;
-        self.shard.hub().detach(channel, self.link.key());
+        self.shard.hub().detach(channel, subscription.place, self.link.key());
         if matches!(subscription.stage, Stage::Replaying { .. }) {
             self.replaying.set(self.replaying.get() - 1);
         }

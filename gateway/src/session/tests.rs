@@ -8,7 +8,7 @@ use crate::{
     config::Flags,
     protocol::Json,
     relay::{Answers, Relay, Routes},
-    shard::ShardHandle,
+    shard::{Backlog, ShardHandle},
 };
 
 struct Bench {
@@ -29,7 +29,7 @@ impl Bench {
         let relay = Relay::start(memory, routes, Answers::new(Arc::new([])));
         let (seal, clients) = (OnceLock::new(), Clients::default());
         let ground = Arc::new(Ground { settings, node: "paris".into(), seal, clients, shards: vec![handle.clone()] });
-        let shard = Shard::new(handle, relay);
+        let shard = Shard::new(handle, relay, Backlog::new(1, None));
         let link = shard.link(&Json, 1 << 20);
         let session = Session::new(ground, shard.clone(), link.clone(), &Json);
         Self { session, shard, link }

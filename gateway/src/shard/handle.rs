@@ -15,7 +15,7 @@ use skywave_backplane::{BackplaneState, SubscribeError};
 use skywave_proto::{ChannelName, StreamPosition};
 use tokio::sync::mpsc;
 
-use super::Shard;
+use super::{Backlog, Shard};
 use crate::{
     clock::now_ms,
     push::{Prepared, Push},
@@ -140,6 +140,11 @@ impl ShardHandle {
         self.0.any_late.store(true, Ordering::Release);
     }
 
+    /// Whether something did not fit.
+    pub(super) fn has_late(&self) -> bool {
+        self.0.any_late.load(Ordering::Acquire)
+    }
+
     /// Adds to `batch` what did not fit, once its turn has come: the mailbox is empty, or `taken` more make up all that
     /// was in it and in the hands of the shard. False if there is nothing to be done now.
     pub(super) fn take_late(&self, batch: &mut Vec<Item>, taken: usize, is_empty: bool) -> bool {
@@ -181,14 +186,16 @@ impl Seat {
     ///
     /// # Errors
     /// [`ShardSpawnError`] if the machine has no thread to give.
-    pub fn spawn(self, relay: Relay) -> Result<std::thread::JoinHandle<()>, ShardSpawnError> {
+    pub fn spawn(self, relay: Relay, backlog: Arc<Backlog>) -> Result<std::thread::JoinHandle<()>, ShardSpawnError> {
         let Self(handle, items) = self;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ShardSpawnError)?;
         std::thread::Builder::new()
             .name(format!("shard-{}", handle.index()))
             .spawn(move || {
                 let local = tokio::task::LocalSet::new();
-                let turning = AssertUnwindSafe(|| local.block_on(&runtime, Shard::new(handle, relay).run(items)));
+                let turning = AssertUnwindSafe(|| {
+                    local.block_on(&runtime, tokio::task::unconstrained(Shard::new(handle, relay, backlog).run(items)))
+                });
                 // A node without one of its shards would take connections and never serve them. It is better gone: what
                 // must survive it does not live in it.
                 if catch_unwind(turning).is_err() {
@@ -246,7 +253,7 @@ mod tests {
             handle.run(move |_| done.lock().push(n));
         }
         // The first is in the mailbox, long before these: what comes late waits for all of it, and no longer.
-        let thread = seat.spawn(relay).unwrap();
+        let thread = seat.spawn(relay, Backlog::new(1, None)).unwrap();
         let last = left.0.clone();
         handle.run(move |_| last.try_send(()).unwrap());
         tokio::time::timeout(std::time::Duration::from_secs(10), left.1.recv()).await.unwrap();

@@ -3,31 +3,34 @@
 //! A channel is delivered in order and without holes: where one shows (a mailbox was full), the channel waits, what
 //! comes meanwhile is held, and the hole is filled from history. A member that recovers is held back in the same way.
 
+mod catch_up;
 mod roll;
+mod topic;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
-use skywave_backplane::{Gap, HistoryError, HistoryPage, HistoryQuery, Interest, SubscribeError};
+use skywave_backplane::{Interest, SubscribeError};
 use skywave_proto::{ChannelName, Publication, StreamPosition};
+use tokio::time::Instant;
 
-use self::roll::{Changes, Reread, Roll};
+use self::{roll::Roll, topic::Topic};
 use super::{
+    delivery::Label,
     held::{Held, Resume},
-    link::Link,
+    link::{Link, Slow},
 };
 use crate::{
+    config::SlowConsumer,
     metrics::Figures,
     push::{GapDetail, GapReason, Prepared, Push},
-    relay::{Lost, Overloaded, Receipt, Relay},
+    relay::{Lost, Overloaded, Relay},
 };
 
-/// What one fetch after a hole asks for.
-const CATCH_UP_PUBLICATIONS: u32 = 1000;
-const CATCH_UP_BYTES: usize = 1 << 20;
 /// What a channel holds while a hole in it is being filled.
 const CHANNEL_HELD_BYTES: usize = 1 << 20;
 
@@ -38,6 +41,12 @@ pub struct Hub {
     figures: Rc<Figures>,
     topics: HashMap<ChannelName, Topic, ahash::RandomState>,
     joins: u64,
+    /// Channels with something pending, in turn.
+    queue: VecDeque<ChannelName>,
+    /// Channels with something pending whose time has not come, by that time.
+    closed: BTreeSet<(Instant, ChannelName)>,
+    /// Members that go on from history: whose connection, which channel, after what.
+    behind: Vec<(u64, ChannelName, StreamPosition)>,
     /// Channels whose fetch could not be ordered or failed: tried again at the next tick.
     stalled: Vec<ChannelName>,
     /// Connections that try again at the next tick what could not be done. Bound: one for each of their subscriptions.
@@ -47,37 +56,16 @@ pub struct Hub {
     rereads: Vec<ChannelName>,
 }
 
-/// What a shard knows of one channel.
-struct Topic {
-    join: u64,
-    live: bool,
-    /// The last publication that was delivered here; where live begins before the first.
-    last: Option<StreamPosition>,
-    /// While the channel is being joined, or a hole in it filled: what has come meanwhile.
-    waiting: Option<Held>,
-    members: Vec<Member>,
-    /// While the list of members is read again.
-    reread: Option<Reread>,
-    changes: Changes,
-    deliveries: metrics::Counter,
-}
-
-struct Member {
-    link: Rc<Link>,
-    echo: bool,
-    roll: Roll,
-    /// While what comes before is still on its way to this member: what has come meanwhile.
-    held: Option<Held>,
-    /// Publications up to this offset have reached the member already.
-    skip: u64,
-}
-
 /// What a session asks of the hub.
 pub struct Attach<'a> {
     /// Which channel, and what is kept of it.
     pub interest: Interest,
     /// The namespace that is configured for it: the label of its metrics.
     pub namespace: &'a str,
+    /// What becomes of publications that a client does not take in time.
+    pub slow_consumer: SlowConsumer,
+    /// At most one write to each member in so much time.
+    pub flush_interval: Duration,
     /// `false` leaves out the client's own publications.
     pub echo: bool,
     /// Asks for joins and leaves.
@@ -112,6 +100,9 @@ impl Hub {
             figures,
             topics: HashMap::default(),
             joins: 0,
+            queue: VecDeque::new(),
+            closed: BTreeSet::new(),
+            behind: Vec::new(),
             stalled: Vec::new(),
             retries: Vec::new(),
             ticks: 0,
@@ -119,51 +110,45 @@ impl Hub {
         }
     }
 
-    /// Adds a member. Whatever comes from now on is held for it until [`Hub::activate`].
+    /// Adds a member. Whatever comes from now on is held for it until [`Hub::activate`]. Returns its place on the channel,
+    /// which names it together with the connection's key.
     ///
     /// # Errors
     /// [`Overloaded`] if the channel has to be joined and too much is waiting for the backplane.
-    pub fn attach(&mut self, link: &Rc<Link>, attach: Attach<'_>) -> Result<Attached, Overloaded> {
+    pub fn attach(&mut self, link: &Rc<Link>, attach: Attach<'_>) -> Result<(usize, Attached), Overloaded> {
         let channel = &attach.interest.channel;
         if !self.topics.contains_key(channel) {
             self.joins += 1;
             self.relay.join(self.shard, attach.interest.clone(), self.joins)?;
             self.figures.channels.increment(1.0);
-            let topic = Topic {
-                join: self.joins,
-                live: false,
-                last: None,
-                waiting: Some(Held::new(CHANNEL_HELD_BYTES)),
-                members: Vec::new(),
-                reread: None,
-                changes: Changes::default(),
-                deliveries: self.figures.deliveries(attach.namespace),
-            };
+            let label = Label { channel: channel.clone(), policy: attach.slow_consumer };
+            let deliveries = self.figures.deliveries(attach.namespace);
+            let waiting = Held::new(CHANNEL_HELD_BYTES);
+            let topic = Topic::new(self.joins, label, waiting, deliveries, attach.flush_interval);
             self.topics.insert(channel.clone(), topic);
         }
         let topic = self.topics.get_mut(channel).expect("inserted above");
-        topic.members.push(Member {
-            link: link.clone(),
-            echo: attach.echo,
-            roll: if attach.presence { Roll::Collecting(topic.changes.next()) } else { Roll::Off },
-            held: Some(Held::new(link.held_bytes())),
-            skip: 0,
-        });
+        let roll = if attach.presence { Roll::Collecting(topic.changes.next()) } else { Roll::Off };
+        let place = topic.enter(link.clone(), attach.echo, roll);
         self.figures.subscriptions.increment(1.0);
-        Ok(if topic.live { Attached::At(topic.last) } else { Attached::Joining })
+        Ok((place, if topic.live { Attached::At(topic.last) } else { Attached::Joining }))
     }
 
     /// Makes a member live, behind what it has got up to and including `position` (`None` on a live-only channel).
-    pub fn activate(&mut self, channel: &ChannelName, key: u64, position: Option<StreamPosition>) -> Activation {
+    pub fn activate(
+        &mut self,
+        channel: &ChannelName,
+        place: usize,
+        key: u64,
+        position: Option<StreamPosition>,
+    ) -> Activation {
         let Some(topic) = self.topics.get_mut(channel) else { return Activation::Live };
         let last = topic.last;
-        let Some(member) = topic.members.iter_mut().find(|member| member.link.key() == key) else {
-            return Activation::Live;
-        };
+        let Some(member) = topic.member(place, key) else { return Activation::Live };
         let Some(held) = member.held.take() else { return Activation::Live };
         let overflowed = held.overflowed();
         let Resume::With(pushes) = held.resume(position) else {
-            member.held = Some(Held::new(member.link.held_bytes()));
+            member.hold();
             return Activation::Fetch;
         };
         let end = pushes.iter().rev().find_map(|push| push.position()).or(position);
@@ -171,32 +156,35 @@ impl Hub {
             if end.epoch != last.epoch {
                 // The history has begun a new line of which this shard has not heard, or the other way round. Reading
                 // again at once would find the same: first the channel catches up.
-                member.held = Some(Held::new(member.link.held_bytes()));
+                member.hold();
                 self.lose(channel);
                 return Activation::Later;
             }
             if end.offset < last.offset {
-                member.held = Some(Held::new(member.link.held_bytes()));
+                member.hold();
                 return Activation::Fetch;
             }
         }
         for push in &pushes {
-            member.deliver(push);
+            member.give(push);
         }
         member.skip = end.map_or(0, |end| end.offset);
         if overflowed {
             let detail = GapDetail::default();
             member.link.tell(&Push::Gap(channel.clone(), GapReason::Possible, detail));
         }
+        topic.open(place);
         Activation::Live
     }
 
     /// Takes a member away; the last one takes the channel with it.
-    pub fn detach(&mut self, channel: &ChannelName, key: u64) {
+    pub fn detach(&mut self, channel: &ChannelName, place: usize, key: u64) {
         let Some(topic) = self.topics.get_mut(channel) else { return };
-        let before = topic.members.len();
-        topic.members.retain(|member| member.link.key() != key);
-        self.figures.subscriptions.decrement((before - topic.members.len()) as f64);
+        if topic.member(place, key).is_none() {
+            return;
+        }
+        topic.leave(place);
+        self.figures.subscriptions.decrement(1.0);
         if topic.members.is_empty() {
             self.topics.remove(channel);
             self.figures.channels.decrement(1.0);
@@ -251,18 +239,22 @@ impl Hub {
         }
     }
 
-    /// Delivers a push to its channel's members.
+    /// Takes in a push for its channel's members; [`Hub::advance`] brings it to them.
     pub(super) fn push(&mut self, push: &Arc<Prepared>) {
         match push.push() {
             Push::Publication(channel, publication) => self.publication(channel, publication, push),
             Push::Gap(channel, _, detail) => {
                 if let Some(topic) = self.topics.get_mut(channel) {
                     topic.gap(push, detail.position);
+                    self.enqueue(channel);
                 }
             }
             Push::Presence(channel, event) => {
-                if let Some(topic) = self.topics.get_mut(channel) {
-                    topic.change_roll(push, event);
+                let Some(topic) = self.topics.get_mut(channel) else { return };
+                if topic.is_full() {
+                    self.lose_roll(channel);
+                } else if topic.change_roll(push, event) {
+                    self.enqueue(channel);
                 }
             }
             Push::Roll(..) | Push::Unsubscribed(..) | Push::Backplane(_) | Push::Disconnect(_) => {}
@@ -273,6 +265,10 @@ impl Hub {
         let Some(topic) = self.topics.get_mut(channel) else { return };
         if let Some(waiting) = &mut topic.waiting {
             waiting.hold(push);
+            return;
+        }
+        if topic.is_full() || topic.is_behind {
+            topic.is_behind = true; // what is not taken in now is read once the members have what is pending
             return;
         }
         match (topic.last, publication.position) {
@@ -287,8 +283,75 @@ impl Hub {
             (Some(_), Some(next)) => topic.last = Some(next),
             (None, _) | (_, None) => {}
         }
-        self.figures.delivered(publication);
         topic.deliver(push);
+        self.enqueue(channel);
+    }
+
+    /// Something is pending on a channel: its members get it in turn with other channels', or when the time has come.
+    fn enqueue(&mut self, channel: &ChannelName) {
+        let Some(topic) = self.topics.get_mut(channel).filter(|topic| !topic.is_queued) else { return };
+        topic.is_queued = true;
+        match topic.open_at.filter(|open_at| *open_at > Instant::now()) {
+            Some(open_at) => drop(self.closed.insert((open_at, channel.clone()))),
+            None => self.queue.push_back(channel.clone()),
+        }
+    }
+
+    /// Whether something can be brought to members now.
+    pub(super) fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// When there will be something that waits for its time.
+    pub(super) fn next_opening(&self) -> Option<Instant> {
+        self.closed.first().map(|(at, _)| *at)
+    }
+
+    /// Puts the channels whose time has come in the queue.
+    pub(super) fn open(&mut self, now: Instant) {
+        while self.closed.first().is_some_and(|(at, _)| *at <= now) {
+            self.queue.extend(self.closed.pop_first().map(|(_, channel)| channel));
+        }
+    }
+
+    /// Brings what is pending to at most `budget` members: of one channel after the other, and of a channel that is not
+    /// done again after the others.
+    pub(super) fn advance(&mut self, mut budget: usize) {
+        while budget > 0
+            && let Some(channel) = self.queue.pop_front()
+        {
+            let Some(topic) = self.topics.get_mut(&channel) else { continue };
+            if !topic.is_queued {
+                continue; // it is another one of the same name
+            }
+            let (behind, figures) = (&mut self.behind, &self.figures);
+            let progress = topic.advance(budget, figures, &mut |key, slow| match slow {
+                Slow::Lost(policy) => figures.slow(policy),
+                Slow::Behind(after) => {
+                    figures.slow(SlowConsumer::Resync);
+                    behind.push((key, channel.clone(), after));
+                }
+            });
+            budget = budget.saturating_sub(progress.visited.max(1));
+            if progress.is_over && topic.interval > Duration::ZERO {
+                topic.open_at = Some(Instant::now() + topic.interval);
+            }
+            if !progress.is_over {
+                self.queue.push_back(channel);
+                continue;
+            }
+            topic.is_queued = false;
+            if !progress.is_done {
+                self.enqueue(&channel);
+            } else if std::mem::take(&mut topic.is_behind) {
+                self.go_on(&channel);
+            }
+        }
+    }
+
+    /// Members that go on from history, since this was last asked.
+    pub(super) fn take_behind(&mut self) -> Vec<(u64, ChannelName, StreamPosition)> {
+        std::mem::take(&mut self.behind)
     }
 
     /// Something for a channel did not fit into the mailbox.
@@ -298,97 +361,6 @@ impl Hub {
         }
         if lost.publications {
             self.lose(channel);
-        }
-    }
-
-    /// Publications of a channel may have passed by unheard: looks into its history.
-    fn lose(&mut self, channel: &ChannelName) {
-        let Some(topic) = self.topics.get_mut(channel) else { return };
-        if let Some(waiting) = &mut topic.waiting {
-            waiting.lose();
-        } else if topic.last.is_some() {
-            topic.waiting = Some(Held::new(CHANNEL_HELD_BYTES));
-            self.fetch(channel);
-        } else {
-            topic.gap(&Prepared::new(Push::gap(channel.clone(), Gap::Possible)), None);
-        }
-    }
-
-    /// Reads what is missing after the last publication that was delivered.
-    fn fetch(&mut self, channel: &ChannelName) {
-        let Some(topic) = self.topics.get(channel).filter(|topic| topic.live && topic.waiting.is_some()) else {
-            return;
-        };
-        let query =
-            HistoryQuery { since: topic.last, limit: CATCH_UP_PUBLICATIONS, bytes: CATCH_UP_BYTES, followed: true };
-        let receipt = Receipt { shard: self.shard, connection: None, ticket: topic.join };
-        if self.relay.history(channel.clone(), query, receipt).is_err() {
-            self.stalled.push(channel.clone());
-        }
-    }
-
-    /// The history has answered to [`Hub::fetch`].
-    pub(super) fn caught_up(&mut self, channel: &ChannelName, join: u64, page: Result<HistoryPage, HistoryError>) {
-        let Some(topic) = self.topics.get_mut(channel).filter(|topic| topic.join == join && topic.live) else { return };
-        let Ok(page) = page else {
-            self.stalled.push(channel.clone());
-            return;
-        };
-        let Some(held) = topic.waiting.take() else { return };
-        if !page.complete {
-            // What is held of the new line already need not be missed.
-            let held_from = held.first().filter(|first| page.top.is_some_and(|top| top.epoch == first.epoch));
-            let now = held_from.map(|first| StreamPosition { offset: first.offset - 1, ..first }).or(page.top);
-            let push = Prepared::new(Push::gap(channel.clone(), Gap::Reset { now }));
-            topic.gap(&push, now);
-            self.resume(channel, held);
-            return;
-        }
-        for publication in page.publications {
-            // By the offset alone: a complete page goes on where the channel stood, and behind a restart or a failover
-            // the same line goes on under another epoch.
-            let is_next = |last: StreamPosition| publication.position.is_some_and(|at| at.offset == last.offset + 1);
-            if topic.last.is_some_and(is_next) {
-                topic.last = publication.position;
-                self.figures.delivered(&publication);
-                topic.deliver(&Prepared::new(Push::Publication(channel.clone(), publication)));
-            }
-        }
-        if page.more {
-            topic.waiting = Some(held);
-            self.fetch(channel);
-        } else {
-            self.resume(channel, held);
-        }
-    }
-
-    /// Delivers what was held, or fetches again what still lies between.
-    fn resume(&mut self, channel: &ChannelName, held: Held) {
-        let Some(topic) = self.topics.get_mut(channel) else { return };
-        let overflowed = held.overflowed();
-        match held.resume(topic.last) {
-            Resume::With(pushes) => {
-                for push in pushes {
-                    match push.push() {
-                        Push::Gap(_, _, detail) => topic.gap(&push, detail.position),
-                        _ => {
-                            topic.last = push.position().or(topic.last);
-                            if let Push::Publication(_, publication) = push.push() {
-                                self.figures.delivered(publication);
-                            }
-                            topic.deliver(&push);
-                        }
-                    }
-                }
-                // Only a live-only channel comes here after an overflow: nothing can be fetched.
-                if overflowed {
-                    topic.gap(&Prepared::new(Push::gap(channel.clone(), Gap::Possible)), None);
-                }
-            }
-            Resume::Fetch => {
-                topic.waiting = Some(Held::new(CHANNEL_HELD_BYTES));
-                self.fetch(channel);
-            }
         }
     }
 
@@ -411,45 +383,5 @@ impl Hub {
         }
         self.tick_rolls();
         std::mem::take(&mut self.retries)
-    }
-}
-
-impl Topic {
-    fn deliver(&mut self, push: &Arc<Prepared>) {
-        self.deliveries.increment(self.members.len() as u64);
-        for member in &mut self.members {
-            match &mut member.held {
-                Some(held) => held.hold(push),
-                None => member.deliver(push),
-            }
-        }
-    }
-
-    /// Something is missing and live goes on at `now`.
-    fn gap(&mut self, push: &Arc<Prepared>, now: Option<StreamPosition>) {
-        if now.is_some() {
-            self.last = now;
-        }
-        for member in &mut self.members {
-            member.skip = 0;
-            match &mut member.held {
-                Some(held) => held.hold(push),
-                None => member.link.deliver(push),
-            }
-        }
-    }
-}
-
-impl Member {
-    fn deliver(&mut self, push: &Prepared) {
-        if let Push::Publication(_, publication) = push.push() {
-            if publication.position.is_some_and(|position| position.offset <= self.skip) {
-                return;
-            }
-            if !self.echo && self.link.is_own(publication.client.as_ref()) {
-                return;
-            }
-        }
-        self.link.deliver(push);
     }
 }

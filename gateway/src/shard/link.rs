@@ -1,46 +1,94 @@
 //! One connection, as its shard sees it: a place to put frames.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
+    rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Waker},
 };
 
 use skywave_proto::{CloseCode, StreamPosition};
 
-use super::outbox::Outbox;
+use super::{
+    Owner,
+    backlog::Waiting,
+    delivery::{Delivery, Parcel, Ready},
+    flush::Dirty,
+    outbox::{self, Outbox, Pushed},
+};
+use crate::config::SlowConsumer;
 use crate::push::{Encoded, Format, Frame, Goodbye, Prepared, Push};
 
-/// The sending half of one connection. The shard appends, the connection's task takes.
+/// The sending half of one connection. The shard appends, and writes to the socket at the end of its turn; what the socket
+/// does not take then the connection's task writes as it drains.
 pub struct Link {
     key: u64,
+    me: Weak<Link>,
     format: &'static dyn Format,
     outbox: RefCell<Outbox>,
+    /// The connection itself, once its shard drives it.
+    owner: OnceCell<Weak<dyn Owner>>,
+    dirty: Rc<Dirty>,
+    waiting: Rc<Waiting>,
+    /// What of the outbox is counted there, in bytes.
+    counted: Cell<usize>,
+    /// It is written to at the end of the turn that goes on.
+    is_dirty: Cell<bool>,
+    /// Its own task is at work, and writes when it is done.
+    is_attended: Cell<bool>,
+    /// The socket takes nothing: its task is woken when it does.
+    is_blocked: Cell<bool>,
     ping: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// Whose publications `"echo":false` leaves out; set once the client is known.
     client: RefCell<Option<Arc<str>>>,
     slow: Cell<bool>,
-    position: Cell<Option<StreamPosition>>,
+}
+
+/// What became of a publication for a slow consumer, where it was not just queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slow {
+    /// It lost some, and was not behind before.
+    Lost(SlowConsumer),
+    /// It goes on from history after this position.
+    Behind(StreamPosition),
 }
 
 impl Link {
-    pub(super) fn new(key: u64, format: &'static dyn Format, outbox_bytes: usize) -> Self {
-        Self {
+    pub(super) fn new(
+        key: u64,
+        format: &'static dyn Format,
+        outbox_bytes: usize,
+        dirty: Rc<Dirty>,
+        waiting: Rc<Waiting>,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
             key,
+            me: me.clone(),
             format,
             outbox: RefCell::new(Outbox::new(outbox_bytes)),
+            owner: OnceCell::new(),
+            dirty,
+            waiting,
+            counted: Cell::new(0),
+            is_dirty: Cell::new(false),
+            is_attended: Cell::new(false),
+            is_blocked: Cell::new(false),
             ping: Cell::new(false),
             waker: RefCell::new(None),
             client: RefCell::new(None),
             slow: Cell::new(false),
-            position: Cell::new(None),
-        }
+        })
     }
 
     /// Names the connection within its node, for as long as the node runs.
     pub fn key(&self) -> u64 {
         self.key
+    }
+
+    /// From now on the connection is written to through its owner.
+    pub(super) fn set_owner(&self, owner: Weak<dyn Owner>) {
+        let _ = self.owner.set(owner); // a connection is adopted once
     }
 
     /// Says whose connection this is.
@@ -58,8 +106,20 @@ impl Link {
         publisher.is_some() && self.client.borrow().as_ref() == publisher
     }
 
-    /// Appends a push. Over the bound the client is a slow consumer and the connection ends.
-    pub fn deliver(&self, push: &Prepared) {
+    /// Appends a push that others get too. Over the bound its channel's policy decides, and what is done is returned.
+    pub(super) fn deliver(&self, delivery: &Delivery) -> Option<Slow> {
+        match delivery.ready(self.format) {
+            Ready::Parcel(parcel) => self.append(parcel.clone()),
+            Ready::Nothing => None,
+            Ready::Close(goodbye) => {
+                self.close(goodbye.clone());
+                None
+            }
+        }
+    }
+
+    /// Appends what was prepared for others too, and must not be left out.
+    pub(super) fn deliver_surely(&self, push: &Prepared) {
         self.send(push.encoding(self.format).clone());
     }
 
@@ -71,20 +131,79 @@ impl Link {
     /// Appends what was encoded.
     pub fn send(&self, encoded: Encoded) {
         match encoded {
-            Encoded::Frame(frame) => self.append(frame),
+            Encoded::Frame(frame) => drop(self.append(Parcel::of(frame))),
             Encoded::Nothing => {}
             Encoded::Close(goodbye) => self.close(goodbye),
         }
     }
 
-    fn append(&self, frame: Frame) {
-        let full = self.outbox.borrow_mut().push(frame).is_err();
-        if full {
-            self.slow.set(true);
-            self.outbox.borrow_mut().clear();
-            self.close(CloseCode::SlowConsumer.into());
+    fn append(&self, parcel: Rc<Parcel>) -> Option<Slow> {
+        let pushed = self.outbox.borrow_mut().push(parcel, self.is_blocked.get());
+        let slow = match pushed {
+            Pushed::Queued => None,
+            Pushed::Conflated => Some(Slow::Lost(SlowConsumer::Latest)),
+            Pushed::Behind(after) => Some(Slow::Behind(after)),
+            Pushed::Dropped if self.tells_gaps() => Some(Slow::Lost(SlowConsumer::DropOldest)),
+            Pushed::Dropped | Pushed::Full => {
+                self.give_up();
+                None
+            }
+        };
+        self.appended();
+        slow
+    }
+
+    /// Whether the client can be told that publications were dropped; otherwise the connection can only end.
+    fn tells_gaps(&self) -> bool {
+        !matches!(self.format.encode(&outbox::any_gap()), Encoded::Close(_))
+    }
+
+    /// The client does not read fast enough: drops what waits for it and ends the connection.
+    pub(super) fn give_up(&self) {
+        self.slow.set(true);
+        self.outbox.borrow_mut().clear();
+        self.close(CloseCode::SlowConsumer.into());
+    }
+
+    /// The node has too much waiting, and here is the most of it: makes it less.
+    pub(super) fn shed(&self, bytes: usize) {
+        if !self.tells_gaps() || !self.outbox.borrow_mut().shed(bytes) {
+            self.give_up();
         }
-        self.wake();
+        self.settle();
+    }
+
+    /// Counts what waits among what waits on the node.
+    fn settle(&self) {
+        let (before, now) = (self.counted.get(), self.outbox.borrow().bytes());
+        if before != now {
+            self.counted.set(now);
+            self.waiting.changed(self.key, &self.me, before, now);
+        }
+    }
+
+    /// Sees to it that what was appended is written.
+    fn appended(&self) {
+        if self.is_blocked.get() {
+            return self.settle();
+        }
+        if self.is_attended.get() || self.is_dirty.get() {
+            return;
+        }
+        let noted = self.me.upgrade().is_some_and(|link| self.dirty.note(&link));
+        if noted { self.is_dirty.set(true) } else { self.wake() }
+    }
+
+    /// Writes what waits, as far as the socket takes it without being waited for.
+    pub(super) fn flush(&self) {
+        self.is_dirty.set(false);
+        if self.is_blocked.get() {
+            return;
+        }
+        match self.owner.get().and_then(Weak::upgrade) {
+            Some(owner) => owner.flush(),
+            None => self.wake(),
+        }
     }
 
     /// Ends the connection after what is queued.
@@ -105,12 +224,12 @@ impl Link {
 
     /// Wakes the connection's task.
     pub fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
         }
     }
 
-    /// Wakes this task when there is something to take.
+    /// Wakes this task when there is something that only it can do.
     pub fn register(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         match &mut *waker {
@@ -119,23 +238,45 @@ impl Link {
         }
     }
 
+    /// The task that writes what the socket does not take at once; nobody before there is one.
+    pub fn waker(&self) -> Option<Waker> {
+        self.waker.borrow().clone()
+    }
+
+    /// The connection's task is at work now, or done: meanwhile nobody need wake it.
+    pub fn attend(&self, is_attended: bool) {
+        self.is_attended.set(is_attended);
+    }
+
+    /// Says whether the socket takes nothing more for now.
+    pub fn set_blocked(&self, is_blocked: bool) {
+        self.is_blocked.set(is_blocked);
+        self.settle();
+    }
+
+    /// What waits for the socket. Borrowed for one write.
+    pub fn outbox(&self) -> std::cell::RefMut<'_, Outbox> {
+        self.outbox.borrow_mut()
+    }
+
+    /// The format of the frames in it.
+    pub fn format(&self) -> &'static dyn Format {
+        self.format
+    }
+
     /// The next frame for the socket.
     pub fn pop(&self) -> Option<Frame> {
-        let frame = self.outbox.borrow_mut().pop();
-        if let Some(position) = frame.as_ref().and_then(Frame::position) {
-            self.position.set(Some(position));
-        }
-        frame
+        self.outbox.borrow_mut().pop(self.format)
     }
 
     /// The position of the last publication that the socket has been given.
     pub fn position(&self) -> Option<StreamPosition> {
-        self.position.get()
+        self.outbox.borrow().position()
     }
 
     /// Says where the client stands before its first publication.
     pub fn set_position(&self, position: Option<StreamPosition>) {
-        self.position.set(position);
+        self.outbox.borrow_mut().set_position(position);
     }
 
     /// Whether a ping is asked for; asked once.
@@ -171,5 +312,11 @@ impl Link {
     /// What may be set aside for this connection beside its outbox, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.outbox.borrow().bound() / 4
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.waiting.changed(self.key, &self.me, self.counted.get(), 0);
     }
 }

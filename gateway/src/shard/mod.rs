@@ -3,10 +3,14 @@
 //! A shard's loop never waits for Redis, a lock or another shard: what it wants goes into bounded queues, and what
 //! others want of it comes through its [`ShardHandle`]'s mailbox.
 
+mod backlog;
+mod delivery;
+mod flush;
 mod handle;
 mod held;
 mod hub;
 mod link;
+mod members;
 mod outbox;
 mod wheel;
 
@@ -24,16 +28,17 @@ use std::{
 
 use skywave_backplane::{BackplaneState, SubscribeError};
 use skywave_proto::{ChannelName, StreamPosition};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
-use self::wheel::Wheel;
 pub use self::{
+    backlog::Backlog,
     handle::{Item, Seat, ShardHandle, ShardSpawnError},
     hub::{Activation, Attach, Attached, Hub},
     link::Link,
-    outbox::{Outbox, SlowConsumer},
+    outbox::Outbox,
     wheel::TICK,
 };
+use self::{backlog::Waiting, flush::Dirty, wheel::Wheel};
 use crate::{
     metrics::Figures,
     push::{Format, Goodbye, Push},
@@ -42,6 +47,9 @@ use crate::{
 
 /// How many items are taken from the mailbox before the connections get their turn.
 const BATCH: usize = 256;
+
+/// How many members are given what is pending before other channels, and the connections, get their turn.
+const SLICE: usize = 256;
 
 /// What a shard drives: one connection and the client behind it. The shard knows no protocol.
 pub trait Owner {
@@ -65,6 +73,12 @@ pub trait Owner {
 
     /// Looks at the client's rights again, and ends the subscriptions that it has none for any more.
     fn refresh(&self);
+
+    /// Writes what waits for it, as far as its socket takes it without being waited for.
+    fn flush(&self);
+
+    /// It did not take a channel's publications in time: they come from history, after this position.
+    fn fall_behind(&self, channel: &ChannelName, after: StreamPosition);
 
     /// What back ends are told of it; nothing until its client is known.
     fn describe(&self) -> Option<Description>;
@@ -95,12 +109,14 @@ pub struct Shard {
     wheel: RefCell<Wheel>,
     handle: ShardHandle,
     draining: Cell<bool>,
+    dirty: Rc<Dirty>,
+    waiting: Rc<Waiting>,
 }
 
 static KEYS: AtomicU64 = AtomicU64::new(1);
 
 impl Shard {
-    pub(crate) fn new(handle: ShardHandle, relay: Relay) -> Rc<Self> {
+    pub(crate) fn new(handle: ShardHandle, relay: Relay, backlog: Arc<Backlog>) -> Rc<Self> {
         let figures = Rc::new(Figures::new());
         Rc::new(Self {
             index: handle.index(),
@@ -109,8 +125,10 @@ impl Shard {
             figures,
             owners: RefCell::default(),
             wheel: RefCell::default(),
-            handle,
             draining: Cell::new(false),
+            dirty: Rc::default(),
+            waiting: Waiting::new(handle.index(), backlog),
+            handle,
         })
     }
 
@@ -136,12 +154,13 @@ impl Shard {
 
     /// A link for a new connection.
     pub fn link(&self, format: &'static dyn Format, outbox_bytes: usize) -> Rc<Link> {
-        Rc::new(Link::new(KEYS.fetch_add(1, Ordering::Relaxed), format, outbox_bytes))
+        Link::new(KEYS.fetch_add(1, Ordering::Relaxed), format, outbox_bytes, self.dirty.clone(), self.waiting.clone())
     }
 
     /// The shard drives this connection from now on. Should the node be leaving already, the connection is told.
     pub fn adopt(&self, owner: Rc<dyn Owner>) {
         let key = owner.link().key();
+        owner.link().set_owner(Rc::downgrade(&owner));
         if self.draining.get() {
             owner.leave(skywave_proto::CloseCode::Draining.into());
         }
@@ -164,37 +183,50 @@ impl Shard {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                taken = mailbox.recv_many(&mut batch, BATCH) => {
-                    if taken == 0 || self.take(&mut batch).is_break() || self.catch_up(taken, &mailbox).await.is_break() {
-                        return;
-                    }
-                    self.handle.take_lost(|channel, lost| self.hub.borrow_mut().lost(channel, lost));
-                    tokio::task::yield_now().await;
-                }
+            let has_work = self.hub.borrow().has_work() || (mailbox.is_empty() && self.handle.has_late());
+            let opening = self.hub.borrow().next_opening();
+            let taken = tokio::select! {
+                biased;
                 _ = ticks.tick() => {
                     self.tick();
-                    if self.catch_up(0, &mailbox).await.is_break() {
-                        return;
-                    }
+                    0
                 }
+                taken = mailbox.recv_many(&mut batch, BATCH) => match taken {
+                    0 => return,
+                    taken => taken,
+                },
+                // What is pending goes on to members, after a look at what has come.
+                () = std::future::ready(()), if has_work => 0,
+                () = until(opening), if opening.is_some() => {
+                    self.hub.borrow_mut().open(Instant::now());
+                    0
+                }
+            };
+            self.dirty.begin();
+            let mut turn = self.take(&mut batch);
+            if turn.is_continue() && self.handle.take_late(&mut batch, taken, mailbox.is_empty()) {
+                turn = self.take(&mut batch);
             }
+            self.handle.take_lost(|channel, lost| self.hub.borrow_mut().lost(channel, lost));
+            self.hub.borrow_mut().advance(SLICE);
+            self.fall_behind();
+            self.dirty.flush();
+            self.waiting.relieve();
+            if turn.is_break() {
+                return;
+            }
+            tokio::task::yield_now().await;
         }
     }
 
-    /// Takes what did not fit into the mailbox.
-    async fn catch_up(self: &Rc<Self>, mut taken: usize, mailbox: &mpsc::Receiver<Item>) -> ControlFlow<()> {
-        let mut batch = Vec::new();
-        while self.handle.take_late(&mut batch, taken, mailbox.is_empty()) {
-            self.take(&mut batch)?;
-            tokio::task::yield_now().await;
-            // What it provoked may be late as well: pushes and ticks have their turn in between.
-            if !mailbox.is_empty() {
-                break;
+    /// Tells connections which of their channels come from history now.
+    fn fall_behind(&self) {
+        let behind = self.hub.borrow_mut().take_behind();
+        for (key, channel, after) in behind {
+            if let Some(owner) = self.owner(key) {
+                owner.fall_behind(&channel, after);
             }
-            taken = 0;
         }
-        ControlFlow::Continue(())
     }
 
     fn take(self: &Rc<Self>, batch: &mut Vec<Item>) -> ControlFlow<()> {
@@ -244,6 +276,7 @@ impl Shard {
 
     pub(crate) fn tick(&self) {
         self.handle.turned();
+        self.figures.outbox(self.waiting.node().bytes());
         self.handle.take_lost(|channel, lost| self.hub.borrow_mut().lost(channel, lost));
         let retries = self.hub.borrow_mut().tick();
         for owner in retries.into_iter().filter_map(|key| self.owner(key)) {
@@ -270,5 +303,12 @@ impl Shard {
                 owner.leave(goodbye);
             });
         }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }

@@ -11,25 +11,31 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use skywave_proto::CloseCode;
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{
     socket::Socket,
     websocket::{self, Agreed, Decoder, Deflater, Event, Header, Limits, Role, Violation},
 };
-use crate::push::{Frame, Window};
+use crate::{
+    push::{Frame, Window},
+    shard::{Link, Outbox},
+};
 
 /// What is read at once. One buffer for each thread: a connection that is silent holds none.
 const READ_BYTES: usize = 64 * 1024;
 /// What is handed to the socket at once: enough for one system call to pay, little enough for the outbox to count what
 /// waits …
 const BATCH_BYTES: usize = 64 * 1024;
-/// … and in frames: each is two slices of at most 64.
-const BATCH_FRAMES: usize = 32;
+/// … and in frames.
+const BATCH_FRAMES: usize = 64;
 
 thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
@@ -143,18 +149,12 @@ impl Framed {
 
     /// Whether one system call has enough to do: then it comes first.
     pub(super) fn is_full(&self) -> bool {
-        self.output.bytes >= BATCH_BYTES || self.output.chunks.len() >= BATCH_FRAMES
+        self.output.is_full()
     }
 
     /// Appends a message, compressed if that was agreed on and pays.
-    pub(super) fn send(&mut self, frame: &Frame) {
-        let compression = self.compression.filter(|compression| frame.payload().len() >= compression.threshold);
-        let deflated = compression.and_then(|compression| {
-            let window = compression.window();
-            let deflate = |payload: &Bytes| DEFLATERS.with_borrow_mut(|all| all.of(window).compress(payload));
-            frame.deflated(window, deflate).cloned()
-        });
-        self.append(frame, deflated);
+    fn send(&mut self, frame: &Frame) {
+        self.output.append(wire(frame, self.compression).clone());
     }
 
     /// Appends a message, compressed if that was agreed on, whether it pays or not.
@@ -162,28 +162,58 @@ impl Framed {
         let deflated = self.compression.and_then(|compression| {
             DEFLATERS.with_borrow_mut(|all| all.of(compression.window()).compress_always(frame.payload()))
         });
-        self.append(frame, deflated);
-    }
-
-    fn append(&mut self, frame: &Frame, deflated: Option<Bytes>) {
-        let opcode = OpCode::Data(if frame.is_text() { Data::Text } else { Data::Binary });
-        self.output.append(opcode, deflated.is_some(), deflated.unwrap_or_else(|| frame.payload().clone()));
+        self.output.append(match deflated {
+            Some(deflated) => framed(frame.is_text(), true, &deflated),
+            None => framed(frame.is_text(), false, frame.payload()),
+        });
     }
 
     /// Appends a ping (RFC 6455 §5.5.2) with at most 125 bytes of payload.
     pub(super) fn ping(&mut self, payload: Bytes) {
-        self.output.append(OpCode::Control(Control::Ping), false, payload);
+        self.output.append(whole(OpCode::Control(Control::Ping), false, &payload));
     }
 
     /// Appends the answer to a ping (RFC 6455 §5.5.3).
     pub(super) fn pong(&mut self, payload: Bytes) {
-        self.output.append(OpCode::Control(Control::Pong), false, payload);
+        self.output.append(whole(OpCode::Control(Control::Pong), false, &payload));
     }
 
     /// Appends the close frame (RFC 6455 §5.5.1). Nothing may follow.
     pub(super) fn close(&mut self, code: Option<u16>, reason: &str) {
         let payload = code.map_or_else(Bytes::new, |code| websocket::close_payload(code, reason));
-        self.output.append(OpCode::Control(Control::Close), false, payload);
+        self.output.append(whole(OpCode::Control(Control::Close), false, &payload));
+    }
+
+    /// Writes what was appended, and then what waits for the socket in the link's outbox. Ready once the socket has taken
+    /// all of it. `wrote` is set if it took anything. The task is woken when it takes more.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, link: &Link, wrote: &Cell<bool>) -> Poll<io::Result<()>> {
+        loop {
+            if self.output.chunks.is_empty()
+                && let Socket::Tcp(socket) = &self.socket
+            {
+                let mut outbox = link.outbox();
+                while !write_through(socket, self.compression, &mut outbox, &mut self.output, wrote)? {
+                    ready!(socket.poll_write_ready(cx))?;
+                }
+            }
+            // What cannot be written from there: a frame that is made for this client, or any to a socket that makes a
+            // record, or a frame of its own, of each write. What was taken out is beyond the outbox's policies, so no more
+            // is until it is written.
+            if self.output.chunks.is_empty() {
+                while !self.output.is_full()
+                    && let Some(frame) = link.pop()
+                {
+                    self.send(&frame);
+                }
+            }
+            ready!(self.output.poll_write(cx, &mut self.socket, wrote))?;
+            if link.is_drained() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 
     /// Writes what was appended. Ready once the socket has taken all of it. `wrote` is set if it took anything.
@@ -291,36 +321,104 @@ impl Deflaters {
     }
 }
 
-/// A frame that the socket has not taken, or not all of it.
-struct Chunk {
-    /// `None`: it is in the payload.
-    header: Option<Header>,
-    payload: Bytes,
+/// A message as it goes out, made once for all its receivers: compressed if that was agreed on and pays.
+fn wire(frame: &Frame, compression: Option<Compression>) -> &Bytes {
+    if let Some(compression) = compression
+        && frame.payload().len() >= compression.threshold
+    {
+        let window = compression.window();
+        let deflate = |frame: &Frame| {
+            let deflated = DEFLATERS.with_borrow_mut(|all| all.of(window).compress(frame.payload()))?;
+            Some(framed(frame.is_text(), true, &deflated))
+        };
+        if let Some(deflated) = frame.deflated(window, deflate) {
+            return deflated;
+        }
+    }
+    frame.plain(|frame| framed(frame.is_text(), false, frame.payload()))
 }
 
-impl Chunk {
-    fn header(&self) -> &[u8] {
-        self.header.as_ref().map_or(&[], AsRef::as_ref)
-    }
+fn framed(is_text: bool, is_compressed: bool, payload: &[u8]) -> Bytes {
+    whole(OpCode::Data(if is_text { Data::Text } else { Data::Binary }), is_compressed, payload)
+}
 
-    fn len(&self) -> usize {
-        self.header().len() + self.payload.len()
+/// A frame with its header.
+fn whole(opcode: OpCode, is_compressed: bool, payload: &[u8]) -> Bytes {
+    let header = Header::new(opcode, is_compressed, payload.len(), None);
+    let header: &[u8] = header.as_ref();
+    let mut frame = Vec::with_capacity(header.len() + payload.len());
+    frame.extend_from_slice(header);
+    frame.extend_from_slice(payload);
+    frame.into()
+}
+
+/// Gives a bare socket what waits, from where it waits: no byte is copied. What it takes only a part of goes on in
+/// `output`. False if it takes nothing now.
+fn write_through(
+    socket: &TcpStream,
+    compression: Option<Compression>,
+    outbox: &mut Outbox,
+    output: &mut Output,
+    wrote: &Cell<bool>,
+) -> io::Result<bool> {
+    loop {
+        let mut slices = SmallVec::<[IoSlice<'_>; BATCH_FRAMES]>::new();
+        let mut bytes = 0;
+        for frame in outbox.frames() {
+            if bytes >= BATCH_BYTES || slices.len() == BATCH_FRAMES {
+                break;
+            }
+            let wire = wire(frame, compression);
+            bytes += wire.len();
+            slices.push(IoSlice::new(wire));
+        }
+        let written = match &slices[..] {
+            [] => return Ok(true),
+            [one] => socket.try_write(one),
+            many => socket.try_write_vectored(many),
+        };
+        let mut taken = match written {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(taken) => taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        drop(slices);
+        wrote.set(true);
+        let is_short = taken < bytes;
+        while taken > 0
+            && let Some(frame) = outbox.next_frame()
+        {
+            let wire = wire(frame, compression);
+            let rest = (taken < wire.len()).then(|| wire.slice(taken..));
+            taken = taken.saturating_sub(wire.len());
+            rest.into_iter().for_each(|rest| output.append(rest));
+            outbox.advance();
+        }
+        if is_short {
+            return Ok(true);
+        }
     }
 }
 
-/// What goes out next. Bound: [`BATCH_BYTES`] and [`BATCH_FRAMES`], one frame more, and control frames.
+/// What goes out next: frames, or what is left of them. Bound: [`BATCH_BYTES`] and [`BATCH_FRAMES`], one frame more, and
+/// control frames.
 #[derive(Default)]
 struct Output {
-    chunks: VecDeque<Chunk>,
-    /// What the socket has taken of the first, in bytes.
-    taken: usize,
+    chunks: VecDeque<Bytes>,
     /// What is still to be taken, in bytes.
     bytes: usize,
+    /// The first chunk is many in one.
+    is_joined: bool,
 }
 
 impl Output {
-    fn append(&mut self, opcode: OpCode, is_compressed: bool, payload: Bytes) {
-        let chunk = Chunk { header: Some(Header::new(opcode, is_compressed, payload.len(), None)), payload };
+    /// Whether one system call has enough to do: then it comes first.
+    fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES || self.chunks.len() >= BATCH_FRAMES
+    }
+
+    fn append(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
         self.chunks.push_back(chunk);
     }
@@ -345,40 +443,33 @@ impl Output {
         socket.poll_flush(cx)
     }
 
-    fn slices(&self) -> SmallVec<[IoSlice<'_>; 2 * BATCH_FRAMES]> {
-        let parts = self.chunks.iter().take(BATCH_FRAMES).flat_map(|chunk| [chunk.header(), &chunk.payload]);
-        let mut skip = self.taken;
-        let rest = parts.map(|part| {
-            let skipped = skip.min(part.len());
-            skip -= skipped;
-            &part[skipped..]
-        });
-        rest.filter(|part| !part.is_empty()).map(IoSlice::new).collect()
+    fn slices(&self) -> SmallVec<[IoSlice<'_>; BATCH_FRAMES]> {
+        self.chunks.iter().take(BATCH_FRAMES).map(|chunk| IoSlice::new(chunk)).collect()
     }
 
-    fn take(&mut self, count: usize) {
+    fn take(&mut self, mut count: usize) {
         self.bytes -= count;
-        self.taken += count;
-        while let Some(chunk) = self.chunks.front()
-            && self.taken >= chunk.len()
-        {
-            self.taken -= chunk.len();
+        while let Some(chunk) = self.chunks.front_mut() {
+            if count < chunk.len() {
+                chunk.advance(count);
+                return;
+            }
+            count -= chunk.len();
             self.chunks.pop_front();
+            self.is_joined = false;
         }
     }
 
     /// One piece of all, for sockets that make a record, or a frame of their own, of each write. What comes behind such a
     /// piece waits until it is taken: each byte is copied once.
     fn join(&mut self) {
-        if self.chunks.front().is_none_or(|first| first.header.is_none()) {
+        if self.is_joined || self.chunks.len() < 2 {
             return;
         }
         let mut all = Vec::with_capacity(self.bytes);
-        for chunk in self.chunks.drain(..) {
-            all.extend_from_slice(chunk.header());
-            all.extend_from_slice(&chunk.payload);
-        }
-        self.chunks.push_back(Chunk { header: None, payload: all.into() });
+        self.chunks.drain(..).for_each(|chunk| all.extend_from_slice(&chunk));
+        self.chunks.push_back(all.into());
+        self.is_joined = true;
     }
 }
 
@@ -391,7 +482,7 @@ mod tests {
         for joined in [false, true] {
             let mut output = Output::default();
             for payload in ["one", "", "three, which is longer"] {
-                output.append(OpCode::Data(Data::Text), false, payload.into());
+                output.append(framed(true, false, payload.as_bytes()));
             }
             let mut got = Vec::new();
             while !output.chunks.is_empty() {
@@ -404,7 +495,7 @@ mod tests {
                 output.take(taken);
             }
             assert_eq!(got, b"\x81\x03one\x81\x00\x81\x16three, which is longer", "joined: {joined}");
-            assert_eq!((output.bytes, output.taken), (0, 0));
+            assert_eq!(output.bytes, 0);
         }
     }
 }

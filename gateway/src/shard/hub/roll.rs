@@ -12,7 +12,7 @@ use std::{
 use skywave_backplane::{BackplaneState, MemberPage, PresenceError, PresenceEvent};
 use skywave_proto::ChannelName;
 
-use super::{Hub, Topic};
+use super::{Hub, topic::Topic};
 use crate::{
     push::{Prepared, Push},
     relay::Receipt,
@@ -30,8 +30,8 @@ pub(super) enum Roll {
     Off,
     /// Its list is on its way, and was asked for before the change with this number.
     Collecting(u64),
-    /// It has the list.
-    Following,
+    /// It has the list, up to the push with this number.
+    Following(u64),
     /// It had the list until a change was lost; the channel reads it again.
     Stale,
     /// Its subscription was answered without a list, for there was none to be had; the channel goes on asking for it.
@@ -141,21 +141,30 @@ impl Reread {
 impl Hub {
     /// A member has its list of members: from now on it hears of changes. Returns the list, brought up to date; `None`
     /// if too much changed while it was on its way: then it is owed, see [`Hub::owe_roll`].
-    pub fn follow_roll(&mut self, channel: &ChannelName, key: u64, page: MemberPage) -> Option<MemberPage> {
+    pub fn follow_roll(
+        &mut self,
+        channel: &ChannelName,
+        place: usize,
+        key: u64,
+        page: MemberPage,
+    ) -> Option<MemberPage> {
         let Some(topic) = self.topics.get_mut(channel) else { return Some(page) };
-        let member = topic.members.iter_mut().find(|member| member.link.key() == key);
-        let Some(member) = member else { return Some(page) };
-        let Roll::Collecting(from) = member.roll else { return Some(page) };
+        let (next_push, next_change) = (topic.next(), topic.changes.next());
+        let Some(&mut Roll::Collecting(from)) = topic.member(place, key).map(|member| &mut member.roll) else {
+            return Some(page);
+        };
         let page = topic.changes.join_to(from, page);
-        member.roll = if page.is_some() { Roll::Following } else { Roll::Collecting(topic.changes.next()) };
+        if let Some(member) = topic.member(place, key) {
+            member.roll = if page.is_some() { Roll::Following(next_push) } else { Roll::Collecting(next_change) };
+        }
         topic.forget_changes();
         page
     }
 
     /// A member's first list cannot be had now. It comes as soon as it can, and until then the member hears of no changes.
-    pub fn owe_roll(&mut self, channel: &ChannelName, key: u64) {
+    pub fn owe_roll(&mut self, channel: &ChannelName, place: usize, key: u64) {
         let Some(topic) = self.topics.get_mut(channel) else { return };
-        let Some(member) = topic.members.iter_mut().find(|member| member.link.key() == key) else { return };
+        let Some(member) = topic.member(place, key) else { return };
         if matches!(member.roll, Roll::Collecting(_)) {
             member.roll = Roll::Owed;
             if topic.reread.is_none() {
@@ -170,11 +179,11 @@ impl Hub {
         let Some(topic) = self.topics.get_mut(channel) else { return };
         let mut stale = false;
         topic.changes.lose();
-        for member in &mut topic.members {
+        for member in topic.members.iter_mut() {
             match &mut member.roll {
                 Roll::Off | Roll::Collecting(_) => {}
                 Roll::Owed => stale = true,
-                Roll::Following | Roll::Stale => {
+                Roll::Following(_) | Roll::Stale => {
                     member.roll = Roll::Stale;
                     stale = true;
                 }
@@ -239,19 +248,23 @@ impl Hub {
 }
 
 impl Topic {
-    /// A client joined or left.
-    pub(super) fn change_roll(&mut self, push: &Arc<Prepared>, event: &PresenceEvent) {
-        let mut wanted = self.reread.is_some();
-        for member in &self.members {
+    /// A client joined or left. Returns whether a member is to be told.
+    pub(super) fn change_roll(&mut self, push: &Arc<Prepared>, event: &PresenceEvent) -> bool {
+        let (mut is_wanted, mut is_heard) = (self.reread.is_some(), false);
+        for member in self.members.iter() {
             match member.roll {
                 Roll::Off | Roll::Stale | Roll::Owed => {}
-                Roll::Collecting(_) => wanted = true,
-                Roll::Following => member.link.deliver(push),
+                Roll::Collecting(_) => is_wanted = true,
+                Roll::Following(_) => is_heard = true,
             }
         }
-        if wanted {
+        if is_wanted {
             self.changes.note(event);
         }
+        if is_heard {
+            self.deliver(push);
+        }
+        is_heard
     }
 
     /// Lets the changes go when no list is on its way any more.
@@ -267,27 +280,29 @@ impl Topic {
         let elsewhere = Prepared::new(Push::Roll(channel.clone(), None, page.clone()));
         let here = Prepared::new(Push::Roll(channel.clone(), self.last, page));
         let last = self.last.map_or(0, |last| last.offset);
+        let (is_quiet, next) = (self.is_quiet(), self.next());
         for member in self.members.iter_mut().filter(|member| matches!(member.roll, Roll::Stale | Roll::Owed)) {
-            member.roll = Roll::Following;
-            let is_here = member.held.is_none() && member.skip <= last;
-            member.link.deliver(if is_here { &here } else { &elsewhere });
+            member.roll = Roll::Following(next);
+            let is_here = is_quiet && member.held.is_none() && member.skip <= last;
+            member.link.deliver_surely(if is_here { &here } else { &elsewhere });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
+    use std::{rc::Rc, time::Duration};
 
     use skywave_backplane::{Any, Gap, Interest, Memory};
     use skywave_proto::{Member, Publication};
 
     use super::*;
     use crate::{
+        config::SlowConsumer,
         metrics::Figures,
         push::{Encoded, Format, Frame},
         relay::{Answers, Relay, Routes},
-        shard::{Attach, Link},
+        shard::{Attach, Backlog, Link, backlog::Waiting},
     };
 
     fn member(client: &str) -> Member {
@@ -392,19 +407,30 @@ mod tests {
         let relay =
             Relay::start(Any::Memory(Memory::new(Arc::new(Nobody))), Arc::new(routes), Answers::new(Arc::new([])));
         let mut hub = Hub::new(0, relay, Rc::new(Figures::new()));
-        let links: [_; 4] = std::array::from_fn(|key| Rc::new(Link::new(key as u64, &Words, 1 << 20)));
+        let links: [_; 4] = std::array::from_fn(|key| {
+            Link::new(key as u64, &Words, 1 << 20, Rc::default(), Waiting::new(0, Backlog::new(1, None)))
+        });
         for (link, presence) in links.iter().zip([true, true, false, true]) {
             let interest = Interest { channel: channel.clone(), history: None, presence: true };
-            hub.attach(link, Attach { interest, namespace: "default", echo: true, presence }).unwrap();
+            let attach = Attach {
+                interest,
+                namespace: "default",
+                slow_consumer: SlowConsumer::Disconnect,
+                flush_interval: Duration::ZERO,
+                echo: true,
+                presence,
+            };
+            assert_eq!(hub.attach(link, attach).unwrap().0 as u64, link.key());
         }
         hub.joined(&channel, 1, Ok(None));
-        hub.follow_roll(&channel, 0, page(&[])).unwrap();
+        hub.follow_roll(&channel, 0, 0, page(&[])).unwrap();
         let words = |link: &Link| -> Vec<_> {
             let frames = std::iter::from_fn(|| link.pop());
             frames.map(|frame| String::from_utf8(frame.payload().to_vec()).unwrap()).collect()
         };
         let join = |hub: &mut Hub, client: &str| {
             hub.push(&Prepared::new(Push::Presence(channel.clone(), PresenceEvent::Join(member(client)))));
+            hub.advance(usize::MAX);
         };
 
         // Lost once: the list comes, with what changed meanwhile, and then changes again.
@@ -413,11 +439,15 @@ mod tests {
         hub.roll_read(&channel, 1, Ok(page(&["c0"])));
         join(&mut hub, "c2");
         assert_eq!(words(&links[0]), ["roll 2", "join c2"]);
-        assert_eq!(hub.follow_roll(&channel, 1, page(&[])), None, "whose first list is on its way reads another one");
-        assert_eq!(hub.follow_roll(&channel, 1, page(&["c0"])).unwrap().total, 1);
+        assert_eq!(
+            hub.follow_roll(&channel, 1, 1, page(&[])),
+            None,
+            "whose first list is on its way reads another one"
+        );
+        assert_eq!(hub.follow_roll(&channel, 1, 1, page(&["c0"])).unwrap().total, 1);
 
         // A first list that cannot be had is owed.
-        hub.owe_roll(&channel, 3);
+        hub.owe_roll(&channel, 3, 3);
         join(&mut hub, "c2");
 
         // Lost, and lost again while the list is read: that is a try.

@@ -60,6 +60,8 @@ pub(super) struct Connection {
     channel: Option<ChannelName>,
     limits: WebSocketLimits,
     compression: Option<Compression>,
+    /// The socket and what is read and written there, while the connection is served.
+    wire: RefCell<Option<Framed>>,
     heartbeat: RefCell<Heartbeat>,
     heard: Cell<bool>,
     /// Since when a message is unfinished.
@@ -91,8 +93,10 @@ impl Adopted {
         let Self { connection, .. } = &self;
         let (figures, protocol) = (&connection.figures, connection.codec.name());
         figures.opened(protocol);
-        let mut wire = Framed::new(socket, early, connection.limits.message, connection.compression);
-        let end = connection.serve(&mut wire).await;
+        let wire = Framed::new(socket, early, connection.limits.message, connection.compression);
+        connection.wire.replace(Some(wire));
+        let end = connection.serve().await;
+        let mut wire = connection.wire.take().expect("put there above, and taken nowhere else");
         let (reason, at_once) = connection.close(&mut wire, end).await;
         connection.left.set(at_once);
         figures.closed(protocol, reason, connection.link.is_slow());
@@ -142,6 +146,7 @@ impl Connection {
             channel,
             limits,
             compression,
+            wire: RefCell::new(None),
             heartbeat: RefCell::new(heartbeat),
             heard: Cell::new(false),
             begun: Cell::new(None),
@@ -154,19 +159,14 @@ impl Connection {
         Adopted { shard: shard.clone(), connection }
     }
 
-    async fn serve(&self, wire: &mut Framed) -> End {
+    async fn serve(&self) -> End {
         let mut cut: Option<Pin<Box<Sleep>>> = None;
         let mut latest = None;
         std::future::poll_fn(|cx| {
             self.link.register(cx);
-            if let Poll::Ready(end) = self.write(wire, cx) {
-                return Poll::Ready(end);
-            }
-            if let Poll::Ready(end) = self.read(wire, cx) {
-                return Poll::Ready(end);
-            }
-            // What was read may have been answered already.
-            if let Poll::Ready(end) = self.write(wire, cx) {
+            if let Some(wire) = &mut *self.wire.borrow_mut()
+                && let Poll::Ready(end) = self.work(wire, cx)
+            {
                 return Poll::Ready(end);
             }
             // A client that does not take its goodbye, nor anything before it, has until then; one that takes it drop by drop
@@ -187,11 +187,29 @@ impl Connection {
         .await
     }
 
+    /// Writes and reads as far as the socket lets us. Ready when the connection ends.
+    fn work(&self, wire: &mut Framed, cx: &mut Context<'_>) -> Poll<End> {
+        self.link.attend(true);
+        // Behind what is read there is more to write: what was asked may have been answered already.
+        let end = match self.write(wire, cx) {
+            Poll::Pending => self.read(wire, cx),
+            ended => ended,
+        };
+        let end = match end {
+            Poll::Pending => self.write(wire, cx),
+            ended => ended,
+        };
+        self.link.attend(false);
+        end
+    }
+
     /// Gives the socket all that it takes. Ready when the connection ends.
     fn write(&self, wire: &mut Framed, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            self.fill(wire);
-            if ready!(wire.poll_flush(cx, &self.wrote)).is_err() {
+            self.add_control(wire);
+            let sent = wire.poll_send(cx, &self.link, &self.wrote);
+            self.link.set_blocked(sent.is_pending());
+            if ready!(sent).is_err() {
                 return Poll::Ready(End::Wire(Ending::Lost));
             }
             let pong = self.pong.take();
@@ -213,8 +231,8 @@ impl Connection {
         }
     }
 
-    /// Appends what is to go out next, as much as one system call takes.
-    fn fill(&self, wire: &mut Framed) {
+    /// Appends the control frames that are owed: they go before what waits in the outbox.
+    fn add_control(&self, wire: &mut Framed) {
         // While the socket takes nothing the answer waits, and a later one takes its place: pings cannot be piled up.
         if !wire.is_full()
             && let Some(payload) = self.pong.take()
@@ -223,11 +241,6 @@ impl Connection {
         }
         if self.link.take_ping() {
             wire.ping(self.heartbeat.borrow_mut().sent(Instant::now()));
-        }
-        while !wire.is_full()
-            && let Some(frame) = self.link.pop()
-        {
-            wire.send(&frame);
         }
     }
 
@@ -372,6 +385,20 @@ impl Owner for Connection {
 
     fn leave(&self, goodbye: Goodbye) {
         self.session.leave(goodbye);
+    }
+
+    fn flush(&self) {
+        // A connection that is not served yet, or no longer, has nothing to be written to.
+        let (Some(waker), Some(wire)) = (self.link.waker(), &mut *self.wire.borrow_mut()) else { return };
+        self.link.attend(true);
+        if self.write(wire, &mut Context::from_waker(&waker)).is_ready() {
+            waker.wake(); // the end is the task's business: it finds the same
+        }
+        self.link.attend(false);
+    }
+
+    fn fall_behind(&self, channel: &ChannelName, after: StreamPosition) {
+        self.session.fall_behind(channel, after);
     }
 
     fn unsubscribe(&self, channel: &ChannelName, reason: &'static str) {

@@ -1,0 +1,102 @@
+//! What waits for the clients of a node that do not read, and who gives it up when it is too much for the node.
+//!
+//! Each outbox has its own bound; this is the bound of all together. A connection that takes what it is given never comes
+//! here.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    num::NonZeroUsize,
+    rc::{Rc, Weak},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use super::link::Link;
+
+/// What waits in all outboxes of a node, in bytes, and the most that may (`limits.node_outbox_bytes`).
+#[derive(Debug)]
+pub struct Backlog {
+    bound: Option<NonZeroUsize>,
+    total: AtomicUsize,
+    /// The largest outbox of each shard, as it was when it was last looked for: while all is within the bound nobody
+    /// does.
+    largest: Box<[AtomicUsize]>,
+}
+
+impl Backlog {
+    /// For a node with so many shards.
+    pub fn new(shards: usize, bound: Option<NonZeroUsize>) -> Arc<Self> {
+        Arc::new(Self {
+            bound,
+            total: AtomicUsize::new(0),
+            largest: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+        })
+    }
+
+    /// What waits now.
+    pub fn bytes(&self) -> usize {
+        self.total.load(Relaxed)
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.bound.is_some_and(|bound| self.bytes() > bound.get())
+    }
+}
+
+/// One shard's part of it.
+pub(super) struct Waiting {
+    shard: usize,
+    node: Arc<Backlog>,
+    /// The connections with something in their outbox that their socket did not take at once, and how much.
+    links: RefCell<HashMap<u64, (Weak<Link>, usize), ahash::RandomState>>,
+}
+
+impl Waiting {
+    pub(super) fn new(shard: usize, node: Arc<Backlog>) -> Rc<Self> {
+        Rc::new(Self { shard, node, links: RefCell::default() })
+    }
+
+    /// So much waits for a connection now, where it was so much.
+    pub(super) fn changed(&self, key: u64, link: &Weak<Link>, before: usize, now: usize) {
+        if now >= before {
+            self.node.total.fetch_add(now - before, Relaxed);
+        } else {
+            self.node.total.fetch_sub(before - now, Relaxed);
+        }
+        let mut links = self.links.borrow_mut();
+        if now == 0 {
+            links.remove(&key);
+            if links.is_empty() {
+                *links = HashMap::default();
+            }
+        } else {
+            links.entry(key).or_insert_with(|| (link.clone(), 0)).1 = now;
+        }
+    }
+
+    /// Makes the largest outboxes smaller until all together are within the bound. While another shard has a larger one,
+    /// it is for that shard to do so.
+    pub(super) fn relieve(&self) {
+        while self.node.is_too_large() {
+            let links = self.links.borrow();
+            let largest = links.values().max_by_key(|(_, bytes)| *bytes).map(|(link, bytes)| (link.clone(), *bytes));
+            drop(links);
+            let own = largest.as_ref().map_or(0, |(_, bytes)| *bytes);
+            self.node.largest[self.shard].store(own, Relaxed);
+            let Some((link, bytes)) = largest else { return };
+            if self.node.largest.iter().any(|other| other.load(Relaxed) > own) {
+                return;
+            }
+            let Some(link) = link.upgrade() else { return };
+            link.shed(bytes / 2);
+        }
+    }
+
+    /// What waits in all of the node.
+    pub(super) fn node(&self) -> &Backlog {
+        &self.node
+    }
+}

@@ -1,0 +1,92 @@
+//! A push on its way to the connections of one shard, and what waits in their outboxes of it.
+
+use std::{cell::OnceCell, rc::Rc, sync::Arc};
+
+use skywave_proto::ChannelName;
+
+use crate::{
+    config::SlowConsumer,
+    push::{Encoded, Format, Frame, Goodbye, Prepared, SLOTS},
+};
+
+/// What a frame costs in an outbox beside its payload, in bytes.
+pub(super) const OVERHEAD: usize = Frame::OVERHEAD + size_of::<Parcel>() + 3 * size_of::<usize>();
+
+/// Which channel a publication is of, and what becomes of it where it cannot be taken in time. One for each channel of
+/// a shard: two are the same if they are the same piece of memory.
+#[derive(Debug)]
+pub struct Label {
+    /// The channel.
+    pub channel: ChannelName,
+    /// What slow consumers of it get.
+    pub policy: SlowConsumer,
+}
+
+/// A frame in an outbox. All outboxes of a shard share it: to queue it counts up a number that no other thread touches.
+#[derive(Debug)]
+pub struct Parcel {
+    frame: Frame,
+    label: Option<Rc<Label>>,
+}
+
+impl Parcel {
+    /// A frame that must not be left out.
+    pub fn of(frame: Frame) -> Rc<Self> {
+        Rc::new(Self { frame, label: None })
+    }
+
+    /// A publication of a channel.
+    pub fn publication(frame: Frame, label: Rc<Label>) -> Rc<Self> {
+        Rc::new(Self { frame, label: Some(label) })
+    }
+
+    /// What goes out.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The channel whose publication it is.
+    pub fn label(&self) -> Option<&Rc<Label>> {
+        self.label.as_ref()
+    }
+
+    /// What it counts in an outbox, in bytes.
+    pub fn cost(&self) -> usize {
+        self.frame.payload().len() + OVERHEAD
+    }
+}
+
+/// A push in one wire format, as a shard's connections get it.
+pub(super) enum Ready {
+    Parcel(Rc<Parcel>),
+    Nothing,
+    Close(Goodbye),
+}
+
+/// See the module. Each wire format is looked up once, for however many connections.
+pub(super) struct Delivery {
+    push: Arc<Prepared>,
+    label: Option<Rc<Label>>,
+    ready: [OnceCell<Ready>; SLOTS],
+}
+
+impl Delivery {
+    /// `label`: it is a publication of this channel.
+    pub(super) fn new(push: Arc<Prepared>, label: Option<Rc<Label>>) -> Self {
+        Self { push, label, ready: [const { OnceCell::new() }; SLOTS] }
+    }
+
+    /// What it is.
+    pub(super) fn push(&self) -> &Arc<Prepared> {
+        &self.push
+    }
+
+    /// What a connection with this format gets.
+    pub(super) fn ready(&self, format: &dyn Format) -> &Ready {
+        self.ready[format.slot()].get_or_init(|| match self.push.encoding(format) {
+            Encoded::Frame(frame) => Ready::Parcel(Rc::new(Parcel { frame: frame.clone(), label: self.label.clone() })),
+            Encoded::Nothing => Ready::Nothing,
+            Encoded::Close(goodbye) => Ready::Close(goodbye.clone()),
+        })
+    }
+}

@@ -1,0 +1,130 @@
+//! Who is on a channel: places that stay what they are while their owners come and go.
+
+use std::ops::{Index, IndexMut};
+
+/// Members by place. To add, to find and to take one away costs the same whatever their number.
+///
+/// Bound: one place for each that is there, and as many again that were; with fewer the memory is given back.
+#[derive(Debug)]
+pub(super) struct Members<T> {
+    places: Vec<Option<T>>,
+    free: Vec<usize>,
+}
+
+impl<T> Default for Members<T> {
+    fn default() -> Self {
+        Self { places: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Members<T> {
+    /// Adds one. Returns its place, which is its own until it is taken away.
+    pub(super) fn insert(&mut self, member: T) -> usize {
+        match self.free.pop() {
+            Some(place) => {
+                self.places[place] = Some(member);
+                place
+            }
+            None => {
+                self.places.push(Some(member));
+                self.places.len() - 1
+            }
+        }
+    }
+
+    /// Takes one away.
+    pub(super) fn remove(&mut self, place: usize) -> Option<T> {
+        let removed = self.places.get_mut(place)?.take()?;
+        if place + 1 < self.places.len() {
+            self.free.push(place);
+        } else {
+            while matches!(self.places.last(), Some(None)) {
+                self.places.pop();
+            }
+            let end = self.places.len();
+            self.free.retain(|place| *place < end);
+            if self.places.capacity() > 4 * end.max(4) {
+                self.places.shrink_to(2 * end);
+                self.free.shrink_to(end);
+            }
+        }
+        Some(removed)
+    }
+
+    pub(super) fn get(&self, place: usize) -> Option<&T> {
+        self.places.get(place)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, place: usize) -> Option<&mut T> {
+        self.places.get_mut(place)?.as_mut()
+    }
+
+    /// The places that a walk over all has to look at, the empty ones too.
+    pub(super) fn places(&self) -> usize {
+        self.places.len()
+    }
+
+    /// How many are there.
+    pub(super) fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.places.iter().flatten()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().flatten()
+    }
+}
+
+impl<T> Index<usize> for Members<T> {
+    type Output = T;
+
+    fn index(&self, place: usize) -> &T {
+        self.get(place).expect("the place of a member that is there")
+    }
+}
+
+impl<T> IndexMut<usize> for Members<T> {
+    fn index_mut(&mut self, place: usize) -> &mut T {
+        self.get_mut(place).expect("the place of a member that is there")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_stay_what_they_are_and_are_used_again() {
+        let mut members = Members::default();
+        let places: Vec<_> = "abcd".chars().map(|name| members.insert(name)).collect();
+        assert_eq!(members.remove(places[1]), Some('b'));
+        assert_eq!(members.remove(places[1]), None);
+        assert_eq!((members.len(), members.get(places[2]), members.get(places[1])), (3, Some(&'c'), None));
+        assert_eq!(members.insert('e'), places[1]);
+        assert_eq!(members.iter().collect::<String>(), "aecd");
+        members.remove(places[2]);
+        members.remove(places[3]);
+        assert_eq!((members.places(), members.len(), members.insert('f')), (2, 2, 2));
+    }
+
+    #[test]
+    fn many_that_were_there_leave_no_memory_behind() {
+        let mut members = Members::default();
+        for n in 0..10_000 {
+            members.insert(n);
+        }
+        for place in 0..9_999 {
+            members.remove(place);
+        }
+        assert_eq!(members.len(), 1);
+        members.remove(9_999);
+        assert!(members.is_empty() && members.places.capacity() <= 16 && members.free.capacity() <= 16);
+    }
+}

@@ -385,6 +385,9 @@ impl Session {
 
     /// Ends the connection with this goodbye, after what is queued.
     pub fn leave(&self, goodbye: Goodbye) {
+        for (channel, subscription) in &self.state.borrow().subscriptions {
+            self.shard.hub().settle(channel, subscription.place, self.link.key());
+        }
         self.link.close(goodbye);
     }
 }

@@ -177,12 +177,22 @@ impl Hub {
         Activation::Live
     }
 
-    /// Takes a member away; the last one takes the channel with it.
+    /// Gives a member what was published before now: its connection is about to be told to leave.
+    pub fn settle(&mut self, channel: &ChannelName, place: usize, key: u64) {
+        if let Some(topic) = self.topics.get_mut(channel)
+            && topic.member(place, key).is_some()
+        {
+            topic.settle(place, &mut |_, _| {});
+        }
+    }
+
+    /// Takes a member away, behind what was published before; the last one takes the channel with it.
     pub fn detach(&mut self, channel: &ChannelName, place: usize, key: u64) {
         let Some(topic) = self.topics.get_mut(channel) else { return };
         if topic.member(place, key).is_none() {
             return;
         }
+        topic.settle(place, &mut |_, _| {});
         topic.leave(place);
         self.figures.subscriptions.decrement(1.0);
         if topic.members.is_empty() {

@@ -128,6 +128,17 @@ impl Topic {
         place
     }
 
+    /// Gives a member at once what is pending for it, for whom no pass comes any more.
+    pub(super) fn settle(&mut self, place: usize, slow: &mut dyn FnMut(u64, Slow)) {
+        let (first, next) = (self.first, self.next());
+        let Some(member) = self.members.get_mut(place) else { return };
+        let from = self.pass.filter(|pass| place < pass.place).map_or(first, |pass| pass.end);
+        let skipped = usize::try_from(from - first).expect("as many as are pending");
+        let delivered = member.pass(from, self.pending.range(skipped..), slow);
+        member.next = next;
+        self.deliveries.increment(delivered);
+    }
+
     /// Takes a member away.
     pub(super) fn leave(&mut self, place: usize) {
         if self.members.remove(place).is_some_and(|member| member.held.is_some()) {

@@ -1,0 +1,254 @@
+//! Who does not read fast enough gets what its channel's policy says, exactly, and its neighbours notice nothing.
+#![allow(missing_docs)]
+
+mod support;
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use support::{Client, Running};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+
+/// Many times what fits into the outbox and, with small buffers, into the kernel.
+const PUBLICATIONS: u64 = 300;
+const FILLER: usize = 4000;
+
+/// A namespace for each policy. What is not read for a while is nobody's fault here.
+const VARIABLES: [(&str, &str); 7] = [
+    ("SKYWAVE__LIMITS__OUTBOX_BYTES", "64KiB"),
+    ("SKYWAVE__TIMEOUTS__CLOSE", "1m"),
+    ("SKYWAVE__NAMESPACES__LIVE", r#"{ subscribe = "anyone", publish = "anyone" }"#),
+    (
+        "SKYWAVE__NAMESPACES__DROP",
+        r#"{ subscribe = "anyone", slow_consumer = "drop_oldest", history = { size = 10, ttl = "10m" } }"#,
+    ),
+    (
+        "SKYWAVE__NAMESPACES__LATEST",
+        r#"{ subscribe = "anyone", slow_consumer = "latest", history = { size = 10, ttl = "10m" } }"#,
+    ),
+    (
+        "SKYWAVE__NAMESPACES__RESYNC",
+        r#"{ subscribe = "anyone", slow_consumer = "resync", history = { size = 1000, ttl = "10m" } }"#,
+    ),
+    (
+        "SKYWAVE__NAMESPACES__SHORT",
+        r#"{ subscribe = "anyone", slow_consumer = "resync", history = { size = 20, ttl = "10m" } }"#,
+    ),
+];
+
+async fn node() -> Running {
+    support::node(&VARIABLES).await
+}
+
+/// A socket for which the kernel keeps next to nothing.
+async fn narrow(node: &Running) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(node.node.public_addresses()[0]).await.unwrap()
+}
+
+async fn slow(node: &Running, channels: &[&str]) -> Client<TcpStream> {
+    support::upgrade(narrow(node).await, "/ws", &[])
+        .await
+        .ok()
+        .expect("the handshake is good")
+        .subscribed(channels)
+        .await
+}
+
+/// Publishes while a neighbour reads along: it gets everything, whatever becomes of others.
+async fn publish(node: &Running, channels: &[&str], numbers: std::ops::Range<u64>) {
+    let mut neighbour = node.client(channels).await;
+    let filler = "x".repeat(FILLER);
+    for n in numbers {
+        for channel in channels {
+            node.publish(channel, json!([n, filler])).await;
+            let publication = neighbour.push("publication").await;
+            assert_eq!((&publication["channel"], &publication["data"][0]), (&json!(channel), &json!(n)));
+        }
+    }
+}
+
+fn number(publication: &Value) -> u64 {
+    publication["data"][0].as_u64().unwrap()
+}
+
+/// What comes on a channel up to the publication with this number, in order.
+async fn up_to(client: &mut Client<TcpStream>, last: u64) -> Vec<Value> {
+    let mut all = Vec::new();
+    loop {
+        let push = client.next().await;
+        let is_last = push.get("publication").is_some_and(|publication| number(publication) == last);
+        all.push(push);
+        if is_last {
+            return all;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_are_dropped_and_the_gap_says_how_many_and_where() {
+    let node = node().await;
+    let mut client = slow(&node, &["drop:a"]).await;
+    let ping = client.tell(json!({"ping": {}})).await;
+    publish(&node, &["drop:a"], 0..PUBLICATIONS).await;
+    let late = client.tell(json!({"history": {"channel": "drop:a", "limit": 0}})).await;
+
+    let mut next = 0;
+    let mut gaps = Vec::new();
+    let mut replies = Vec::new();
+    while next < PUBLICATIONS {
+        let push = client.next().await;
+        if let Some(publication) = push.get("publication") {
+            assert_eq!(number(publication), next, "in order, and all but what was said to be missing");
+            next += 1;
+        } else if let Some(gap) = push.get("gap") {
+            assert_eq!((&gap["channel"], &gap["reason"]), (&json!("drop:a"), &json!("slow_consumer")));
+            next += gap["missed"].as_u64().unwrap();
+            assert_eq!(gap["position"]["offset"], next, "the last that is missing: offsets begin with 1");
+            gaps.push(gap.clone());
+        } else {
+            replies.push(push["id"].as_u64().unwrap());
+        }
+    }
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert!(gaps[0]["missed"].as_u64().unwrap() > PUBLICATIONS / 2, "little was kept: {gaps:?}");
+    if replies.len() < 2 {
+        client.reply(late).await;
+        replies.push(late);
+    }
+    assert_eq!(replies, [ping, late], "replies are never dropped");
+    publish(&node, &["drop:a"], PUBLICATIONS..PUBLICATIONS + 1).await;
+    assert_eq!(number(&client.push("publication").await), PUBLICATIONS, "and it goes on");
+}
+
+#[tokio::test]
+async fn of_each_channel_only_the_latest_waits() {
+    let node = node().await;
+    let mut client = slow(&node, &["latest:a", "latest:b"]).await;
+    publish(&node, &["latest:a", "latest:b"], 0..PUBLICATIONS).await;
+    let mut got = [Vec::new(), Vec::new()];
+    while got.iter().any(|numbers: &Vec<u64>| numbers.last() != Some(&(PUBLICATIONS - 1))) {
+        let push = client.next().await;
+        let publication = push.get("publication").expect("no gap, and nothing else");
+        got[usize::from(publication["channel"] == "latest:b")].push(number(publication));
+    }
+    for numbers in got {
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+        assert!(numbers.len() < 50, "what the kernel had taken, and the last: {numbers:?}");
+    }
+    publish(&node, &["latest:a"], PUBLICATIONS..PUBLICATIONS + 1).await;
+    assert_eq!(number(&client.push("publication").await), PUBLICATIONS);
+}
+
+#[tokio::test]
+async fn who_is_behind_goes_on_from_history_and_misses_nothing() {
+    let node = node().await;
+    let mut client = slow(&node, &["resync:a"]).await;
+    publish(&node, &["resync:a"], 0..PUBLICATIONS).await;
+    let got = up_to(&mut client, PUBLICATIONS - 1).await;
+    let numbers = got.iter().map(|push| number(push.get("publication").expect("nothing else")));
+    assert!(numbers.eq(0..PUBLICATIONS));
+    // It is live again, and may fall behind again.
+    publish(&node, &["resync:a"], PUBLICATIONS..2 * PUBLICATIONS).await;
+    let got = up_to(&mut client, 2 * PUBLICATIONS - 1).await;
+    assert!(got.iter().map(|push| number(&push["publication"])).eq(PUBLICATIONS..2 * PUBLICATIONS));
+}
+
+#[tokio::test]
+async fn who_is_behind_for_longer_than_the_window_is_told_to_start_over() {
+    let node = node().await;
+    let mut client = slow(&node, &["short:a"]).await;
+    publish(&node, &["short:a"], 0..PUBLICATIONS).await;
+    // The gap says where live goes on: what is published from then on comes.
+    let mut before = Vec::new();
+    let gap = loop {
+        let push = client.next().await;
+        match push.get("gap") {
+            Some(gap) => break gap.clone(),
+            None => before.push(number(&push["publication"])),
+        }
+    };
+    assert_eq!((&gap["reason"], &gap["position"]["offset"]), (&json!("reset"), &json!(PUBLICATIONS)));
+    assert!(before.iter().copied().eq(0..before.len() as u64), "{before:?}");
+    publish(&node, &["short:a"], PUBLICATIONS..PUBLICATIONS + 1).await;
+    assert_eq!(number(&client.push("publication").await), PUBLICATIONS);
+}
+
+#[tokio::test]
+async fn who_loses_nothing_silently_is_closed_and_so_is_raw_whatever_was_dropped() {
+    let node = node().await;
+    let mut client = slow(&node, &["live:a"]).await;
+    let mut raw = support::upgrade(narrow(&node).await, "/raw/drop%3Aa", &[]).await.ok().unwrap();
+    publish(&node, &["live:a", "drop:a"], 0..PUBLICATIONS).await;
+    assert_eq!(client.closed().await, (4002, "slow_consumer".into()));
+    let before = client.before_close();
+    assert!(before.len() < 50 && before.last().unwrap()["disconnect"]["code"] == 4002, "{}", before.len());
+    // Its place is that of the last that it was given, so that it can come back.
+    let (code, place) = raw.closed().await;
+    let last = raw.before_close().last().unwrap()[0].as_u64().unwrap();
+    let (_, offset) = place.split_once(':').unwrap();
+    assert_eq!((code, offset.parse()), (4002, Ok(last + 1)));
+}
+
+#[tokio::test]
+async fn reading_goes_on_while_nothing_can_be_written() {
+    let node = node().await;
+    let mut client = slow(&node, &["drop:a"]).await;
+    publish(&node, &["drop:a"], 0..PUBLICATIONS).await;
+    let mut neighbour = node.client(&["live:b"]).await;
+    for n in 0..100 {
+        client.send(json!({"publish": {"channel": "live:b", "data": n}}).to_string()).await;
+    }
+    assert!(neighbour.data(100).await.iter().map(|data| data.as_u64().unwrap()).eq(0..100));
+}
+
+#[tokio::test]
+async fn where_too_much_waits_on_a_node_the_largest_go_first() {
+    const BOUND: u64 = 300 * 1024;
+    let mut variables = VARIABLES.to_vec();
+    variables.extend([("SKYWAVE__LIMITS__OUTBOX_BYTES", "1MiB"), ("SKYWAVE__LIMITS__NODE_OUTBOX_BYTES", "300KiB")]);
+    let node = support::measured_node(&variables).await;
+    let mut small = slow(&node, &["live:small"]).await;
+    let mut large = Vec::new();
+    for _ in 0..3 {
+        large.push(slow(&node, &["live:large"]).await);
+    }
+    publish(&node, &["live:small"], 0..9).await;
+    // Three can have 100 KiB each, then two 150; one alone may have the 240 that are published.
+    publish(&node, &["live:large"], 0..60).await;
+    let value = async |name: &str| {
+        let (_, metrics) = node.http("GET", "/metrics", &[], "").await;
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {metrics}"));
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    // It is told once a second.
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    while value("skywave_outbox_bytes").await < 100_000.0 {
+        assert!(tokio::time::Instant::now() < deadline, "what waits is told");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await; // between two looks at the condition
+    }
+    assert!(value("skywave_outbox_bytes").await <= BOUND as f64);
+    let mut closed = 0;
+    for client in &mut large {
+        let mut all = Vec::new();
+        while all.last() != Some(&59) {
+            match client.stream.next().await.unwrap().unwrap() {
+                Message::Text(text) => {
+                    let push: Value = serde_json::from_str(&text).unwrap();
+                    all.extend(push.get("publication").map(number));
+                }
+                Message::Close(close) => {
+                    assert_eq!(u16::from(close.unwrap().code), 4002);
+                    closed += 1;
+                    break;
+                }
+                _ => {}
+            }
+        }
+        assert!(all.iter().copied().eq(0..all.len() as u64), "whatever came is without holes");
+    }
+    assert_eq!(closed, 2);
+    assert_eq!(up_to(&mut small, 8).await.len(), 9, "the smallest keeps all of it");
+    assert_eq!(value(r#"skywave_slow_consumers_total{node="measured",policy="disconnect"}"#).await, 2.0);
+}

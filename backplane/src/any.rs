@@ -18,6 +18,16 @@ pub enum Any {
     Redis(Redis),
 }
 
+impl Any {
+    /// The embedded backplane, if it is the one.
+    pub fn embedded(&self) -> Option<&Memory> {
+        match self {
+            Self::Memory(memory) => Some(memory),
+            Self::Redis(_) => None,
+        }
+    }
+}
+
 impl Backplane for Any {
     fn publish(
         &self,

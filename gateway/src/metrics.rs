@@ -1,5 +1,7 @@
 //! Every metric: name, unit, help. Labels come from small closed sets, never a channel or a client.
 
+use std::{cell::RefCell, collections::HashMap, time::Duration};
+
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -32,8 +34,8 @@ const BUILD_INFO: &str = "skywave_build_info";
 const SECONDS: [f64; 13] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5, 10.0];
 
 /// Where a publication came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+#[derive(Debug, Clone, Copy)]
+enum Source {
     /// A client's connection.
     Client,
     /// The server API.
@@ -133,18 +135,26 @@ pub fn signal_dropped(direction: &'static str) {
     counter!(SIGNALS_DROPPED, "direction" => direction).increment(1);
 }
 
-/// A publication was answered. It counts if it was stored and delivered, on however many replicas.
-pub fn published(
-    namespace: &str,
-    source: Source,
-    took: std::time::Duration,
+/// A back end's publication was answered.
+pub fn published(namespace: &str, took: Duration, outcome: &Result<Published, PublishError>) {
+    record_published(&publications(namespace, Source::Api), &histogram!(PUBLISH_DURATION), took, outcome);
+}
+
+fn publications(namespace: &str, source: Source) -> Counter {
+    counter!(PUBLICATIONS, "namespace" => namespace.to_owned(), "source" => source.as_str())
+}
+
+/// It counts if it was stored and delivered, on however many replicas.
+fn record_published(
+    accepted: &Counter,
+    duration: &Histogram,
+    took: Duration,
     outcome: &Result<Published, PublishError>,
 ) {
-    if !matches!(outcome, Ok(_) | Err(PublishError::NotReplicated { .. })) {
-        return;
+    if matches!(outcome, Ok(_) | Err(PublishError::NotReplicated { .. })) {
+        accepted.increment(1);
+        duration.record(took);
     }
-    counter!(PUBLICATIONS, "namespace" => namespace.to_owned(), "source" => source.as_str()).increment(1);
-    histogram!(PUBLISH_DURATION).record(took);
 }
 
 /// The values of the label `protocol`, each the name of a client protocol.
@@ -154,6 +164,9 @@ pub(crate) const PROTOCOLS: [&str; 4] = ["json", "protobuf", "raw", "echo"];
 pub struct Figures {
     pub(crate) subscriptions: Gauge,
     pub(crate) channels: Gauge,
+    /// Of clients, by namespace. Bound: the configured ones.
+    publications: RefCell<HashMap<Box<str>, Counter, ahash::RandomState>>,
+    publish_duration: Histogram,
     connections: [(&'static str, Gauge); PROTOCOLS.len()],
     opened: Counter,
     lag: Histogram,
@@ -170,6 +183,8 @@ impl Figures {
         Self {
             subscriptions: gauge!(SUBSCRIPTIONS),
             channels: gauge!(CHANNELS),
+            publications: RefCell::default(),
+            publish_duration: histogram!(PUBLISH_DURATION),
             connections: PROTOCOLS.map(|protocol| (protocol, connections(protocol))),
             opened: counter!(OPENED),
             lag: histogram!(DELIVERY_LAG),
@@ -186,10 +201,26 @@ impl Figures {
         counter!(DELIVERIES, "namespace" => namespace.to_owned())
     }
 
+    /// The counter of what clients publish in a namespace, as it is configured.
+    pub(crate) fn publications(&self, namespace: &str) -> Counter {
+        let mut known = self.publications.borrow_mut();
+        if let Some(counter) = known.get(namespace) {
+            return counter.clone();
+        }
+        let counter = publications(namespace, Source::Client);
+        known.insert(namespace.into(), counter.clone());
+        counter
+    }
+
+    /// A client's publication was answered; `accepted` is its namespace's counter.
+    pub(crate) fn published(&self, accepted: &Counter, took: Duration, outcome: &Result<Published, PublishError>) {
+        record_published(accepted, &self.publish_duration, took, outcome);
+    }
+
     /// A publication has reached a shard's connections.
     pub(crate) fn delivered(&self, publication: &Publication) {
         let lag_ms = crate::clock::now_ms().saturating_sub(publication.published_at_ms);
-        self.lag.record(std::time::Duration::from_millis(lag_ms));
+        self.lag.record(Duration::from_millis(lag_ms));
     }
 
     /// So much waits on the node for clients that do not read, in bytes.
@@ -198,7 +229,7 @@ impl Figures {
     }
 
     /// A client has answered a ping.
-    pub(crate) fn round_trip(&self, took: std::time::Duration) {
+    pub(crate) fn round_trip(&self, took: Duration) {
         self.round_trip.record(took);
     }
 

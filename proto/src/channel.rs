@@ -22,11 +22,14 @@ impl ChannelName {
         if name.len() > Self::MAX_BYTES {
             return Err(ChannelNameError::TooLong { bytes: name.len() });
         }
-        if name.chars().any(char::is_control) {
-            return Err(ChannelNameError::ControlCharacter);
-        }
-        if name.trim() != name {
-            return Err(ChannelNameError::SpaceAtEnd);
+        // Most names are of nothing else, and need no look at each character.
+        if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            if name.chars().any(char::is_control) {
+                return Err(ChannelNameError::ControlCharacter);
+            }
+            if name.trim() != name {
+                return Err(ChannelNameError::SpaceAtEnd);
+            }
         }
         Ok(Self(name.into()))
     }

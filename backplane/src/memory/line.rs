@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use skywave_proto::{Epoch, Publication, StreamPosition};
 use tokio::time::Instant;
 
-use crate::{HistoryPage, HistoryPolicy, HistoryQuery, NewPublication};
+use crate::{HistoryPage, HistoryPolicy, HistoryQuery};
 
 /// One channel's line of offsets and its recent publications.
 pub(super) struct Line {
@@ -48,11 +48,12 @@ impl Line {
         self.line_until <= now
     }
 
-    pub(super) fn append(&mut self, new: &NewPublication, policy: HistoryPolicy, now: Instant) -> Publication {
+    /// Gives the publication its place, and keeps it.
+    pub(super) fn append(&mut self, new: Publication, policy: HistoryPolicy, now: Instant) -> Publication {
         self.expire(now);
         self.policy = policy;
         self.top = self.top.next();
-        let publication = Publication { position: Some(self.top), ..live(new) };
+        let publication = Publication { position: Some(self.top), ..new };
         while self.recent.len() >= policy.size.max(1) as usize {
             self.recent.pop_front();
         }
@@ -84,16 +85,5 @@ impl Line {
         }
         let more = skip.saturating_add(publications.len()) < self.recent.len();
         HistoryPage { top: Some(self.top), publications, complete, more }
-    }
-}
-
-/// The publication without a position.
-pub(super) fn live(new: &NewPublication) -> Publication {
-    Publication {
-        position: None,
-        payload: new.payload.clone(),
-        client: new.client.clone(),
-        user: new.user.clone(),
-        published_at_ms: new.published_at_ms,
     }
 }

@@ -10,7 +10,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use skywave_proto::{ChannelName, Member, StreamPosition};
+use skywave_proto::{ChannelName, Member, Publication, StreamPosition};
 use tokio::time::Instant;
 
 use self::{line::Line, members::Members};
@@ -71,6 +71,15 @@ impl Memory {
         });
         Self(inner)
     }
+
+    /// Publishes as [`Backplane::publish`] does, and has the outcome at once: there is nothing to wait for. The [`Sink`] is
+    /// called before this returns.
+    ///
+    /// # Errors
+    /// As [`Backplane::publish`], except that nothing is ever unavailable or unknown.
+    pub fn publish_now(&self, publication: NewPublication) -> Result<Published, PublishError> {
+        self.0.publish(publication)
+    }
 }
 
 impl Inner {
@@ -96,9 +105,16 @@ impl Inner {
                 return Err(PublishError::Overloaded);
             }
         }
+        let live = Publication {
+            position: None,
+            payload: new.payload,
+            client: new.client,
+            user: new.user,
+            published_at_ms: new.published_at_ms,
+        };
         let publication = match new.history {
-            Some(policy) => channel.line_at(now, policy).append(&new, policy, now),
-            None => line::live(&new),
+            Some(policy) => channel.line_at(now, policy).append(live, policy, now),
+            None => live,
         };
         let position = publication.position;
         if let Some(key) = new.key {
@@ -174,7 +190,7 @@ impl Backplane for Memory {
         &self,
         publication: NewPublication,
     ) -> impl Future<Output = Result<Published, PublishError>> + Send + 'static {
-        std::future::ready(self.0.publish(publication))
+        std::future::ready(self.publish_now(publication))
     }
 
     async fn subscribe(&self, channels: &[Interest]) -> Vec<Result<Option<StreamPosition>, SubscribeError>> {

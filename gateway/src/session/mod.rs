@@ -23,7 +23,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication, PublishError};
+use metrics::Counter;
+use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication, PublishError, Published};
 use skywave_proto::{ChannelName, CloseCode, Epoch, ErrorCode, Member, Payload, StreamPosition};
 use tokio::time::Instant as TokioInstant;
 
@@ -41,8 +42,7 @@ use self::{
 };
 use crate::{
     clock::now_ms,
-    config::{Namespace, Settings},
-    metrics::{self, Source},
+    config::{Namespace, PublishRight, Settings},
     push::{Encoded, Format, Goodbye},
     relay::{Answer, MembersAnswer, Overloaded, Receipt, ReplyTo},
     shard::{Description, Link, Shard},
@@ -54,6 +54,9 @@ const REPLY_BYTES: usize = 64 * 1024;
 const PAGE_PUBLICATIONS: u32 = 1000;
 /// Commands of one connection that may wait for the backplane; then it is not read from until one is answered.
 const IN_FLIGHT: usize = 256;
+/// Publications that are done at once, before the session waits for its shard to come to what they put into its mailbox.
+/// [`IN_FLIGHT`] holds for them too, so that no client fills the mailbox in one turn.
+const TURN: usize = 64;
 /// What `history` returns when the client does not say.
 const DEFAULT_HISTORY: u32 = 100;
 
@@ -106,6 +109,8 @@ pub struct Session {
     opened: TokioInstant,
     state: RefCell<State>,
     in_flight: Cell<usize>,
+    /// Publications that were done since a turn of the shard was last waited for: less than [`TURN`].
+    done: Cell<usize>,
     /// Subscriptions whose missed publications go out as the socket drains.
     replaying: Cell<usize>,
 }
@@ -135,7 +140,7 @@ struct Client {
 enum Asked {
     Publish {
         id: Option<u64>,
-        namespace: Arc<str>,
+        accepted: Counter,
         at: Instant,
     },
     History {
@@ -148,6 +153,18 @@ enum Asked {
     Missed(u64),
     /// The members of the subscription with this number.
     Roll(u64),
+    /// That the shard comes round: it stands for [`TURN`] publications.
+    Turn,
+}
+
+impl Asked {
+    /// How many commands it stands for.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Turn => TURN,
+            Self::Publish { .. } | Self::History { .. } | Self::Presence { .. } | Self::Missed(_) | Self::Roll(_) => 1,
+        }
+    }
 }
 
 impl Session {
@@ -161,6 +178,7 @@ impl Session {
             opened: TokioInstant::now(),
             state: RefCell::default(),
             in_flight: Cell::new(0),
+            done: Cell::new(0),
             replaying: Cell::new(0),
         }
     }
@@ -246,23 +264,56 @@ impl Session {
     ) -> Result<(), Refusal> {
         let settings = &self.ground.settings;
         let (name, namespace) = named_namespace(settings, &channel)?;
-        let subscribed = self.state.borrow().subscriptions.contains_key(&channel);
-        may_publish(namespace, &channel, subscribed)?;
-        check_size(settings, &payload)?;
-        let client = self.client();
-        let publication = NewPublication {
-            payload,
-            published_at_ms: now_ms(),
-            key: key.map(|key| IdempotencyKey { publisher: client.publisher(), key }),
-            history: namespace.history,
-            durability: namespace.durability,
-            client: Some(client.id),
-            user: client.user,
-            channel,
+        let publication = {
+            let state = self.state.borrow();
+            // Only this right makes it worth a look.
+            let subscribed =
+                namespace.publish == PublishRight::Subscribers && state.subscriptions.contains_key(&channel);
+            may_publish(namespace, &channel, subscribed)?;
+            check_size(settings, &payload)?;
+            let client = state.client.as_ref().expect("handle lets only connect through before there is a client");
+            NewPublication {
+                payload,
+                published_at_ms: now_ms(),
+                key: key.map(|key| IdempotencyKey { publisher: client.publisher(), key }),
+                history: namespace.history,
+                durability: namespace.durability,
+                client: Some(client.id.clone()),
+                user: client.user.clone(),
+                channel,
+            }
         };
-        let receipt = self.ask(Asked::Publish { id, namespace: name.into(), at: Instant::now() });
-        let ordered = self.shard.relay().publish(publication, ReplyTo::Connection(receipt));
+        let (accepted, at) = (self.shard.figures().publications(name), Instant::now());
+        let relay = self.shard.relay();
+        if let Some(memory) = relay.embedded() {
+            let outcome = memory.publish_now(publication);
+            if let Ok(published) = outcome {
+                self.done(published);
+            }
+            self.published(id, &accepted, at, outcome);
+            return Ok(());
+        }
+        let receipt = self.ask(Asked::Publish { id, accepted, at });
+        let ordered = relay.publish(publication, ReplyTo::Connection(receipt));
         ordered.inspect_err(|_| self.forget(receipt)).map_err(|Overloaded| PublishError::Overloaded.into())
+    }
+
+    /// A publication was done at once. What it put into the shard's own mailbox counts as in flight, [`TURN`] at a time.
+    fn done(&self, published: Published) {
+        self.done.set(self.done.get() + 1);
+        if self.done.get() == TURN {
+            self.done.set(0);
+            let receipt = self.ask(Asked::Turn);
+            self.shard.relay().say_again(published, receipt);
+        }
+    }
+
+    fn published(&self, id: Option<u64>, accepted: &Counter, at: Instant, outcome: Result<Published, PublishError>) {
+        self.shard.figures().published(accepted, at.elapsed(), &outcome);
+        match outcome {
+            Ok(published) => self.reply(id, &Reply::Published(published)),
+            Err(error) => self.refuse(id, error.into()),
+        }
     }
 
     fn history(
@@ -293,14 +344,10 @@ impl Session {
     /// The backplane has answered to something that this session ordered.
     pub fn answer(&self, ticket: u64, answer: Answer) {
         let Some(asked) = self.state.borrow_mut().asked.remove(&ticket) else { return };
-        self.in_flight.set(self.in_flight.get() - 1);
+        self.in_flight.set(self.in_flight.get() - asked.weight());
         match (asked, answer) {
-            (Asked::Publish { id, namespace, at }, Answer::Published(outcome)) => {
-                metrics::published(&namespace, Source::Client, at.elapsed(), &outcome);
-                match outcome {
-                    Ok(published) => self.reply(id, &Reply::Published(published)),
-                    Err(error) => self.refuse(id, error.into()),
-                }
+            (Asked::Publish { id, accepted, at }, Answer::Published(outcome)) => {
+                self.published(id, &accepted, at, outcome);
             }
             (Asked::History { id }, Answer::History(channel, page)) => match page {
                 Ok(page) => self.reply(id, &Reply::History(channel, page)),
@@ -318,7 +365,7 @@ impl Session {
             {
                 self.entered(&channel, outcome);
             }
-            // Somebody else's, or of a subscription that the client has ended meanwhile.
+            // Somebody else's, of a subscription that the client has ended meanwhile, or known already.
             (_, Answer::Published(_) | Answer::History(..) | Answer::Members(..)) => {}
         }
         // The connection may have stopped reading until there is room.
@@ -329,15 +376,15 @@ impl Session {
         let mut state = self.state.borrow_mut();
         state.tickets += 1;
         let ticket = state.tickets;
+        self.in_flight.set(self.in_flight.get() + asked.weight());
         state.asked.insert(ticket, asked);
-        self.in_flight.set(self.in_flight.get() + 1);
         Receipt { shard: self.shard.index(), connection: Some(self.link.key()), ticket }
     }
 
     /// The order was not taken.
     fn forget(&self, receipt: Receipt) {
-        if self.state.borrow_mut().asked.remove(&receipt.ticket).is_some() {
-            self.in_flight.set(self.in_flight.get() - 1);
+        if let Some(asked) = self.state.borrow_mut().asked.remove(&receipt.ticket) {
+            self.in_flight.set(self.in_flight.get() - asked.weight());
         }
     }
 

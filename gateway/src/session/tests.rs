@@ -1,13 +1,17 @@
 //! One session by hand: the tasks of its relay never turn, so each test plays the backplane.
 
-use skywave_backplane::{Any, HistoryError, HistoryPage, Memory};
+use parking_lot::Mutex;
+use skywave_backplane::{
+    Any, BackplaneState, HistoryError, HistoryPage, Memory, Redis, RedisOptions, Sink, SubscribeError,
+};
 use skywave_proto::Publication;
 
 use super::*;
 use crate::{
     config::Flags,
     protocol::Json,
-    relay::{Answers, Relay, Routes},
+    push::Prepared,
+    relay::{Answers, Mailbox, Relay, Routes},
     shard::{Backlog, ShardHandle},
 };
 
@@ -15,24 +19,72 @@ struct Bench {
     session: Session,
     shard: Rc<Shard>,
     link: Rc<Link>,
+    answers: Arc<Kept>,
+}
+
+/// The answers that a shard would find in its mailbox.
+#[derive(Default)]
+struct Kept(Mutex<Vec<(u64, Answer)>>);
+
+impl Mailbox for Kept {
+    fn push(&self, _: &ChannelName, _: Arc<Prepared>) {}
+
+    fn presence_gap(&self, _: &ChannelName) {}
+
+    fn joined(&self, _: ChannelName, _: u64, _: Result<Option<StreamPosition>, SubscribeError>) {}
+
+    fn answer(&self, receipt: Receipt, answer: Answer) {
+        self.0.lock().push((receipt.ticket, answer));
+    }
+
+    fn backplane(&self, _: BackplaneState) {}
+}
+
+/// A Redis that is not there.
+fn away(sink: Arc<dyn Sink>) -> Any {
+    Any::Redis(Redis::new(RedisOptions::parse("redis://127.0.0.1:1", "skywave", None, None, "paris").unwrap(), sink))
 }
 
 impl Bench {
-    /// A session of a client that is let in without a token.
+    /// A session of a client that is let in without a token, over the embedded backplane.
     fn new() -> Self {
+        Self::over(|sink| Any::Memory(Memory::new(sink)))
+    }
+
+    fn over(backplane: impl FnOnce(Arc<dyn Sink>) -> Any) -> Self {
         let flags = Flags { dev: true, name: Some("paris".into()), ..Flags::default() };
         let settings = Arc::new(Settings::load(&flags, [("SKYWAVE__NODE__SHARDS", "1")]).unwrap());
         let (handle, _seat) = ShardHandle::new(0);
-        let (routes, _signals) = Routes::new(Arc::new([]));
+        let answers = Arc::new(Kept::default());
+        let mailboxes: Arc<[Arc<dyn Mailbox>]> = Arc::new([answers.clone()]);
+        let (routes, _signals) = Routes::new(mailboxes.clone());
         let routes = Arc::new(routes);
-        let memory = Any::Memory(Memory::new(routes.clone()));
-        let relay = Relay::start(memory, routes, Answers::new(Arc::new([])));
+        let relay = Relay::start(backplane(routes.clone()), routes, Answers::new(mailboxes));
         let (seal, clients) = (OnceLock::new(), Clients::default());
         let ground = Arc::new(Ground { settings, node: "paris".into(), seal, clients, shards: vec![handle.clone()] });
         let shard = Shard::new(handle, relay, Backlog::new(1, None));
         let link = shard.link(&Json, 1 << 20);
         let session = Session::new(ground, shard.clone(), link.clone(), &Json);
-        Self { session, shard, link }
+        Self { session, shard, link, answers }
+    }
+
+    /// Publishes without a key.
+    fn publish(&self, id: Option<u64>, name: &str) {
+        let command = Command::Publish { channel: channel(name), payload: Payload::json("1".into()), key: None };
+        self.session.handle(Envelope { id, command: Ok(command) });
+    }
+
+    /// Subscribes, and reads all that is said to it.
+    fn settled(self, name: &str) -> Self {
+        let start = StreamPosition::start(Epoch::random());
+        self.subscribe(&channel(name), start, start);
+        while self.link.pop().is_some() {}
+        self
+    }
+
+    /// The next reply.
+    fn reply(&self) -> Option<serde_json::Value> {
+        self.link.pop().map(|frame| serde_json::from_slice(frame.payload()).unwrap())
     }
 
     /// Subscribes to a channel that stands at `live`, and has seen everything up to `since`.
@@ -105,16 +157,62 @@ async fn who_catches_up_asks_once_a_tick_while_the_backplane_is_away() {
 
 #[tokio::test]
 async fn a_publication_for_which_there_is_no_room_is_over_a_limit() {
-    let bench = Bench::new();
-    let publish = || Command::Publish { channel: channel("a"), payload: Payload::json("1".into()), key: None };
-    let start = StreamPosition::start(Epoch::random());
-    bench.subscribe(&channel("a"), start, start);
-    while bench.link.pop().is_some() {}
+    let bench = Bench::over(away).settled("a");
     let refusal = (1..100_000).find_map(|id| {
-        bench.session.handle(Envelope { id: Some(id), command: Ok(publish()) });
-        bench.link.pop()
+        bench.publish(Some(id), "a");
+        bench.reply()
     });
-    let refusal: serde_json::Value = serde_json::from_slice(refusal.expect("a queue has a bound").payload()).unwrap();
+    let refusal = refusal.expect("a queue has a bound");
     assert_eq!((&refusal["error"]["code"], &refusal["error"]["after_ms"]), (&"limit".into(), &1000.into()));
     assert_eq!(Refusal::from(PublishError::Overloaded).code.http_status(), 429);
+}
+
+#[tokio::test]
+async fn the_embedded_backplane_answers_a_publication_at_once() {
+    let bench = Bench::new().settled("a");
+    for (id, offset) in [(7, 1), (8, 2)] {
+        bench.publish(Some(id), "a");
+        let reply = bench.reply().expect("nothing has to turn first");
+        assert_eq!((&reply["id"], &reply["published"]["position"]["offset"]), (&id.into(), &offset.into()));
+    }
+    bench.publish(None, "a");
+    assert!(bench.reply().is_none(), "without an id there is no reply");
+    let Ok(outcome) = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        let publication = NewPublication {
+            channel: channel("a"),
+            payload: Payload::json("1".into()),
+            client: None,
+            user: None,
+            published_at_ms: 0,
+            key: None,
+            history: bench.session.ground.settings.namespace("default").unwrap().history,
+            durability: skywave_backplane::Durability::Accepted,
+        };
+        bench.shard.relay().publish_and_wait(publication).await
+    })
+    .await
+    else {
+        panic!("a back end waits for nothing either")
+    };
+    assert_eq!(outcome.unwrap().position.unwrap().offset, 4, "and comes behind all of them");
+    assert!(bench.answers.0.lock().is_empty(), "nobody needed the mailbox");
+}
+
+#[tokio::test]
+async fn who_publishes_is_not_read_from_until_the_shard_comes_round() {
+    let bench = Bench::new().settled("a");
+    let (mut published, before) = (0, bench.session.in_flight.get());
+    while bench.session.takes_commands() {
+        bench.publish(None, "a");
+        published += 1;
+    }
+    assert_eq!(published, IN_FLIGHT, "as many as may be in flight to a backplane that is far away");
+    let turns = std::mem::take(&mut *bench.answers.0.lock());
+    assert_eq!(turns.len(), IN_FLIGHT / TURN);
+    for (ticket, answer) in turns {
+        bench.session.answer(ticket, answer);
+        assert!(bench.session.takes_commands());
+    }
+    assert_eq!(bench.session.in_flight.get(), before);
+    assert!(bench.reply().is_none(), "a turn of the shard is nothing to the client");
 }

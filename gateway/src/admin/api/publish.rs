@@ -12,7 +12,7 @@ use super::{Answer, Internal, Problem, answer, bad_request, channel};
 use crate::{
     admin::problem::error_object,
     clock::now_ms,
-    metrics::{self, Source},
+    metrics,
     protocol::{payload, present},
     session::{self, Refusal},
 };
@@ -137,7 +137,7 @@ async fn publish_to(internal: &Internal, name: &str, what: What) -> Result<Publi
     };
     let at = Instant::now();
     let outcome = internal.relay.publish_and_wait(publication).await;
-    metrics::published(name, Source::Api, at.elapsed(), &outcome);
+    metrics::published(name, at.elapsed(), &outcome);
     Ok(outcome?)
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 use skywave_proto::Payload;
 
+use super::plain::Publish;
 use crate::{
     protocol::{
         COMMANDS_PER_MESSAGE, SUBSCRIPTIONS_PER_MESSAGE,
@@ -20,6 +21,19 @@ const SHORT: usize = 16 * 1024;
 
 /// Hands over the commands of one message in order: at most [`COMMANDS_PER_MESSAGE`].
 pub(super) fn commands(text: &Bytes, each: &mut dyn FnMut(Envelope)) {
+    if !text.contains(&b'\n')
+        && let Some(publish) = Publish::find(text)
+    {
+        return each(publish.parse(text));
+    }
+    lines(text, each, |text_line, room| match Publish::find(text_line) {
+        Some(publish) => Ok(publish.parse(text)),
+        None => line(text_line, room),
+    });
+}
+
+/// Hands over what `line` makes of each line, as long as it has room for subscriptions.
+fn lines(text: &Bytes, each: &mut dyn FnMut(Envelope), line: impl Fn(&[u8], &mut usize) -> Result<Envelope, Envelope>) {
     let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).peekable();
     let Some(first) = lines.next() else {
         return each(Envelope { id: None, command: Err(parts::empty_message()) });
@@ -275,7 +289,7 @@ pub fn payload(data: Option<&RawValue>, base64: Option<&str>) -> Result<Payload,
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prelude::*, strategy::ValueTree as _};
     use skywave_proto::ErrorCode;
 
     use super::*;
@@ -367,7 +381,53 @@ mod tests {
         assert!(matches!(&all[0].command, Ok(Command::Subscribe(Subscribe { since: Some(Since::Foreign), .. }))));
     }
 
+    /// Publishes that are nearly, or just, written as [`Publish::find`] expects it.
+    fn nearly_plain() -> impl Strategy<Value = String> {
+        let id = prop_oneof![
+            4 => Just(String::new()),
+            4 => any::<u64>().prop_map(|id| format!("\"id\":{id},")),
+            1 => "\"id\":(|00?|0[1-9]|-1|1.0|1e2|null|\"1\"|[1-9][0-9]{17,21}) ?, ?",
+        ];
+        let channel = prop_oneof![4 => "[a-z:*#]{1,9}", 1 => "\\PC{0,6}", 1 => "[ \\\\\"\t\u{0}\u{7f}nu0-9a]{0,6}"];
+        let value = prop_oneof![
+            3 => "[0-9]{1,3}|null|true|\"[a-z}]{0,4}\"|\\{\\}|\\[\\]",
+            3 => "\\{\"[a-z]{1,3}\":(-?[0-9.eE]{1,5}|\"\\PC{0,3}\"|\\[[0-9,]{0,4}\\])\\}",
+            2 => "[{}\\[\\]\":, 0-9a\\\\\n\r\t]{0,9}",
+        ];
+        let end = prop_oneof![6 => Just("}}".to_owned()), 1 => "(,\"key\":\"k\"|,\"data\":1|,\"x\":\\{\\}| )?\\}[ \n]?\\}[ \r\n]?"];
+        (id, channel, value, end).prop_map(|(id, channel, value, end)| {
+            format!("{{{id}\"publish\":{{\"channel\":\"{channel}\",\"data\":{value}{end}")
+        })
+    }
+
+    /// What two readers must agree on: all of it, the payload too, which does not show itself.
+    fn shown(envelopes: &[Envelope]) -> Vec<(String, Option<Bytes>)> {
+        let payload = |envelope: &Envelope| match &envelope.command {
+            Ok(Command::Publish { payload, .. }) => Some(payload.data().clone()),
+            _ => None,
+        };
+        envelopes.iter().map(|envelope| (format!("{envelope:?}"), payload(envelope))).collect()
+    }
+
+    #[test]
+    fn nearly_plain_publishes_are_often_plain_and_often_not() {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let mut draw = || nearly_plain().new_tree(&mut runner).unwrap().current();
+        let plain = (0..1000).filter(|_| Publish::find(draw().as_bytes()).is_some()).count();
+        assert!((200..800).contains(&plain), "{plain} of 1000");
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn plain_or_not_all_is_as_the_general_reader_has_it(texts in prop::collection::vec(nearly_plain(), 1..4)) {
+            let text = texts.join("\n");
+            let mut general = Vec::new();
+            lines(&Bytes::copy_from_slice(text.as_bytes()), &mut |envelope| general.push(envelope), line);
+            prop_assert_eq!(shown(&decode(&text)), shown(&general));
+        }
+
         #[test]
         fn no_text_makes_the_decoder_panic(text in "\\PC*|[\\{\\}\\[\\]\":,a-z0-9\n ]*") {
             decode(&text);

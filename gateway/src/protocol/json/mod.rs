@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod plain;
 
 pub use self::{
     decode::{payload, present},

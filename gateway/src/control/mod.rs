@@ -293,6 +293,10 @@ mod tests {
 
         fn flush(&self) {}
 
+        fn offer(&self, _: &[&crate::push::Frame]) -> (usize, bool) {
+            (0, true)
+        }
+
         fn fall_behind(&self, _: &ChannelName, _: StreamPosition) {}
 
         fn describe(&self) -> Option<Description> {

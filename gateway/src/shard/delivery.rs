@@ -6,7 +6,7 @@ use skywave_proto::ChannelName;
 
 use crate::{
     config::SlowConsumer,
-    push::{Encoded, Format, Frame, Goodbye, Prepared, SLOTS},
+    push::{Encoded, Format, Frame, Goodbye, Prepared, Push, SLOTS},
 };
 
 /// What a frame costs in an outbox beside its payload, in bytes.
@@ -88,5 +88,42 @@ impl Delivery {
             Encoded::Nothing => Ready::Nothing,
             Encoded::Close(goodbye) => Ready::Close(goodbye.clone()),
         })
+    }
+
+    /// The frame, where there is one for every connection with this format.
+    fn frame(&self, format: &dyn Format) -> Option<&Frame> {
+        match (self.push.push(), self.ready(format)) {
+            (Push::Publication(..), Ready::Parcel(parcel)) => Some(parcel.frame()),
+            _ => None,
+        }
+    }
+}
+
+/// Publications in a row, as the connections of each format get them that get all of them.
+pub(super) struct Row<'a> {
+    deliveries: Range<'a>,
+    frames: [OnceCell<Option<Vec<&'a Frame>>>; SLOTS],
+    /// The offset of the first; 0 where they have none.
+    offset: u64,
+}
+
+type Range<'a> = std::collections::vec_deque::Iter<'a, Delivery>;
+
+impl<'a> Row<'a> {
+    pub(super) fn new(deliveries: Range<'a>) -> Self {
+        let first = deliveries.clone().next().and_then(|delivery| delivery.push().position());
+        let offset = first.map_or(0, |position| position.offset);
+        Self { deliveries, frames: [const { OnceCell::new() }; SLOTS], offset }
+    }
+
+    /// The frames; `None` if there is something between them that depends on who gets it.
+    pub(super) fn frames(&self, format: &dyn Format) -> Option<&[&'a Frame]> {
+        let frames = || self.deliveries.clone().map(|delivery| delivery.frame(format)).collect();
+        self.frames[format.slot()].get_or_init(frames).as_deref()
+    }
+
+    /// The offset of the first; 0 where they have none.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
     }
 }

@@ -106,6 +106,23 @@ impl Link {
         publisher.is_some() && self.client.borrow().as_ref() == publisher
     }
 
+    /// Gives the socket these at once, if nothing waits for it. Returns how many it took; the others are not queued.
+    pub(super) fn offer(&self, frames: &[&Frame]) -> usize {
+        let must_wait = self.is_blocked.get() || self.is_dirty.get() || self.is_attended.get();
+        if must_wait || !self.outbox.borrow().is_idle() {
+            return 0;
+        }
+        let Some(owner) = self.owner.get().and_then(Weak::upgrade) else { return 0 };
+        let (taken, is_all) = owner.offer(frames);
+        if taken > 0 && !is_all {
+            self.appended(); // of the last a part is left
+        }
+        if let Some(position) = taken.checked_sub(1).and_then(|last| frames[last].position()) {
+            self.set_position(Some(position));
+        }
+        taken
+    }
+
     /// Appends a push that others get too. Over the bound its channel's policy decides, and what is done is returned.
     pub(super) fn deliver(&self, delivery: &Delivery) -> Option<Slow> {
         match delivery.ready(self.format) {
@@ -238,9 +255,9 @@ impl Link {
         }
     }
 
-    /// The task that writes what the socket does not take at once; nobody before there is one.
-    pub fn waker(&self) -> Option<Waker> {
-        self.waker.borrow().clone()
+    /// The task that writes what the socket does not take at once; nobody before there is one. Borrowed for one write.
+    pub fn waker(&self) -> std::cell::Ref<'_, Option<Waker>> {
+        self.waker.borrow()
     }
 
     /// The connection's task is at work now, or done: meanwhile nobody need wake it.

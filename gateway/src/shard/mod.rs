@@ -41,7 +41,7 @@ pub use self::{
 use self::{backlog::Waiting, flush::Dirty, wheel::Wheel};
 use crate::{
     metrics::Figures,
-    push::{Format, Goodbye, Push},
+    push::{Format, Frame, Goodbye, Push},
     relay::{Answer, MembersAnswer, Relay},
 };
 
@@ -76,6 +76,10 @@ pub trait Owner {
 
     /// Writes what waits for it, as far as its socket takes it without being waited for.
     fn flush(&self);
+
+    /// Gives its socket these frames, before which nothing waits. Returns how many of them it took, and whether all there
+    /// was: otherwise [`Owner::flush`] is to follow, for of the last it may have taken a part only.
+    fn offer(&self, frames: &[&Frame]) -> (usize, bool);
 
     /// It did not take a channel's publications in time: they come from history, after this position.
     fn fall_behind(&self, channel: &ChannelName, after: StreamPosition);

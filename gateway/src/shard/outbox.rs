@@ -170,7 +170,7 @@ impl Outbox {
         }
     }
 
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
+    fn entries(&self) -> impl Iterator<Item = &Entry> + Clone {
         self.first.iter().chain(&self.rest)
     }
 
@@ -208,7 +208,7 @@ impl Outbox {
     }
 
     /// The frames that come next, as they are: up to the first that has to be made yet.
-    pub fn frames(&self) -> impl Iterator<Item = &Frame> {
+    pub fn frames(&self) -> impl Iterator<Item = &Frame> + Clone {
         self.entries().map_while(|entry| match entry {
             Entry::Parcel(parcel) => Some(parcel.frame()),
             Entry::Gap(_) => None,
@@ -272,6 +272,16 @@ impl Outbox {
     /// Whether the connection is to end, now or after what is queued.
     pub fn is_finished(&self) -> bool {
         self.goodbye.is_some()
+    }
+
+    /// Nothing waits, and nothing need wait for anything.
+    pub fn is_idle(&self) -> bool {
+        self.first.is_none() && self.goodbye.is_none()
+    }
+
+    /// Makes room for so many more.
+    pub fn reserve(&mut self, more: usize) {
+        self.rest.reserve(more);
     }
 
     /// Nothing is waiting for the socket.

@@ -184,6 +184,27 @@ impl Framed {
         self.output.append(whole(OpCode::Control(Control::Close), false, &payload));
     }
 
+    /// Gives a bare socket these frames, if nothing that was appended goes before them, and only what it takes now. Returns
+    /// how many it has taken, and whether that is all; what is left of the last is appended. What is wrong with the socket
+    /// [`Framed::poll_send`] finds, too.
+    pub(super) fn offer(&mut self, frames: &[&Frame], wrote: &Cell<bool>) -> (usize, bool) {
+        let mut taken = 0;
+        if let Socket::Tcp(socket) = &self.socket
+            && self.output.chunks.is_empty()
+        {
+            for frames in frames.chunks(BATCH_FRAMES) {
+                let wires = frames.iter().map(|frame| wire(frame, self.compression));
+                let Ok((count, is_all)) = write_row(socket, wires, &mut self.output) else { break };
+                wrote.set(true);
+                taken += count;
+                if !is_all {
+                    return (taken, false);
+                }
+            }
+        }
+        (taken, taken == frames.len())
+    }
+
     /// Writes what was appended, and then what waits for the socket in the link's outbox. Ready once the socket has taken
     /// all of it. `wrote` is set if it took anything. The task is woken when it takes more.
     ///
@@ -361,44 +382,56 @@ fn write_through(
     output: &mut Output,
     wrote: &Cell<bool>,
 ) -> io::Result<bool> {
-    loop {
-        let mut slices = SmallVec::<[IoSlice<'_>; BATCH_FRAMES]>::new();
-        let mut bytes = 0;
-        for frame in outbox.frames() {
-            if bytes >= BATCH_BYTES || slices.len() == BATCH_FRAMES {
-                break;
-            }
-            let wire = wire(frame, compression);
-            bytes += wire.len();
-            slices.push(IoSlice::new(wire));
-        }
-        let written = match &slices[..] {
-            [] => return Ok(true),
-            [one] => socket.try_write(one),
-            many => socket.try_write_vectored(many),
-        };
-        let mut taken = match written {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(taken) => taken,
+    while outbox.next_frame().is_some() {
+        let wires = outbox.frames().take(BATCH_FRAMES).map(|frame| wire(frame, compression));
+        let (taken, is_all) = match write_row(socket, wires, output) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
+            written => written?,
         };
-        drop(slices);
         wrote.set(true);
-        let is_short = taken < bytes;
-        while taken > 0
-            && let Some(frame) = outbox.next_frame()
-        {
-            let wire = wire(frame, compression);
-            let rest = (taken < wire.len()).then(|| wire.slice(taken..));
-            taken = taken.saturating_sub(wire.len());
-            rest.into_iter().for_each(|rest| output.append(rest));
-            outbox.advance();
-        }
-        if is_short {
-            return Ok(true);
+        (0..taken).for_each(|_| outbox.advance());
+        if !is_all {
+            break;
         }
     }
+    Ok(true)
+}
+
+/// Gives a bare socket at most [`BATCH_FRAMES`] pieces, in one system call if they are not too large. Returns how many it
+/// took, and whether that is all. What is left of the last goes on in `output`.
+fn write_row<'a>(
+    socket: &TcpStream,
+    wires: impl Iterator<Item = &'a Bytes> + Clone,
+    output: &mut Output,
+) -> io::Result<(usize, bool)> {
+    let mut slices = SmallVec::<[IoSlice<'_>; BATCH_FRAMES]>::new();
+    let mut bytes = 0;
+    for wire in wires.clone() {
+        bytes += wire.len();
+        slices.push(IoSlice::new(wire));
+    }
+    let mut left = match &slices[..] {
+        [one] => socket.try_write(one),
+        many => socket.try_write_vectored(many),
+    }?;
+    if left == bytes {
+        return Ok((slices.len(), true));
+    }
+    if left == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    let mut taken = 0;
+    for wire in wires {
+        if left == 0 {
+            break;
+        }
+        if left < wire.len() {
+            output.append(wire.slice(left..));
+        }
+        left = left.saturating_sub(wire.len());
+        taken += 1;
+    }
+    Ok((taken, false))
 }
 
 /// What goes out next: frames, or what is left of them. Bound: [`BATCH_BYTES`] and [`BATCH_FRAMES`], one frame more, and

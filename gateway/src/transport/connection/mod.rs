@@ -27,7 +27,7 @@ use super::{
 use crate::{
     metrics::Figures,
     protocol::{Body, Codec, Incoming},
-    push::Goodbye,
+    push::{Frame, Goodbye},
     relay::Answer,
     session::{Envelope, Session},
     shard::{Description, Link, Owner, Shard, TICK},
@@ -389,12 +389,18 @@ impl Owner for Connection {
 
     fn flush(&self) {
         // A connection that is not served yet, or no longer, has nothing to be written to.
-        let (Some(waker), Some(wire)) = (self.link.waker(), &mut *self.wire.borrow_mut()) else { return };
+        let waker = self.link.waker();
+        let (Some(waker), Some(wire)) = (&*waker, &mut *self.wire.borrow_mut()) else { return };
         self.link.attend(true);
-        if self.write(wire, &mut Context::from_waker(&waker)).is_ready() {
-            waker.wake(); // the end is the task's business: it finds the same
+        if self.write(wire, &mut Context::from_waker(waker)).is_ready() {
+            waker.wake_by_ref(); // the end is the task's business: it finds the same
         }
         self.link.attend(false);
+    }
+
+    fn offer(&self, frames: &[&Frame]) -> (usize, bool) {
+        let Some(wire) = &mut *self.wire.borrow_mut() else { return (0, true) };
+        wire.offer(frames, &self.wrote)
     }
 
     fn fall_behind(&self, channel: &ChannelName, after: StreamPosition) {

@@ -9,6 +9,9 @@ use crate::{
     tally::{Arrival, Tally},
 };
 
+/// How the ending of a connection is entered; what else ends is a subscription, or was only announced.
+pub(super) const ENDED: &str = "connection ended: ";
+
 /// What one receiver brings home.
 #[derive(Debug, Default)]
 pub(super) struct Books {
@@ -111,8 +114,12 @@ impl Books {
         entering.fresh += u64::from(!self.is_stalled);
     }
 
-    /// The connection or the subscription ended.
-    pub(super) fn ended(&mut self, what: &str, why: &str) {
+    /// The connection ended.
+    pub(super) fn closed(&mut self, how: &str) {
+        *self.sightings.endings.entry(format!("{ENDED}{how}")).or_default() += 1;
+    }
+
+    fn ended(&mut self, what: &str, why: &str) {
         *self.sightings.endings.entry(format!("{what}: {why}")).or_default() += 1;
     }
 

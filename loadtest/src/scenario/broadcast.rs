@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 
 use super::{
     Access, Channel, Entry, Load, Plan, Samples, ScenarioError, Seats,
-    books::{Books, LastSeen},
+    books::{Books, ENDED, LastSeen},
     crew::{Crew, Gathered, LOOK, spawn},
     meter::{Meter, RECEIVING, Servers, THREADS},
     publisher::{Pacer, Published, Schedule},
@@ -311,8 +311,12 @@ fn fate(books: &Books, sent: &[Sent]) -> String {
         let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
         format!("{what}: {}{order}", reasons.join(", "))
     };
+    let closed = |ending: &String| ending.strip_prefix(ENDED).map(|how| format!("ended: {how}{order}"));
+    if let Some(fate) = sightings.endings.keys().find_map(closed) {
+        return fate;
+    }
     if !sightings.endings.is_empty() {
-        return told("ended", &sightings.endings);
+        return told("open", &sightings.endings);
     }
     if !sightings.gaps.is_empty() {
         return told("open, gap told", &sightings.gaps);
@@ -348,10 +352,10 @@ mod tests {
         assert_eq!(books(&[0, 2], |_| {}), "open, some left out without a word, ends with the last");
         assert_eq!(books(&[0, 1], |_| {}), "open, some left out without a word");
         assert_eq!(books(&[1, 0, 2], |_| {}), "open, continuous, not in order");
-        let gap = books(&[0, 2], |books| drop(books.sightings.gaps.insert("slow_consumer".to_owned(), 1)));
+        let gap = books(&[0, 2], |books| books.sightings.gaps = [("slow_consumer".to_owned(), 1)].into());
         assert_eq!(gap, "open, gap told: slow_consumer");
-        let ended = books(&[0], |books| books.ended("connection ended", "4002 slow_consumer"));
-        assert_eq!(ended, "ended: connection ended: 4002 slow_consumer");
+        let ended = books(&[0], |books| books.closed("4002 slow_consumer"));
+        assert_eq!(ended, "ended: 4002 slow_consumer");
     }
 
     #[test]

@@ -1,0 +1,71 @@
+//! The program as scripts use it: exit codes, and the JSON file.
+
+use std::{env, fs, process::Command};
+
+use serde_json::Value;
+use skywave_loadtest::standin::{Fault, StandIn};
+
+fn loadtest(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest")).args(arguments).output().expect("the program runs");
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// The loads, short.
+const LOADS: [&[&str]; 6] = [
+    &["fanout", "--clients", "3", "--duration", "100ms", "--rate", "50"],
+    &["channels", "--channels", "2", "--members", "2", "--duration", "100ms", "--rate", "50"],
+    &["stalled", "--clients", "4", "--stalled", "50%", "--duration", "100ms", "--rate", "50"],
+    &["idle", "--clients", "3", "--duration", "100ms", "--burst", "4x128"],
+    &["echo", "--clients", "3", "--duration", "100ms", "--path", "/echo"],
+    &["churn", "--clients", "3"],
+];
+
+#[test]
+fn every_load_passes_with_code_0_and_writes_its_figures() {
+    let node = StandIn::start(Fault::None).unwrap();
+    for load in LOADS {
+        let file = env::temp_dir().join(format!("loadtest-{}-{}.json", load[0], std::process::id()));
+        let url = node.url();
+        let arguments = [load, &["--url", &url, "--json", file.to_str().unwrap()]].concat();
+        let (code, said) = loadtest(&arguments);
+        assert_eq!(code, Some(0), "{load:?}: {said}");
+        assert!(said.trim_end().ends_with("PASSED"), "{said}");
+        let figures: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        fs::remove_file(file).unwrap();
+        assert_eq!(figures["verdict"]["passed"], Value::Bool(true), "{figures}");
+        // The node is a process of its own: what it costs is read.
+        assert!(figures.to_string().contains("cpu"), "{figures}");
+    }
+}
+
+#[test]
+fn what_goes_wrong_is_code_1() {
+    let node = StandIn::start(Fault::Lose).unwrap();
+    let url = node.url();
+    let (code, said) = loadtest(&[LOADS[0], &["--url", &url, "--patience", "300ms"]].concat());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("1 deliveries lost"), "{said}");
+    let (code, said) = loadtest(&["churn", "--clients", "2", "--url", "ws://127.0.0.1:1/ws"]);
+    assert_eq!(code, Some(1), "{said}");
+}
+
+#[test]
+fn wrong_usage_is_code_64() {
+    for wrong in [
+        &["fanout", "--clients", "0"][..],
+        &["fanout", "--burst"],
+        &["fanout", "--window", "1", "--rate", "5"],
+        &["stalled", "--stalled", "200%"],
+        &["idle", "--burst", "9"],
+        &["idle", "--bare", "--burst", "9x999"],
+        &["idle", "--clients", "1", "--burst", "9x9"],
+        &["echo", "--path", "/echo", "--publish-to", "a"],
+        &["churn", "--rate", "0"],
+        &["fanout", "--url", "wss://localhost/ws"],
+        &["fanout", "--tls"],
+        &["dance"],
+    ] {
+        let (code, said) = loadtest(wrong);
+        assert_eq!(code, Some(64), "{wrong:?}: {said}");
+    }
+}

@@ -39,6 +39,40 @@ fn every_load_passes_with_code_0_and_writes_its_figures() {
 }
 
 #[test]
+fn clients_are_spread_over_processes_and_nothing_is_lost() {
+    let node = StandIn::start(Fault::None).unwrap();
+    let (url, file) = (node.url(), env::temp_dir().join(format!("loadtest-spread-{}.json", std::process::id())));
+    let (clients, json) = (["--clients", "50", "--processes", "3", "--url", &url], ["--json", file.to_str().unwrap()]);
+    for load in [
+        &["fanout", "--duration", "300ms", "--rate", "50"][..],
+        &["fanout", "--duration", "300ms", "--window", "4", "--burst"],
+        &["stalled", "--duration", "200ms", "--rate", "50"],
+        &["idle", "--duration", "100ms", "--burst", "8x128"],
+    ] {
+        let (code, said) = loadtest(&[load, &clients, &json].concat());
+        assert_eq!(code, Some(0), "{load:?}: {said}");
+        let figures: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        let deliveries = figures.get("deliveries").unwrap_or(&figures["burst"]["deliveries"]);
+        let each = if load[0] == "stalled" { 46 } else { 51 };
+        let received = deliveries["received"].as_u64().unwrap();
+        assert!(received > 0 && received.is_multiple_of(each), "{figures}");
+        if load[0] == "fanout" {
+            assert_eq!(figures["latency"]["from_send"]["samples"].as_u64(), Some(received), "{figures}");
+            assert_eq!(figures["latency"]["last_of_all"]["samples"], figures["publications"]["sent"], "{figures}");
+        }
+    }
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn who_cannot_get_in_elsewhere_is_told_here() {
+    let node = StandIn::start(Fault::RefuseSubscribe).unwrap();
+    let (code, said) = loadtest(&["fanout", "--clients", "4", "--processes", "2", "--url", &node.url()]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("permission_denied"), "{said}");
+}
+
+#[test]
 fn what_goes_wrong_is_code_1() {
     let node = StandIn::start(Fault::Lose).unwrap();
     let url = node.url();
@@ -60,6 +94,7 @@ fn wrong_usage_is_code_64() {
         &["idle", "--bare", "--burst", "9x999"],
         &["idle", "--clients", "1", "--burst", "9x9"],
         &["echo", "--path", "/echo", "--publish-to", "a"],
+        &["echo", "--clients", "4", "--processes", "2"],
         &["churn", "--rate", "0"],
         &["fanout", "--url", "wss://localhost/ws"],
         &["fanout", "--tls"],

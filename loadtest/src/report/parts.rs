@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::words::grouped;
 use crate::{process::ThreadUse, scenario::Load, spread::Percentiles, tally::Outcome};
@@ -55,7 +55,7 @@ pub struct Publications {
 }
 
 /// What receivers met besides publications of ours.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sightings {
     /// Publications with an offset.
     pub positioned: u64,

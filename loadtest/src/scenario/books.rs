@@ -1,5 +1,7 @@
 //! What one receiver got, and what the receivers of a thread share: the one place where an arrival is entered.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Entry, Plan, Progress, Samples, plan::Channel, publisher::Answers};
 use crate::{
     incoming::{Incoming, Publication, lines},
@@ -25,7 +27,7 @@ pub(super) struct Books {
 
 /// When each publication arrived at the last receiver of a thread: by channel, publisher and sequence. Bound: the
 /// publications of the run.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct LastSeen(Vec<Vec<Vec<u64>>>);
 
 impl LastSeen {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     io,
     pin::{Pin, pin},
     sync::{Mutex, PoisonError},
@@ -139,10 +139,13 @@ impl Writer {
         while written < bytes.len() {
             let taken = match self {
                 Self::Plain(writer) => writer.try_write(&bytes[written..]),
-                Self::Tls(writer) => match now(|cx| Pin::new(&mut *writer).poll_write(cx, &bytes[written..])) {
-                    Poll::Ready(taken) => taken,
-                    Poll::Pending => return Ok(written),
-                },
+                Self::Tls(writer) => {
+                    // Nobody is woken: whoever has something to write comes back by itself.
+                    match now(|cx| Pin::new(&mut *writer).poll_write(cx, &bytes[written..])) {
+                        Poll::Ready(taken) => taken,
+                        Poll::Pending => return Ok(written),
+                    }
+                }
             };
             match taken {
                 Ok(0) => break,
@@ -163,8 +166,8 @@ impl Writer {
     }
 }
 
-/// Polls once. Nobody is woken: whoever has something to write comes back by itself. So it must not be told to wait for
-/// another reason than the connection, as a task is that has used up its turn.
+/// Polls once. Outside of the budget that tokio gives a task for its turn: beyond it a poll only says to come back, and who
+/// opens hundreds of connections in one task would leave their requests unwritten.
 fn now<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
     pin!(unconstrained(poll_fn(poll))).poll(&mut Context::from_waker(Waker::noop()))
 }

@@ -15,6 +15,7 @@
 //! It never reconnects, never repeats a publication and never slows down for the node: what goes wrong is a result.
 
 pub mod client;
+mod handshake;
 pub mod incoming;
 pub mod pace;
 pub mod process;

@@ -13,12 +13,12 @@ use std::{
 use http::StatusCode;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-pub use crate::handshake::Manner;
+pub use crate::upgrade::Manner;
 use crate::{
-    handshake::{Upgraded, upgrade},
     incoming::{ErrorReply, Incoming, lines},
     stream::{Outlet, Reader},
     target::Target,
+    upgrade::{Upgraded, upgrade},
     wire::{Event, Inbox, Masks},
 };
 

@@ -15,7 +15,6 @@
 //! It never reconnects, never repeats a publication and never slows down for the node: what goes wrong is a result.
 
 pub mod client;
-mod handshake;
 pub mod incoming;
 pub mod pace;
 pub mod process;
@@ -29,4 +28,5 @@ pub mod standin;
 pub mod stream;
 pub mod tally;
 pub mod target;
+mod upgrade;
 pub mod wire;

@@ -1,11 +1,12 @@
 //! `loadtest`: reads the command line, runs a scenario, prints its report. The work is in the library.
 
-use std::{error::Error as _, fs, iter::successors, path::PathBuf, process::ExitCode, time::Duration};
+use std::{error::Error as _, fs, iter::successors, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use skywave_loadtest::{
+    floor,
     scenario::{
         Load, ScenarioError,
         fanout::{self, Settings, default_threads},
@@ -33,6 +34,8 @@ enum Scenario {
     Fanout(Fanout),
     /// What the generator itself can take on this machine, and whether it notices faults. Needs no node.
     Selftest(SelfTest),
+    /// A server that does the bare work and nothing else, for a node's figures to be ratios to. Ends at SIGTERM.
+    Floor(Floor),
 }
 
 #[derive(Args)]
@@ -100,6 +103,55 @@ struct SelfTest {
     json: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Floor {
+    /// Which work.
+    #[arg(value_enum)]
+    work: FloorWork,
+    /// Where; port 0 is a free one. Never more than this machine's own.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Of `fanout`: write what was read at once socket by socket, with one call each.
+    #[arg(long)]
+    batched: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FloorWork {
+    /// Every publication to every subscriber: a bare `send()` for each socket.
+    Fanout,
+    /// Take frames apart, unmask them, nothing else.
+    Read,
+    /// A bare hyper upgrade; each message is answered with one.
+    Upgrade,
+    /// A tokio task and a socket for each connection, which wait.
+    Idle,
+}
+
+impl Floor {
+    /// Returns only when it fails.
+    fn run(&self) -> ExitCode {
+        let work = match self.work {
+            FloorWork::Fanout => floor::Work::Fanout { batched: self.batched },
+            _ if self.batched => {
+                eprintln!("loadtest: --batched is for fanout");
+                return ExitCode::from(USAGE);
+            }
+            FloorWork::Read => floor::Work::Read,
+            FloorWork::Upgrade => floor::Work::Upgrade,
+            FloorWork::Idle => floor::Work::Idle,
+        };
+        if !self.listen.ip().is_loopback() {
+            eprintln!("loadtest: a floor trusts its clients: --listen must be a loopback address");
+            return ExitCode::from(USAGE);
+        }
+        if let Err(error) = floor::run(work, self.listen, |address| println!("listening on {address}")) {
+            eprintln!("loadtest: {error}");
+        }
+        ExitCode::FAILURE
+    }
+}
+
 impl Fanout {
     fn settings(self) -> Settings {
         Settings {
@@ -129,6 +181,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match cli.scenario {
+        Scenario::Floor(floor) => return floor.run(),
         Scenario::Fanout(options) => {
             let json = options.json.clone();
             fanout::run(&options.settings(), &bar()).map(|report| {

@@ -1,0 +1,109 @@
+// What is compared: groups of servers that get the same load in the same round, and the figures that come of it.
+//
+// A group: `name` (for --only); `variants`, each a server and what drives it; `rounds` if not all; `seconds` that a run may take;
+// `figures`: name, target, what it is computed from (the reports of one round), and `aside`: what is reported without being judged.
+import { floor, node, uws } from "./bench-servers.mjs";
+
+const LIVE = "live:bench";
+const fanout = (clients, size, window, duration, ...more) => [
+    "fanout", "--channel", LIVE, "--clients", String(clients), "--size", String(size), "--window", String(window), "--duration", duration, ...more,
+];
+const one = (serve, load, options) => ({ serve, scenarios: [{ load, ...options }] });
+
+const cpu = ([report]) => report.server.cpu_us_per_delivery;
+const ratio = (of, to, cost = cpu) => (round) => cost(round[of]) / cost(round[to]);
+const last = ([report]) => report.latency.last_of_all && report.latency.last_of_all.p50_us / 1000;
+
+const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
+const bytes = (size) => (size === 1024 ? "1 KiB" : `${size} B`);
+
+// At 10,000 a run takes three times as long; its figures swing less.
+const fewer = (rounds) => Math.ceil(rounds / 2);
+
+const latency = [1000, 10_000].flatMap((clients) => [128, 1024].map((size) => {
+    const load = fanout(clients, size, 1, clients > 1000 ? "3s" : "2s");
+    return {
+        name: `latency-${clients}-${size}`,
+        rounds: clients > 1000 ? fewer : undefined,
+        variants: { node: one(node(), load), floor: one(floor("fanout"), load) },
+        figures: [{
+            figure: `fan-out, one at a time, ${grouped(clients)} x ${bytes(size)}: CPU a delivery, x the bare loop`,
+            target: 1.15,
+            of: ratio("node", "floor"),
+        }],
+        aside: { "us a delivery": cpu, "last of N, p50 ms": last },
+    };
+}));
+
+const saturation = [1000, 10_000].flatMap((clients) => [128, 1024].map((size) => {
+    const window = clients > 1000 ? 16 : 32;
+    const load = fanout(clients, size, window, clients > 1000 ? "3s" : "2s", "--burst");
+    const what = `fan-out, ${window} at once, ${grouped(clients)} x ${bytes(size)}: CPU a delivery`;
+    return {
+        name: `saturation-${clients}-${size}`,
+        rounds: clients > 1000 ? fewer : undefined,
+        variants: { node: one(node(), load), batched: one(floor("fanout", "--batched"), load), floor: one(floor("fanout"), load) },
+        figures: [
+            { figure: `${what}, x the bare loop with the same batch`, target: 1.25, of: ratio("node", "batched") },
+            { figure: `${what}, x one send a message`, target: size === 128 ? 0.12 : undefined, of: ratio("node", "floor") },
+        ],
+        aside: { "us a delivery": cpu },
+    };
+}));
+
+const tlsLoad = fanout(1000, 128, 32, "2s", "--burst");
+const tls = {
+    name: "tls",
+    variants: { node: one(node({ tls: true }), tlsLoad), floor: one(floor("fanout"), tlsLoad) },
+    figures: [{
+        figure: "fan-out over TLS, 32 at once, 1,000 x 128 B: CPU a delivery, x one plain send a message",
+        target: 0.2,
+        of: ratio("node", "floor"),
+    }],
+    aside: { "us a delivery": cpu },
+};
+
+const crowd = {
+    name: "quiet",
+    rounds: fewer,
+    seconds: 90,
+    // The quiet ones come first, and stay until the crowd is done.
+    variants: Object.fromEntries([["node", node()], ["floor", floor("fanout")]].map(([name, serve]) => [name, {
+        serve,
+        scenarios: [
+            { load: ["channels", "--channel", "live:quiet", "--channels", "25", "--members", "2", "--rate", "0.5", "--duration", "12s"] },
+            { load: fanout(10_000, 128, 1, "4s"), after: 1000 },
+        ],
+    }])),
+    figures: [{
+        figure: "10,000 on one channel beside 50 quiet ones: CPU a delivery, x the bare loop",
+        target: 1.15,
+        of: ratio("node", "floor", ([, crowd]) => crowd.server.cpu_us_per_delivery),
+    }],
+    aside: {
+        "us a delivery": ([, crowd]) => crowd.server.cpu_us_per_delivery,
+        "quiet ones' p99 ms": ([quiet]) => quiet.latency.from_schedule.p99_us / 1000,
+    },
+};
+
+const channelsLoad = ["channels", "--channel", LIVE, "--channels", "100", "--members", "10", "--rate", "4", "--duration", "4s"];
+const channels = {
+    name: "channels",
+    variants: { node: one(node(), channelsLoad), "µWebSockets": one(uws(), channelsLoad), floor: one(floor("fanout"), channelsLoad) },
+    figures: [
+        { figure: "100 channels of 10, all publish 4/s: CPU a delivery, x µWebSockets", target: 1.1, of: ratio("node", "µWebSockets") },
+        { figure: "the same, x the bare loop", of: ratio("node", "floor") },
+    ],
+    aside: { "us a delivery": cpu, "p99 ms": ([report]) => report.latency.from_schedule.p99_us / 1000 },
+};
+
+const peerLoad = fanout(1000, 128, 8, "2s", "--burst");
+const peer = {
+    name: "peer",
+    variants: { node: one(node(), peerLoad), "µWebSockets": one(uws(), peerLoad) },
+    figures: [{ figure: "fan-out, 8 at once, 1,000 x 128 B: CPU a delivery, x µWebSockets", of: ratio("node", "µWebSockets") }],
+    aside: { "us a delivery": cpu },
+};
+
+// Both rows of the fan-out first: they decide the rest.
+export const groups = [...latency, ...saturation, tls, crowd, channels, peer];

@@ -105,5 +105,43 @@ const peer = {
     aside: { "us a delivery": cpu },
 };
 
+const KIB = 1024;
+const stalledLoad = (share) => ["stalled", "--stalled", share, "--channel", LIVE, "--clients", "1000", "--size", "128", "--window", "8", "--burst", "--duration", "2s"];
+const stalled = {
+    name: "stalled",
+    variants: { stalled: one(node(), stalledLoad("10%")), none: one(node(), stalledLoad("0%")) },
+    figures: [
+        { figure: "10 % of 1,000 stop reading: CPU a healthy delivery, x none", target: 1.15, of: ratio("stalled", "none") },
+        {
+            figure: "node's memory for each that does not read (outbox_bytes is 1,024 KiB)", target: 1100, unit: "KiB",
+            of: ({ stalled: [report] }) => report.stalled.resident_bytes_each / KIB,
+        },
+    ],
+    aside: { "us a healthy delivery": cpu },
+};
+
+// The same kilobyte of JSON to all. What the generator writes is mostly padding, and so the bytes say more than they would in life.
+const deflateLoad = (...more) => fanout(1000, 1024, 1, "2s", ...more);
+const deflate = {
+    name: "deflate",
+    variants: { deflate: one(node(), deflateLoad("--deflate")), plain: one(node(), deflateLoad()) },
+    figures: [
+        {
+            figure: "1 KiB to 1,000 that inflate: CPU a publication, x without", target: 1.15,
+            of: ratio("deflate", "plain", ([report]) => report.server.cpu_us_per_publication),
+        },
+        {
+            figure: "the same: bytes on the wire a delivery, x without", target: 0.5,
+            of: ratio("deflate", "plain", ([report]) => report.generator.received_bytes / report.deliveries.received),
+        },
+        {
+            figure: "the same: memory of a connection, beyond without", target: 0.5, unit: "KiB",
+            of: ({ deflate: [with_], plain: [without] }) => (resident(with_) - resident(without)) / KIB,
+        },
+    ],
+    aside: { "us a publication": ([report]) => report.server.cpu_us_per_publication },
+};
+const resident = ({ server, setting }) => (server.resident_bytes_after - server.resident_bytes_before) / (setting.clients + setting.publishers);
+
 // Both rows of the fan-out first: they decide the rest.
-export const groups = [...latency, ...saturation, tls, crowd, channels, peer];
+export const groups = [...latency, ...saturation, tls, crowd, channels, peer, stalled, deflate];

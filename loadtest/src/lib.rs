@@ -2,7 +2,9 @@
 //!
 //! Read in this order:
 //!
-//! - [`client`]: one client of the JSON protocol; [`stamp`]: what its publications carry
+//! - [`wire`], [`stream`]: WebSocket frames, and the two ends of a connection; [`target`]: where it leads
+//! - [`client`]: one client of the JSON protocol; [`incoming`]: what it is told
+//! - [`stamp`]: what its publications carry; [`scan`]: how that is found without parsing
 //! - [`pace`], [`tally`]: when a publication is due, and what became of it; both pure
 //! - [`scenario`]: the loads; [`scenario::fanout`] is many subscribers on one channel
 //! - [`spread`]: how a time was spread over many samples
@@ -15,12 +17,17 @@
 
 pub mod client;
 pub mod floor;
+pub mod incoming;
 pub mod pace;
 pub mod process;
 pub mod report;
+pub mod scan;
 pub mod scenario;
 pub mod selftest;
 pub mod spread;
 pub mod stamp;
 pub mod standin;
+pub mod stream;
 pub mod tally;
+pub mod target;
+pub mod wire;

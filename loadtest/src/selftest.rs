@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     report::Report,
     scenario::{
-        Load, ScenarioError,
+        Access, Load, SPARE_FILES, ScenarioError, check_files,
         fanout::{self, Settings},
     },
     standin::{Fault, StandIn},
@@ -55,7 +55,7 @@ pub struct Ceiling {
 /// # Errors
 /// The stand-in cannot be started, or the scenario cannot be run against it.
 pub fn run(clients: usize, size: usize, threads: usize, bar: &ProgressBar) -> Result<SelfTest, ScenarioError> {
-    fanout::check_files(clients as u64 * 2 + fanout::SPARE_FILES)?;
+    check_files(clients as u64 * 2 + SPARE_FILES)?;
     let checks = [
         ("a run without faults passes", Fault::None, Outcome::default()),
         ("a lost delivery is counted", Fault::Lose, Outcome { lost: 1, offset_holes: 1, ..Outcome::default() }),
@@ -77,8 +77,8 @@ pub fn run(clients: usize, size: usize, threads: usize, bar: &ProgressBar) -> Re
     });
     let ceilings = [1, 8].map(|window| {
         let load = Load::Window(window);
-        let settings =
-            Settings { clients, size, threads, load, duration: Duration::from_secs(3), ..Settings::default() };
+        let settings = Settings { clients, size, load, duration: Duration::from_secs(3), ..Settings::default() };
+        let settings = Settings { access: Access { threads, ..Access::default() }, ..settings };
         let report = against(Fault::None, &settings, bar)?;
         let cpu_us_per_delivery = report.generator.cpu_us_per_delivery;
         Ok(Ceiling {
@@ -102,14 +102,15 @@ fn check_settings() -> Settings {
         load: Load::Rate(100.0),
         duration: Duration::from_millis(100),
         patience: Duration::from_millis(500),
-        threads: 1,
+        access: Access { threads: 1, ..Access::default() },
         ..Settings::default()
     }
 }
 
 fn against(fault: Fault, settings: &Settings, bar: &ProgressBar) -> Result<Report, ScenarioError> {
     let node = StandIn::start(fault).map_err(|error: io::Error| ScenarioError::Start(error))?;
-    fanout::run(&Settings { urls: vec![node.url()], ..settings.clone() }, bar)
+    let access = Access { urls: vec![node.url()], ..settings.access.clone() };
+    fanout::run(&Settings { access, ..settings.clone() }, bar)
 }
 
 impl SelfTest {

@@ -35,7 +35,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::client::{SUBPROTOCOL, lines};
+use crate::{client::SUBPROTOCOL, incoming::lines};
 
 /// The publication, counted from 0, that a [`Fault`] strikes; the others arrive as they should.
 const STRUCK: u64 = 2;

@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 use skywave_loadtest::{
     report::Report,
     scenario::{
-        Load, ScenarioError,
+        Access, Load, ScenarioError,
         fanout::{self, Settings},
     },
     standin::{Fault, StandIn},
@@ -15,13 +15,12 @@ use skywave_loadtest::{
 
 fn settings(urls: Vec<String>) -> Settings {
     Settings {
-        urls,
+        access: Access { threads: 2, ..Access::to(urls) },
         clients: 7,
         publishers: 2,
         load: Load::Rate(100.0),
         duration: Duration::from_millis(200),
         patience: Duration::from_millis(500),
-        threads: 2,
         ..Settings::default()
     }
 }

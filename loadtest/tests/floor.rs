@@ -5,12 +5,13 @@ use std::{net::SocketAddr, sync::mpsc, thread, time::Duration};
 use futures_util::{SinkExt as _, StreamExt as _};
 use indicatif::ProgressBar;
 use skywave_loadtest::{
-    client::{Client, Target},
+    client::{Client, Manner},
     floor::{self, Work},
     scenario::{
-        Load,
+        Access, Load,
         fanout::{self, Settings},
     },
+    target::Target,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -33,14 +34,13 @@ fn start(work: Work) -> SocketAddr {
 
 fn all_arrives(work: Work, channel: Option<&str>, load: Load) {
     let settings = Settings {
-        urls: vec![format!("ws://{}/ws", start(work))],
+        access: Access { threads: 1, ..Access::to(vec![format!("ws://{}/ws", start(work))]) },
         clients: 20,
         publishers: 2,
         load,
         size: 1024,
         channel: channel.map(str::to_owned),
         duration: Duration::from_millis(300),
-        threads: 1,
         ..Settings::default()
     };
     let report = fanout::run(&settings, &ProgressBar::hidden()).unwrap();
@@ -69,8 +69,9 @@ fn a_live_channel_has_no_positions() {
 #[tokio::test]
 async fn every_floor_lets_a_client_in() {
     for work in [Work::Read, Work::Upgrade, Work::Idle, Work::Fanout { batched: false }] {
-        let target = Target::parse(&format!("ws://{}/ws", start(work))).unwrap();
-        let mut client = Client::connect(&target, None).await.unwrap();
+        let target = Target::parse(&format!("ws://{}/ws", start(work)), None).unwrap();
+        let mut client = Client::open(&target, Manner::default()).await.unwrap();
+        client.connect(None).await.unwrap();
         client.subscribe("a").await.unwrap();
     }
 }

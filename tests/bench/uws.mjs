@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 
 const uws = createRequire(import.meta.url)("@trufflesuite/uws-js-unofficial");
 // For a Node.js that it has no binary for the package falls back to another server in JavaScript: that is no peer.
-if (uws.us_socket_local_port === undefined) {
+if (uws.H3App === undefined) {
     console.error(`no µWebSockets for Node.js ${process.version}: it takes 16, 18 and 20`);
     process.exit(1);
 }

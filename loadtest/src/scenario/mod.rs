@@ -1,25 +1,31 @@
 //! The loads. Each is a file with the noun it is about; what several need stands beside it.
 //!
-//! Threads: each receiving thread owns its share of the connections, one thread owns the publishers, and one more keeps
-//! the schedule, so that nothing that is received can make a publication late. They meet in the counters of `Progress`.
+//! - [`fanout`]: many subscribers on one channel; [`channels`] and [`stalled`] are the same with other seats
+//!
+//! Threads: each receiving thread owns its share of the connections, and one more keeps the schedule and writes the
+//! publications, so that nothing that is received can make one late. They meet in the counters of `Progress`.
 
+mod access;
+mod books;
+mod broadcast;
+pub mod channels;
+mod crew;
 pub mod fanout;
+mod meter;
+mod plan;
+mod progress;
 mod publisher;
 mod receiver;
+pub mod stalled;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::io;
 
-use crate::{
-    client::{ClientError, Target, TargetError},
-    report::Sightings,
-    spread::Spread,
-    stamp::Clock,
-    tally::Sent,
-};
+pub use access::{Access, default_threads};
+pub(crate) use access::{SPARE_FILES, check_files};
+use plan::{Channel, Entry, Plan, Seats};
+use progress::Progress;
+
+use crate::{client::ClientError, spread::Spread, target::TargetError};
 
 /// When to publish.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
@@ -30,59 +36,6 @@ pub enum Load {
     /// The next publication as soon as all but so many have arrived everywhere: for the cost of one delivery, not for
     /// latency.
     Window(u32),
-}
-
-/// What every thread of a run has to know.
-#[derive(Debug)]
-struct Plan {
-    run: String,
-    channel: String,
-    targets: Vec<Target>,
-    token: Option<String>,
-    publishers: usize,
-    size: usize,
-    clock: Clock,
-    /// Connections that one thread opens at the same time.
-    connecting: usize,
-}
-
-/// Where a run stands. Written by all threads, read by the one that waits.
-#[derive(Debug, Default)]
-struct Progress {
-    connected: AtomicU64,
-    /// Publications handed to a publisher.
-    queued: AtomicU64,
-    sent: AtomicU64,
-    /// Publications that could not be sent: the publisher's connection had ended.
-    unsent: AtomicU64,
-    answered: AtomicU64,
-    refused: AtomicU64,
-    /// Publications received, each once per receiver.
-    delivered: AtomicU64,
-    /// Frames received: says whether anything still comes.
-    frames: AtomicU64,
-    /// Connections that ended unasked.
-    ended: AtomicU64,
-}
-
-impl Progress {
-    /// Every publication of the schedule was sent (or could not be) and answered, and every receiver has them all.
-    fn is_complete(&self, receivers: u64) -> bool {
-        let accepted = self.sent.load(Relaxed).saturating_sub(self.refused.load(Relaxed));
-        self.sent.load(Relaxed) + self.unsent.load(Relaxed) == self.queued.load(Relaxed)
-            && self.answered.load(Relaxed) >= self.sent.load(Relaxed)
-            && self.delivered.load(Relaxed) >= accepted * receivers
-    }
-
-    /// Nobody is left who could receive anything.
-    fn is_deserted(&self, receivers: u64) -> bool {
-        self.ended.load(Relaxed) >= receivers
-    }
-
-    /// Changes whenever anything happens.
-    fn pulse(&self) -> u64 {
-        self.frames.load(Relaxed) + self.sent.load(Relaxed) + self.ended.load(Relaxed)
-    }
 }
 
 /// The samples of one thread.
@@ -96,9 +49,10 @@ struct Samples {
     from_sent: Spread,
     /// From publish to published.
     answer: Spread,
-    /// How late publications were sent.
-    late: Spread,
+    /// Handshakes that were refused for now.
     retries: u64,
+    /// Bytes that were read once everybody was in, TLS removed.
+    bytes: u64,
 }
 
 impl Samples {
@@ -108,17 +62,9 @@ impl Samples {
         self.from_due.merge(&other.from_due);
         self.from_sent.merge(&other.from_sent);
         self.answer.merge(&other.answer);
-        self.late.merge(&other.late);
         self.retries += other.retries;
+        self.bytes += other.bytes;
     }
-}
-
-/// What a publisher did.
-#[derive(Debug, Default)]
-struct Published {
-    sent: Sent,
-    /// Refused publications by the node's words.
-    refusals: BTreeMap<String, u64>,
 }
 
 /// Why a scenario could not be run. What goes wrong *while* it runs is in its report.

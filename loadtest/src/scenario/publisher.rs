@@ -1,200 +1,68 @@
-//! The publishing side: the thread that keeps the schedule, and the one that owns the publishers' connections.
+//! The publishing side: one thread that keeps the schedule and writes each publication itself, whoever's connection it goes
+//! through, so that nothing that is received can make it late.
 
-use std::{cell::RefCell, collections::HashMap, sync::atomic::Ordering::Relaxed, thread, time::Duration};
-
-use futures_util::{Sink, SinkExt as _, StreamExt as _, TryStreamExt as _, stream};
-use tokio::{
-    join, pin, select,
-    sync::mpsc,
-    task::{JoinSet, LocalSet},
-};
-use tokio_tungstenite::tungstenite::{self, Message};
-
-use super::{
-    Load, Plan, Progress, Published, Samples, ScenarioError,
-    receiver::{Books, Desk, Received},
-};
-use crate::{
-    client::{Client, Incoming, leave},
-    pace::Pace,
-    stamp::Stamp,
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    thread,
+    time::Duration,
 };
 
-/// Bound on the publications that are due but not written, per publisher. Emptied by its writer. Full: the node has not
-/// taken a byte for so long that the publication counts as unsent.
-const BACKLOG: usize = 1024;
-/// How often a closed loop looks whether the last publication has arrived everywhere.
-const LOOK: Duration = Duration::from_micros(50);
+use super::{Load, Plan, Progress, Samples};
+use crate::{incoming::Incoming, pace::Pace, spread::Spread, stamp::Stamp, stream::Outlet, tally::Sent, wire::Masks};
 
-/// A publication is due.
-pub(super) struct Due(u64);
+/// How often what a connection did not take is tried again.
+const AGAIN: Duration = Duration::from_millis(1);
+/// How long, after the end of the schedule.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) type Schedule = mpsc::Receiver<Due>;
-
-/// One queue for each publisher, from the thread that keeps the schedule to the one that publishes.
-pub(super) fn schedules(publishers: usize) -> (Vec<mpsc::Sender<Due>>, Vec<Schedule>) {
-    (0..publishers).map(|_| mpsc::channel(BACKLOG)).unzip()
+/// A publisher that is ready to publish.
+#[derive(Debug)]
+pub(super) struct Mouth {
+    pub(super) channel: usize,
+    /// Its number among the channel's publishers.
+    pub(super) from: u32,
+    pub(super) outlet: Arc<Outlet>,
+    pub(super) next_id: u64,
+    pub(super) answers: Arc<Answers>,
 }
 
-/// Keeps the schedule: hands each publication to its publisher when it is due. Returns when the last one was.
-///
-/// A thread of its own, since a tokio timer rounds up to the next millisecond and waits behind whatever is received.
-pub(super) fn keep(
-    load: Load,
-    duration: Duration,
-    receivers: u64,
-    plan: &Plan,
-    progress: &Progress,
-    to: &[mpsc::Sender<Due>],
-) {
-    let start = plan.clock.now();
-    let hand_over = |n: u64, due: u64| {
-        progress.queued.fetch_add(1, Relaxed);
-        let publisher = usize::try_from(n % to.len() as u64).unwrap_or_default();
-        if to[publisher].try_send(Due(due)).is_err() {
-            progress.unsent.fetch_add(1, Relaxed);
-        }
-    };
-    match load {
-        Load::Rate(rate) => {
-            let Some(pace) = Pace::new(rate, duration) else { return };
-            for (n, due) in (0..).map_while(|n| Some((n, start + pace.due(n)?))) {
-                while let Some(early) = due.checked_sub(plan.clock.now()).filter(|early| *early > 0) {
-                    thread::park_timeout(Duration::from_nanos(early));
-                }
-                hand_over(n, due);
-            }
-        }
-        Load::Window(window) => {
-            let end = start + u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-            for n in 0.. {
-                let arrived = || progress.delivered.load(Relaxed) / receivers.max(1) + progress.refused.load(Relaxed);
-                while arrived() + u64::from(window) <= n && plan.clock.now() < end {
-                    thread::park_timeout(LOOK);
-                }
-                let now = plan.clock.now();
-                if now >= end {
-                    return;
-                }
-                hand_over(n, now);
-            }
-        }
-    }
-}
+/// What a publisher waits for and what it was told; held for one look by the thread that publishes or the one that
+/// receives. Bound: the publications of the run.
+#[derive(Debug, Default)]
+pub(super) struct Answers(Mutex<Told>);
 
-/// Connects the publishers, publishes what the schedules say, and receives like everybody else until the run is over.
-///
-/// # Errors
-/// A publisher that cannot connect or subscribe.
-pub(super) async fn publish(
-    first: usize,
-    schedules: Vec<Schedule>,
-    desk: Desk,
-) -> Result<(Received, Vec<Published>), ScenarioError> {
-    let local = LocalSet::new();
-    let done = local.run_until(async {
-        let mut over = desk.over.clone();
-        let entering = stream::iter(0..schedules.len()).map(|n| desk.enter(first + n)).buffered(desk.plan.connecting);
-        let entered: Vec<_> = select! {
-            entered = entering.try_collect() => entered?,
-            _ = over.wait_for(|over| *over) => Vec::new(),
-        };
-        let mut publishing = JoinSet::new();
-        for (n, ((client, books), schedule)) in entered.into_iter().zip(schedules).enumerate() {
-            let from = u32::try_from(n).unwrap_or(u32::MAX);
-            publishing.spawn_local(Publisher { from, desk: desk.clone() }.run(client, books, schedule));
-        }
-        let mut all = publishing.join_all().await;
-        // Stays until then, so that its CPU time can be read.
-        let _ = over.wait_for(|over| *over).await;
-        all.sort_by_key(|(from, ..)| *from);
-        Ok::<_, ScenarioError>(all.into_iter().map(|(_, books, published)| (books, published)).unzip())
-    });
-    let (books, published): (Vec<_>, Vec<_>) = done.await?;
-    let samples = desk.samples.take();
-    Ok((Received { books, samples }, published))
-}
-
-struct Publisher {
-    from: u32,
-    desk: Desk,
-}
-
-/// What a publisher is waiting for, and what it was told. Bound of `open`: the publications of the run.
-#[derive(Default)]
-struct Answers {
+#[derive(Debug, Default)]
+struct Told {
     /// Command id to sequence and time of sending.
     open: HashMap<u64, (u64, u64)>,
-    published: Published,
+    /// Sequences.
+    refused: Vec<u64>,
+    refusals: BTreeMap<String, u64>,
 }
 
-impl Publisher {
-    async fn run(self, client: Client, mut books: Books, schedule: Schedule) -> (u32, Books, Published) {
-        let (socket, next_id, early) = client.into_parts();
-        // Two halves, since a publisher that waits until it can write must go on reading: the node may wait for that.
-        let (mut sink, mut stream) = socket.split();
-        let answers = RefCell::new(Answers::default());
-        let reply = |incoming: &Incoming<'_>, now: u64, samples: &mut Samples| {
-            self.answered(incoming, now, samples, &mut answers.borrow_mut());
-        };
-        join!(
-            self.write_until_over(&mut sink, next_id, schedule, &answers),
-            self.desk.listen(&mut stream, &early, &mut books, reply)
-        );
-        if let Ok(socket) = stream.reunite(sink) {
-            leave(socket).await;
-        }
-        let mut published = answers.into_inner().published;
-        published.sent.refused.sort_unstable();
-        (self.from, books, published)
+/// What a publisher did.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    pub(super) channel: usize,
+    pub(super) from: u32,
+    /// When each publication was due and when it was sent.
+    pub(super) times: Vec<(u64, u64)>,
+    answers: Arc<Answers>,
+}
+
+impl Answers {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node that reads no more must not keep us: at the end of the run a write that still waits is given up.
-    async fn write_until_over<S>(&self, sink: &mut S, id: u64, schedule: Schedule, answers: &RefCell<Answers>)
-    where
-        S: Sink<Message, Error = tungstenite::Error> + Unpin,
-    {
-        let mut over = self.desk.over.clone();
-        let writing = self.write(sink, id, schedule, answers);
-        pin!(writing);
-        select! {
-            () = writing => {}
-            _ = over.wait_for(|over| *over) => {}
-        }
-    }
-
-    async fn write<S>(&self, sink: &mut S, mut id: u64, mut schedule: Schedule, answers: &RefCell<Answers>)
-    where
-        S: Sink<Message, Error = tungstenite::Error> + Unpin,
-    {
-        let Plan { run, channel, size, clock, .. } = &*self.desk.plan;
-        let progress = &self.desk.progress;
-        let channel = serde_json::Value::from(channel.as_str()).to_string();
-        while let Some(Due(due)) = schedule.recv().await {
-            let sent = clock.now();
-            let seq = answers.borrow().published.sent.count;
-            let mut command = format!(r#"{{"id":{id},"publish":{{"channel":{channel},"data":"#);
-            Stamp { run, from: self.from, seq, due, sent }.write(*size, &mut command);
-            command.push_str("}}");
-            answers.borrow_mut().open.insert(id, (seq, sent));
-            if sink.send(Message::text(command)).await.is_err() {
-                answers.borrow_mut().open.remove(&id);
-                progress.unsent.fetch_add(1, Relaxed);
-                continue;
-            }
-            answers.borrow_mut().published.sent.count += 1;
-            progress.sent.fetch_add(1, Relaxed);
-            self.desk.samples.borrow_mut().late.record(sent.saturating_sub(due));
-            id += 1;
-        }
-    }
-
-    fn answered(&self, incoming: &Incoming<'_>, now: u64, samples: &mut Samples, answers: &mut Answers) {
-        let progress = &self.desk.progress;
-        let Some((seq, sent)) = incoming.id.and_then(|id| answers.open.remove(&id)) else { return };
+    /// A reply came.
+    pub(super) fn hear(&self, incoming: &Incoming<'_>, now: u64, progress: &Progress, samples: &mut Samples) {
+        let mut told = self.told();
+        let Some((seq, sent)) = incoming.id.and_then(|id| told.open.remove(&id)) else { return };
         if let Some(error) = &incoming.error {
-            answers.published.sent.refused.push(seq);
-            *answers.published.refusals.entry(format!("{error} ({})", error.advice())).or_default() += 1;
+            told.refused.push(seq);
+            *told.refusals.entry(format!("{error} ({})", error.advice())).or_default() += 1;
             progress.refused.fetch_add(1, Relaxed);
         } else {
             samples.answer.record(now.saturating_sub(sent));
@@ -203,10 +71,189 @@ impl Publisher {
     }
 }
 
-/// Starts a thread of the generator; its name tells the figures of its CPU time from those of others.
-pub(super) fn spawn<T: Send + 'static>(
-    name: String,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<thread::JoinHandle<T>, ScenarioError> {
-    thread::Builder::new().name(name).spawn(work).map_err(ScenarioError::Start)
+impl Published {
+    /// What was sent, to be held against what arrived.
+    pub(super) fn sent(&self) -> Sent {
+        let mut refused = self.answers.told().refused.clone();
+        refused.sort_unstable();
+        Sent { count: self.times.len() as u64, refused }
+    }
+
+    /// Refused publications by the node's words.
+    pub(super) fn refusals(&self) -> BTreeMap<String, u64> {
+        self.answers.told().refusals.clone()
+    }
+}
+
+/// Keeps a schedule.
+pub(super) struct Pacer {
+    mouths: Vec<Mouth>,
+    published: Vec<Published>,
+    plan: Arc<Plan>,
+    progress: Arc<Progress>,
+    /// Channel names as JSON.
+    channels: Vec<String>,
+    masks: Masks,
+    late: Spread,
+    command: String,
+    frames: Vec<u8>,
+    /// Who did not take everything.
+    blocked: Vec<usize>,
+}
+
+/// When to publish, and how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Schedule {
+    pub(super) load: Load,
+    /// A window's publications in one write.
+    pub(super) burst: bool,
+    pub(super) duration: Duration,
+}
+
+impl Pacer {
+    /// Publication `n` goes through `mouths[n % len]`.
+    pub(super) fn new(mouths: Vec<Mouth>, plan: Arc<Plan>, progress: Arc<Progress>) -> Self {
+        let published = mouths.iter().map(|mouth| Published {
+            channel: mouth.channel,
+            from: mouth.from,
+            times: Vec::new(),
+            answers: mouth.answers.clone(),
+        });
+        let channel = |channel: &super::Channel| serde_json::Value::from(channel.name.as_str()).to_string();
+        Self {
+            published: published.collect(),
+            channels: plan.channels.iter().map(channel).collect(),
+            mouths,
+            plan,
+            progress,
+            masks: Masks::default(),
+            late: Spread::default(),
+            command: String::new(),
+            frames: Vec::new(),
+            blocked: Vec::new(),
+        }
+    }
+
+    /// Publishes until the schedule ends. How late each was, and what each publisher did.
+    pub(super) fn keep(mut self, schedule: Schedule) -> (Spread, Vec<Published>) {
+        let start = self.plan.clock.now();
+        let duration = u64::try_from(schedule.duration.as_nanos()).unwrap_or(u64::MAX);
+        match schedule.load {
+            Load::Rate(rate) => self.at_rate(rate, schedule.duration, start),
+            Load::Window(window) if schedule.burst => self.in_bursts(window.into(), start + duration),
+            Load::Window(window) => self.in_window(window.into(), start + duration),
+        }
+        self.finish()
+    }
+
+    /// Publishes so many in one write and nothing more.
+    pub(super) fn burst(mut self, count: u64) -> (Spread, Vec<Published>) {
+        self.write(0, count, self.plan.clock.now());
+        self.finish()
+    }
+
+    fn at_rate(&mut self, rate: f64, duration: Duration, start: u64) {
+        let Some(pace) = Pace::new(rate, duration) else { return };
+        for (n, due) in (0..).map_while(|n| Some((n, start + pace.due(n)?))) {
+            while let Some(early) = due.checked_sub(self.plan.clock.now()).filter(|early| *early > 0) {
+                let early = Duration::from_nanos(early);
+                thread::park_timeout(if self.blocked.is_empty() { early } else { early.min(AGAIN) });
+                self.pump();
+            }
+            self.write(n, 1, due);
+        }
+    }
+
+    fn in_window(&mut self, window: u64, end: u64) {
+        for n in 0_u64.. {
+            if !self.await_arrival((n + 1).saturating_sub(window), end) {
+                return;
+            }
+            self.write(n, 1, self.plan.clock.now());
+        }
+    }
+
+    fn in_bursts(&mut self, window: u64, end: u64) {
+        for n in (0..).step_by(usize::try_from(window).unwrap_or(usize::MAX)) {
+            if !self.await_arrival(n, end) {
+                return;
+            }
+            self.write(n, window, self.plan.clock.now());
+        }
+    }
+
+    /// Waits until so many publications have arrived everywhere, or were refused. False: the time is over.
+    fn await_arrival(&mut self, publications: u64, end: u64) -> bool {
+        loop {
+            if self.plan.clock.now() >= end {
+                return false;
+            }
+            let refused = self.progress.refused.load(Relaxed);
+            let goal = publications.saturating_sub(refused) * self.plan.seats.receivers_of_each();
+            if self.progress.delivered() >= goal {
+                return true;
+            }
+            self.progress.park_until_delivered(goal);
+            self.pump();
+        }
+    }
+
+    /// Writes publications `n` to `n + count - 1` through one publisher, at once.
+    fn write(&mut self, n: u64, count: u64, due: u64) {
+        let place = usize::try_from(n / count.max(1) % self.mouths.len() as u64).unwrap_or_default();
+        let Self { mouths, published, plan, progress, .. } = self;
+        let (mouth, published) = (&mut mouths[place], &mut published[place]);
+        let (channel, run, size) = (&self.channels[mouth.channel], &plan.run, plan.size);
+        progress.queued.fetch_add(count, Relaxed);
+        self.frames.clear();
+        let first = published.times.len() as u64;
+        let sent = plan.clock.now();
+        {
+            let mut told = mouth.answers.told();
+            for seq in first..first + count {
+                let id = mouth.next_id + (seq - first);
+                self.command.clear();
+                self.command.push_str("{\"id\":");
+                self.command.push_str(&id.to_string());
+                self.command.push_str(",\"publish\":{\"channel\":");
+                self.command.push_str(channel);
+                self.command.push_str(",\"data\":");
+                Stamp { run, from: mouth.from, seq, due, sent }.write(size, &mut self.command);
+                self.command.push_str("}}");
+                self.masks.text(&self.command, &mut self.frames);
+                told.open.insert(id, (seq, sent));
+            }
+        }
+        match mouth.outlet.send(&self.frames) {
+            Ok(is_all) => {
+                progress.sent.fetch_add(count, Relaxed);
+                published.times.extend((0..count).map(|_| (due, sent)));
+                self.late.record(sent.saturating_sub(due));
+                if !is_all {
+                    self.blocked.push(place);
+                }
+            }
+            Err(_) => {
+                let mut told = mouth.answers.told();
+                told.open.retain(|id, _| *id < mouth.next_id);
+                progress.unsent.fetch_add(count, Relaxed);
+            }
+        }
+        mouth.next_id += count;
+    }
+
+    /// Tries again what was not taken. A connection that has ended is noticed by who reads from it.
+    fn pump(&mut self) {
+        let mouths = &self.mouths;
+        self.blocked.retain(|place| matches!(mouths[*place].outlet.pump(), Ok(false)));
+    }
+
+    fn finish(mut self) -> (Spread, Vec<Published>) {
+        let end = self.plan.clock.now() + u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
+        while !self.blocked.is_empty() && self.plan.clock.now() < end {
+            thread::park_timeout(AGAIN);
+            self.pump();
+        }
+        (self.late, self.published)
+    }
 }

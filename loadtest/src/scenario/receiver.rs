@@ -1,197 +1,241 @@
-//! The receiving side: one connection that checks what it gets, and the thread that owns many of them.
+//! The receiving side: a thread that owns many connections, and reads each as soon as something is there.
+//!
+//! All of them read into one buffer, and nothing is parsed that need not be: what a generator spends on a delivery on one
+//! core, it takes from the node on the other.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
+    future::poll_fn,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream};
 use tokio::{
-    pin, select,
+    select,
     sync::watch,
     task::{JoinSet, LocalSet},
+    time::timeout,
 };
-use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::{Plan, Progress, Samples, ScenarioError, Sightings};
+use super::{
+    Entry, Plan, Progress, Samples, ScenarioError,
+    books::{Books, Entering, LastSeen},
+    plan::Seat,
+    publisher::{Answers, Mouth},
+};
 use crate::{
-    client::{Client, Incoming, Publication, leave, lines, next_text},
-    stamp::Stamp,
-    tally::{Arrival, Tally},
+    client::{Client, Manner, ending, poll_events},
+    stream::{Outlet, Reader},
+    tally::Tally,
+    wire::{Event, Inbox, Masks},
 };
 
-/// What one receiver brings home.
-#[derive(Debug, Default)]
-pub(super) struct Books {
-    pub(super) tally: Tally,
-    pub(super) sightings: Sightings,
+/// How long the node has to close its end when everybody leaves.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What the receivers are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// Read, but for those who stall.
+    Running,
+    /// Read, all of them.
+    Resumed,
+    /// Leave.
+    Over,
 }
 
-/// What a connection needs of its thread.
-#[derive(Clone)]
+/// What the connections of a thread share.
 pub(super) struct Desk {
-    pub(super) plan: Arc<Plan>,
-    pub(super) progress: Arc<Progress>,
-    /// Turns true when the run is over.
-    pub(super) over: watch::Receiver<bool>,
-    /// Shared by the connections of one thread; borrowed for the length of one frame.
-    pub(super) samples: Rc<RefCell<Samples>>,
-}
-
-impl Desk {
-    pub(super) fn new(plan: Arc<Plan>, progress: Arc<Progress>, over: watch::Receiver<bool>) -> Self {
-        Self { plan, progress, over, samples: Rc::default() }
-    }
-
-    /// Connects and subscribes client number `n`, and opens its books.
-    pub(super) async fn enter(&self, n: usize) -> Result<(Client, Books), ScenarioError> {
-        let Plan { targets, channel, token, publishers, clock, .. } = &*self.plan;
-        let target = &targets[n % targets.len()];
-        let failed = |doing| move |source| ScenarioError::Client { url: target.url().to_owned(), doing, source };
-
-        let began = clock.now();
-        let mut client = Client::connect(target, token.as_deref()).await.map_err(failed("connect"))?;
-        let connected = clock.now();
-        let position = client.subscribe(channel).await.map_err(failed("subscribe"))?;
-        let subscribed = clock.now();
-
-        let mut samples = self.samples.borrow_mut();
-        samples.connect.record(connected - began);
-        samples.subscribe.record(subscribed - connected);
-        samples.retries += client.retries();
-        self.progress.connected.fetch_add(1, Relaxed);
-
-        let mut books = Books { tally: Tally::new(*publishers), ..Books::default() };
-        if let Some((epoch, offset)) = position {
-            books.tally.start(&epoch, offset);
-        }
-        Ok((client, books))
-    }
-
-    /// Receives until the run is over or the connection ends. `reply` gets what answers a command, and when it came.
-    pub(super) async fn listen<S>(
-        &self,
-        socket: &mut S,
-        early: &[String],
-        books: &mut Books,
-        mut reply: impl FnMut(&Incoming<'_>, u64, &mut Samples),
-    ) where
-        S: futures_util::Stream<Item = Result<Message, tungstenite::Error>> + Unpin,
-    {
-        for line in early {
-            self.take(line, books, &mut reply);
-        }
-        let mut over = self.over.clone();
-        let over = over.wait_for(|over| *over);
-        pin!(over);
-        loop {
-            select! {
-                biased;
-                frame = next_text(socket) => match frame {
-                    Ok(frame) => self.take(&frame, books, &mut reply),
-                    Err(how) => {
-                        self.progress.ended.fetch_add(1, Relaxed);
-                        *books.sightings.endings.entry(format!("connection ended: {how}")).or_default() += 1;
-                        return;
-                    }
-                },
-                _ = &mut over => return,
-            }
-        }
-    }
-
-    fn take(&self, frame: &str, books: &mut Books, reply: &mut impl FnMut(&Incoming<'_>, u64, &mut Samples)) {
-        let now = self.plan.clock.now();
-        let mut samples = self.samples.borrow_mut();
-        let mut fresh = 0;
-        for line in lines(frame) {
-            match serde_json::from_str::<Incoming<'_>>(line) {
-                Ok(Incoming { publication: Some(publication), .. }) => {
-                    fresh += u64::from(books.publication(&publication, &self.plan, now, &mut samples));
-                }
-                Ok(Incoming { gap: Some(gap), .. }) => *books.sightings.gaps.entry(gap.reason).or_default() += 1,
-                Ok(Incoming { unsubscribed: Some(why), .. }) => books.ended("unsubscribed", &why.reason),
-                Ok(Incoming { disconnect: Some(told), .. }) => books.ended("disconnect", &told.to_string()),
-                Ok(incoming) => reply(&incoming, now, &mut samples),
-                Err(_) => books.sightings.unreadable += 1,
-            }
-        }
-        self.progress.delivered.fetch_add(fresh, Relaxed);
-        self.progress.frames.fetch_add(1, Relaxed);
-    }
-}
-
-impl Books {
-    /// Enters a publication; says whether it is one of ours and here for the first time.
-    fn publication(&mut self, publication: &Publication<'_>, plan: &Plan, now: u64, samples: &mut Samples) -> bool {
-        if publication.channel != plan.channel {
-            self.sightings.strays += 1;
-            return false;
-        }
-        if let Some(offset) = publication.offset {
-            self.sightings.positioned += 1;
-            self.tally.stood_at(publication.epoch.map(|epoch| epoch.get()), offset);
-        }
-        let stamp = publication.data.and_then(|data| serde_json::from_str::<Stamp<'_>>(data.get()).ok());
-        let ours = stamp.filter(|stamp| stamp.run == plan.run);
-        match ours.and_then(|stamp| Some((stamp, self.tally.arrived(stamp.from, stamp.seq)?))) {
-            Some((stamp, Arrival::New | Arrival::Late)) => {
-                samples.from_due.record(now.saturating_sub(stamp.due));
-                samples.from_sent.record(now.saturating_sub(stamp.sent));
-                true
-            }
-            Some((_, Arrival::Doubled)) => false,
-            None => {
-                self.sightings.foreign += 1;
-                false
-            }
-        }
-    }
-
-    fn ended(&mut self, what: &str, why: &str) {
-        *self.sightings.endings.entry(format!("{what}: {why}")).or_default() += 1;
-    }
+    plan: Arc<Plan>,
+    progress: Arc<Progress>,
+    phase: watch::Receiver<Phase>,
+    /// Borrowed for the length of one read.
+    samples: RefCell<Samples>,
+    last: RefCell<LastSeen>,
+    masks: RefCell<Masks>,
+    /// Everybody is leaving: an end is no finding any more.
+    leaving: Cell<bool>,
 }
 
 /// What a receiving thread brings home.
 pub(super) struct Received {
-    pub(super) books: Vec<Books>,
+    /// With the channel of each.
+    pub(super) books: Vec<(usize, Books)>,
     pub(super) samples: Samples,
+    pub(super) last: LastSeen,
+}
+
+/// One connection.
+struct Line {
+    reader: Reader,
+    inbox: Inbox,
+    outlet: Arc<Outlet>,
+    books: Rc<RefCell<Books>>,
+    seat: Seat,
+    answers: Option<Arc<Answers>>,
 }
 
 /// Connects these clients, at most `plan.connecting` at a time, and receives until the run is over.
 ///
 /// # Errors
 /// The first client that cannot connect or subscribe ends the thread.
-pub(super) async fn receive(members: Vec<usize>, desk: Desk) -> Result<Received, ScenarioError> {
-    let local = LocalSet::new();
-    let books = local.run_until(async {
-        let mut listening = JoinSet::new();
-        let mut over = desk.over.clone();
-        let mut entering = stream::iter(members).map(|n| desk.enter(n)).buffer_unordered(desk.plan.connecting);
+pub(super) async fn receive(
+    members: Vec<usize>,
+    plan: Arc<Plan>,
+    progress: Arc<Progress>,
+    phase: watch::Receiver<Phase>,
+) -> Result<Received, ScenarioError> {
+    let desk = Rc::new(Desk {
+        plan,
+        progress,
+        phase,
+        samples: RefCell::default(),
+        last: RefCell::default(),
+        masks: RefCell::default(),
+        leaving: Cell::new(false),
+    });
+    let books = LocalSet::new().run_until(desk.clone().seat_all(members)).await?;
+    let (samples, last) = (desk.samples.take(), desk.last.take());
+    Ok(Received { books, samples, last })
+}
+
+impl Desk {
+    async fn seat_all(self: Rc<Self>, members: Vec<usize>) -> Result<Vec<(usize, Books)>, ScenarioError> {
+        let (mut seated, mut listening) = (Vec::with_capacity(members.len()), JoinSet::new());
+        let mut phase = self.phase.clone();
+        let mut entering = stream::iter(members).map(|n| self.enter(n)).buffer_unordered(self.plan.connecting);
         loop {
             let entered = select! {
                 entered = entering.next() => entered,
-                _ = over.wait_for(|over| *over) => break,
+                _ = phase.wait_for(|phase| *phase == Phase::Over) => break,
             };
             let Some(entered) = entered else { break };
-            let (client, mut books) = entered?;
-            let desk = desk.clone();
-            listening.spawn_local(async move {
-                let (mut socket, _, early) = client.into_parts();
-                desk.listen(&mut socket, &early, &mut books, |_, _, _| {}).await;
-                leave(socket).await;
-                books
-            });
+            let line = entered?;
+            seated.push((line.seat.channel, line.outlet.clone(), line.books.clone()));
+            listening.spawn_local(line.listen(self.clone()));
         }
         drop(entering);
-        let books = listening.join_all().await;
         // A thread that ended takes its CPU time along, and that is read when the run is over.
-        let _ = over.wait_for(|over| *over).await;
-        Ok::<_, ScenarioError>(books)
-    });
-    let books = books.await?;
-    let samples = desk.samples.take();
-    Ok(Received { books, samples })
+        let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
+
+        self.leaving.set(true);
+        for (_, outlet, _) in &seated {
+            let mut goodbye = Vec::new();
+            self.masks.borrow_mut().close(&mut goodbye);
+            let _ = outlet.send(&goodbye);
+        }
+        let _ = timeout(GOODBYE, async { while listening.join_next().await.is_some() {} }).await;
+        listening.shutdown().await;
+        Ok(seated.into_iter().map(|(channel, _, books)| (channel, books.take())).collect())
+    }
+
+    /// Brings client number `n` in, and opens its books.
+    async fn enter(&self, n: usize) -> Result<Line, ScenarioError> {
+        let Plan { channels, targets, token, seats, clock, entry, .. } = &*self.plan;
+        let (seat, target) = (seats.seat(n), &targets[n % targets.len()]);
+        let manner = Manner { small: seat.is_stalled, ..self.plan.manner };
+        let failed = |doing| move |source| ScenarioError::Client { url: target.url().to_owned(), doing, source };
+
+        let began = clock.now();
+        let mut client = Client::open(target, manner).await.map_err(failed("connect"))?;
+        if *entry != Entry::Bare {
+            client.connect(token.as_deref()).await.map_err(failed("connect"))?;
+        }
+        let connected = clock.now();
+        let mut books = Books { tally: Tally::new(seats.publishers), is_stalled: seat.is_stalled, ..Books::default() };
+        let mut subscribed = None;
+        if *entry == Entry::Subscribed {
+            let position = client.subscribe(&channels[seat.channel].name).await.map_err(failed("subscribe"))?;
+            subscribed = Some(clock.now());
+            if let Some((epoch, offset)) = position {
+                books.tally.start(&epoch, offset);
+            }
+        }
+        {
+            let mut samples = self.samples.borrow_mut();
+            samples.connect.record(connected - began);
+            samples.retries += client.retries();
+            subscribed.into_iter().for_each(|subscribed| samples.subscribe.record(subscribed - connected));
+        }
+        Ok(self.take_in(client, books, seat))
+    }
+
+    /// The client is in: it counts as connected, and may publish if it is to.
+    fn take_in(&self, client: Client, mut books: Books, seat: Seat) -> Line {
+        let parts = client.into_parts();
+        let outlet = Arc::new(parts.outlet);
+        let answers = seat.publisher.map(|from| {
+            let answers = Arc::<Answers>::default();
+            let (outlet, channel, next_id) = (outlet.clone(), seat.channel, parts.next_id);
+            self.progress.add_mouth(Mouth { channel, from, outlet, next_id, answers: answers.clone() });
+            answers
+        });
+        let early = |entering: &mut Entering<'_>| parts.early.iter().for_each(|line| books.line(line, entering));
+        self.enter_read(seat.channel, answers.as_deref(), early);
+        self.progress.connected.fetch_add(1, Relaxed);
+        let books = Rc::new(RefCell::new(books));
+        Line { reader: parts.reader, inbox: parts.inbox, outlet, books, seat, answers }
+    }
+
+    /// Enters what one read brought, and counts it.
+    fn enter_read<T>(
+        &self,
+        channel: usize,
+        answers: Option<&Answers>,
+        enter: impl FnOnce(&mut Entering<'_>) -> T,
+    ) -> T {
+        let (mut samples, mut last) = (self.samples.borrow_mut(), self.last.borrow_mut());
+        let (plan, progress, now) = (&*self.plan, &*self.progress, self.plan.clock.now());
+        let (samples, last) = (&mut *samples, &mut *last);
+        let mut entering = Entering { plan, progress, samples, last, channel, answers, now, fresh: 0 };
+        let entered = enter(&mut entering);
+        if entering.fresh > 0 {
+            progress.add_delivered(entering.fresh);
+        }
+        entered
+    }
+}
+
+impl Line {
+    async fn listen(mut self, desk: Rc<Desk>) {
+        if self.seat.is_stalled {
+            let _ = desk.phase.clone().wait_for(|phase| *phase >= Phase::Resumed).await;
+        }
+        poll_fn(|cx| self.poll(cx, &desk)).await;
+    }
+
+    /// Reads until nothing is there; ready when the connection has ended.
+    fn poll(&mut self, cx: &mut Context<'_>, desk: &Desk) -> Poll<()> {
+        let Self { reader, inbox, outlet, books, seat, answers } = self;
+        let books = &mut *books.borrow_mut();
+        loop {
+            let (mut pongs, mut closed) = (Vec::new(), None);
+            let read = desk.enter_read(seat.channel, answers.as_deref(), |entering| {
+                let read = poll_events(cx, reader, inbox, |event| match event {
+                    Event::Message(text) => books.message(text, entering),
+                    Event::Compressed(bytes) => books.compressed(bytes, entering),
+                    Event::Ping(payload) => desk.masks.borrow_mut().pong(payload, &mut pongs),
+                    Event::Close(code, reason) => closed = Some(ending(code, reason)),
+                });
+                if let Poll::Ready(Ok(read)) = read {
+                    entering.samples.bytes += read as u64;
+                }
+                read
+            });
+            let read = ready!(read);
+            desk.progress.frames.fetch_add(1, Relaxed);
+            if !pongs.is_empty() {
+                let _ = outlet.send(&pongs);
+            }
+            let Some(ended) = closed.or(read.err()) else { continue };
+            if !desk.leaving.get() {
+                desk.progress.ended.fetch_add(u64::from(!seat.is_stalled), Relaxed);
+                books.ended("connection ended", &ended);
+            }
+            return Poll::Ready(());
+        }
+    }
 }

@@ -1,0 +1,208 @@
+//! The parts of a report: what was asked for, and what was counted and timed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use crate::{process::ThreadUse, scenario::Load, spread::Percentiles};
+
+/// What was asked for.
+#[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "the names are the options")]
+pub struct Setting {
+    pub scenario: &'static str,
+    pub run: String,
+    pub channel: String,
+    pub urls: Vec<String>,
+    pub channels: usize,
+    pub clients: usize,
+    pub publishers: usize,
+    pub receivers_of_each: u64,
+    pub load: Load,
+    pub burst: bool,
+    pub duration_seconds: f64,
+    pub size: usize,
+    pub max_p99_us: Option<f64>,
+}
+
+/// Getting in.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Connecting {
+    /// From the TCP connection to `connected`.
+    pub connect: Percentiles,
+    /// From `subscribe` to `subscribed`.
+    pub subscribe: Percentiles,
+    /// Handshakes that the node refused for now (HTTP 429 or 503) and that were tried again.
+    pub retries: u64,
+}
+
+/// Going up.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Publications {
+    /// On the schedule.
+    pub due: u64,
+    /// Written.
+    pub sent: u64,
+    /// Not written: the connection had ended, or took no bytes.
+    pub unsent: u64,
+    /// Answered with an error.
+    pub refused: u64,
+    /// Never answered.
+    pub unanswered: u64,
+    /// The errors in the node's words, with what to do.
+    pub refusals: BTreeMap<String, u64>,
+}
+
+/// What receivers met besides publications of ours.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Sightings {
+    /// Publications with an offset.
+    pub positioned: u64,
+    /// Publications of a channel that nobody subscribed to.
+    pub strays: u64,
+    /// Publications of somebody else on our channel.
+    pub foreign: u64,
+    /// Lines that are not what the protocol says.
+    pub unreadable: u64,
+    /// Messages that came compressed: counted, each as one publication, and not read.
+    pub compressed: u64,
+    /// Their bytes.
+    pub compressed_bytes: u64,
+    /// Subscriptions that the node continued unasked, with nothing missing.
+    pub recovered: u64,
+    /// Errors that answer no command.
+    pub errors: BTreeMap<String, u64>,
+    /// Gap pushes, by reason.
+    pub gaps: BTreeMap<String, u64>,
+    /// Connections and subscriptions that ended unasked, by reason.
+    pub endings: BTreeMap<String, u64>,
+}
+
+impl Sightings {
+    /// Adds another receiver's.
+    pub fn merge(&mut self, other: &Self) {
+        self.positioned += other.positioned;
+        self.strays += other.strays;
+        self.foreign += other.foreign;
+        self.unreadable += other.unreadable;
+        self.compressed += other.compressed;
+        self.compressed_bytes += other.compressed_bytes;
+        self.recovered += other.recovered;
+        let count = |into: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>| {
+            for (reason, times) in from {
+                *into.entry(reason.clone()).or_default() += times;
+            }
+        };
+        count(&mut self.errors, &other.errors);
+        count(&mut self.gaps, &other.gaps);
+        count(&mut self.endings, &other.endings);
+    }
+}
+
+/// Times. Receiving is part of them: a receiver is late also because its thread still reads for others.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Latency {
+    /// From the time a publication was due to each delivery: what a user would see, stalls included.
+    pub from_schedule: Percentiles,
+    /// From the time it was really sent.
+    pub from_send: Percentiles,
+    /// From sending to the last of all receivers: one sample for each publication.
+    pub last_of_all: Percentiles,
+    /// From publish to published.
+    pub publish_to_reply: Percentiles,
+    /// How late publications were sent.
+    pub send_lateness: Percentiles,
+}
+
+/// The generator itself, from the first publication to the last delivery.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Generator {
+    /// How long that was.
+    pub wall_seconds: f64,
+    /// Receiving threads.
+    pub threads: usize,
+    /// CPU of all its threads.
+    pub cpu_seconds: f64,
+    /// CPU of the receiving threads.
+    pub receiving_cpu_seconds: f64,
+    /// Bytes that the receivers read, TLS removed and nothing inflated.
+    pub received_bytes: u64,
+    /// In so many reads.
+    pub reads: u64,
+    /// Of the receiving threads, for each delivery.
+    pub cpu_us_per_delivery: f64,
+    /// How long receiving one publication on all clients keeps a thread busy: latency that is ours, not the node's.
+    pub own_burst_us: f64,
+    /// Share of a core of the busiest thread.
+    pub busiest: f64,
+    /// Share of the time that the most hindered thread was ready but had no core.
+    pub starved: f64,
+}
+
+impl Generator {
+    /// From what its threads did. `receiving` is how the names of the receiving ones begin.
+    pub fn new(used: &[ThreadUse], receiving: &str, threads: usize, wall: Duration) -> Self {
+        let share = |time: Duration| if wall.is_zero() { 0.0 } else { time.as_secs_f64() / wall.as_secs_f64() };
+        let receives = |thread: &&ThreadUse| thread.name.starts_with(receiving);
+        Self {
+            wall_seconds: wall.as_secs_f64(),
+            threads,
+            cpu_seconds: used.iter().map(|thread| thread.ran).sum::<Duration>().as_secs_f64(),
+            receiving_cpu_seconds: used
+                .iter()
+                .filter(receives)
+                .map(|thread| thread.ran)
+                .sum::<Duration>()
+                .as_secs_f64(),
+            received_bytes: 0,
+            reads: 0,
+            cpu_us_per_delivery: 0.0,
+            own_burst_us: 0.0,
+            busiest: used.iter().map(|thread| share(thread.ran)).fold(0.0, f64::max),
+            starved: used.iter().map(|thread| share(thread.waited)).fold(0.0, f64::max),
+        }
+    }
+}
+
+/// The nodes' processes, from the first publication to the last delivery.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Server {
+    /// Which.
+    pub pids: Vec<u32>,
+    /// CPU of all of them.
+    pub cpu_seconds: f64,
+    /// For each delivery.
+    pub cpu_us_per_delivery: f64,
+    /// For each publication that was accepted.
+    pub cpu_us_per_publication: f64,
+    /// Resident memory before the first client. On a node that had clients before, the difference to the next says
+    /// little: what they left behind is used again.
+    pub resident_bytes_before: u64,
+    /// With all clients subscribed.
+    pub resident_bytes_connected: u64,
+    /// After the last delivery.
+    pub resident_bytes_after: u64,
+}
+
+/// The clients that stopped reading.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Stalled {
+    /// How many.
+    pub clients: u64,
+    /// By how much the nodes' resident memory grew while they did not read, for each of them. The kernel's buffers are not
+    /// part of it.
+    pub resident_bytes_each: f64,
+    /// How each ended, and what it got when it began to read again.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
+/// Passed or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// No reason not to.
+    pub passed: bool,
+    /// Why it did not.
+    pub reasons: Vec<String>,
+    /// What to know before believing the figures.
+    pub notes: Vec<String>,
+}

@@ -1,0 +1,363 @@
+//! Publishing to those who listen: what fan-out, small channels and stalled clients have in common. They differ in who sits
+//! where.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use indicatif::ProgressBar;
+
+use super::{
+    Access, Channel, Entry, Load, Plan, Samples, ScenarioError, Seats,
+    books::{Books, LastSeen},
+    crew::{Crew, Gathered, LOOK, spawn},
+    meter::{Meter, RECEIVING, Servers, THREADS},
+    publisher::{Pacer, Published, Schedule},
+};
+use crate::{
+    pace::Pace,
+    process::ThreadUse,
+    report::{Connecting, Generator, Latency, Publications, Report, Server, Setting, Sightings, Stalled},
+    scan::Scanner,
+    spread::Spread,
+    stamp::{Clock, Stamp, run_id},
+    tally::{Outcome, Sent},
+};
+
+/// Silence after the last expected delivery that is listened to, for what comes twice.
+const QUIET: Duration = Duration::from_millis(250);
+/// Silence after which those who stalled and read again have everything.
+const CAUGHT_UP: Duration = Duration::from_secs(1);
+
+/// What to run.
+pub(super) struct Broadcast<'a> {
+    pub(super) scenario: &'static str,
+    pub(super) access: &'a Access,
+    pub(super) seats: Seats,
+    pub(super) schedule: Schedule,
+    pub(super) size: usize,
+    pub(super) channel: Option<&'a str>,
+    pub(super) patience: Duration,
+    pub(super) max_p99: Option<Duration>,
+}
+
+/// The channels of a run: of one its name, of several its name and a number.
+pub(super) fn channels(name: Option<&str>, count: usize, run: &str, size: usize) -> Vec<Channel> {
+    let name = name.map_or_else(|| format!("load-{run}"), str::to_owned);
+    let numbered = |n| if count == 1 { name.clone() } else { format!("{name}-{n}") };
+    let channel = |name: String| Channel { scanner: Scanner::new(&name, run, size), name };
+    (0..count).map(numbered).map(channel).collect()
+}
+
+/// What was read between the first publication and the last delivery.
+#[derive(Default)]
+struct Measured {
+    wall: Duration,
+    generator: Vec<ThreadUse>,
+    reads: u64,
+    server: Option<Server>,
+    late: Spread,
+    published: Vec<Published>,
+}
+
+impl Broadcast<'_> {
+    /// Runs it. `bar` shows how far it is.
+    pub(super) fn run(&self, bar: &ProgressBar) -> Result<Report, ScenarioError> {
+        self.check()?;
+        let targets = self.access.targets()?;
+        let servers = Servers::find(self.access, &targets);
+        let resident_before = servers.resident();
+        let run = run_id();
+        let plan = Arc::new(Plan {
+            channels: channels(self.channel, self.seats.channels, &run, self.size),
+            run,
+            seats: self.seats,
+            targets,
+            token: self.access.token.clone(),
+            size: self.size,
+            clock: Clock::start(),
+            connecting: self.access.connecting_per_thread(),
+            manner: self.access.manner(),
+            entry: Entry::Subscribed,
+        });
+        let crew = Crew::start(plan.clone(), self.access.threads)?;
+        let progress = crew.progress.clone();
+        let measured =
+            if crew.await_connected(bar) { Some(self.measure(&crew, &servers, resident_before, bar)?) } else { None };
+        bar.finish_and_clear();
+        let gathered = crew.dismiss()?;
+        // Without figures some thread ended early, and has returned its error above.
+        Ok(self.report(&plan, &progress, gathered, measured.unwrap_or_default()))
+    }
+
+    fn check(&self) -> Result<(), ScenarioError> {
+        let wrong = |what: &str| Err(ScenarioError::Usage(what.to_owned()));
+        self.access.check(self.seats.clients())?;
+        if self.seats.all_publishers() == 0 || self.seats.receivers_of_each() == 0 {
+            return wrong("somebody must publish and somebody must listen");
+        }
+        if u32::try_from(self.seats.clients()).is_err() {
+            return wrong("so many clients cannot be counted");
+        }
+        match self.schedule.load {
+            Load::Window(0) => return wrong("--window must be at least 1"),
+            Load::Window(_) if self.schedule.duration.is_zero() => return wrong("--duration must be longer than 0s"),
+            Load::Rate(rate) if Pace::new(rate, self.schedule.duration).is_none() => {
+                return wrong("--rate must be a positive number and --duration longer than 0s");
+            }
+            Load::Rate(_) if self.schedule.burst => return wrong("--burst needs a --window"),
+            _ => {}
+        }
+        if self.size < Stamp::MIN_SIZE {
+            return Err(ScenarioError::Usage(format!(
+                "--size must be at least {}: each publication carries its publisher, sequence and times",
+                Stamp::MIN_SIZE
+            )));
+        }
+        Ok(())
+    }
+
+    /// Keeps the schedule to its end, waits for the stragglers, and reads the figures around it.
+    fn measure(
+        &self,
+        crew: &Crew,
+        servers: &Servers,
+        resident_before: Option<u64>,
+        bar: &ProgressBar,
+    ) -> Result<Measured, ScenarioError> {
+        let resident_connected = servers.resident();
+        let reads_before = crew.progress.frames.load(Relaxed);
+        let pacer = Pacer::new(crew.mouths(), crew.plan.clone(), crew.progress.clone());
+        let schedule = self.schedule;
+        let meter = Meter::start(servers);
+        let pacing = spawn(format!("{THREADS}pace"), move || pacer.keep(schedule))?;
+        let wall = self.await_deliveries(crew, meter.began(), &pacing, bar);
+        let (own, nodes) = (meter.own(), meter.nodes());
+        let reads = crew.progress.frames.load(Relaxed) - reads_before;
+        let server = nodes.map(|cpu| Server {
+            pids: servers.pids.clone(),
+            cpu_seconds: cpu.as_secs_f64(),
+            cpu_us_per_delivery: 0.0,
+            cpu_us_per_publication: 0.0,
+            resident_bytes_before: resident_before.unwrap_or_default(),
+            resident_bytes_connected: resident_connected.unwrap_or_default(),
+            resident_bytes_after: servers.resident().unwrap_or_default(),
+        });
+        crew.await_quiet(QUIET, Instant::now() + self.patience);
+        if self.seats.stalled() > 0 {
+            crew.resume();
+            crew.await_quiet(CAUGHT_UP, Instant::now() + self.patience * 2);
+        }
+        let (late, published) = pacing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(Measured { wall, generator: own, reads, server, late, published })
+    }
+
+    /// Waits until the schedule is done and everything arrived, or nothing happens any more. Returns when the last
+    /// thing happened, since `began`.
+    fn await_deliveries<T>(&self, crew: &Crew, began: Instant, pacing: &JoinHandle<T>, bar: &ProgressBar) -> Duration {
+        let (progress, duration) = (&crew.progress, self.schedule.duration);
+        bar.set_length(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+        bar.set_message("publishing");
+        let (mut pulse, mut changed) = (progress.pulse(), Instant::now());
+        let latest = began + duration + self.patience * 10;
+        loop {
+            let now = Instant::now();
+            if progress.pulse() != pulse {
+                (pulse, changed) = (progress.pulse(), now);
+            }
+            let is_scheduled = pacing.is_finished();
+            let is_complete = || progress.is_complete(self.seats.receivers_of_each());
+            if is_scheduled && (is_complete() || progress.is_deserted(self.seats.receivers())) {
+                return changed - began;
+            }
+            // Silence counts from the end of the schedule: a slow one is silent for long.
+            if is_scheduled && (now.max(began) - changed.max(began + duration)) > self.patience {
+                return changed - began;
+            }
+            if now > latest {
+                return changed - began;
+            }
+            bar.set_position(u64::try_from((now - began).as_millis()).unwrap_or(u64::MAX));
+            thread::park_timeout(LOOK);
+        }
+    }
+
+    fn report(&self, plan: &Plan, progress: &super::Progress, gathered: Gathered, measured: Measured) -> Report {
+        let Gathered { books, samples, last } = gathered;
+        let Measured { wall, generator, reads, server, late, published } = measured;
+        let sent = Ledger::new(&published, self.seats.channels);
+        let (mut outcome, mut sightings, mut outcomes) = (Outcome::default(), Sightings::default(), BTreeMap::new());
+        for (channel, books) in &books {
+            let sent = &sent.0[*channel];
+            if books.is_stalled {
+                *outcomes.entry(fate(books, sent)).or_default() += 1;
+            } else {
+                outcome += settled(books, sent);
+                sightings.merge(&books.sightings);
+            }
+        }
+        let stalled = (self.seats.stalled() > 0).then(|| Stalled {
+            clients: self.seats.stalled(),
+            resident_bytes_each: server.as_ref().map_or(0.0, |server| {
+                (server.resident_bytes_after as f64 - server.resident_bytes_connected as f64)
+                    / self.seats.stalled() as f64
+            }),
+            outcomes,
+        });
+        let Samples { connect, subscribe, from_due, from_sent, answer, retries, bytes } = &samples;
+        let mut generator = Generator::new(&generator, RECEIVING, self.access.threads, wall);
+        (generator.received_bytes, generator.reads) = (*bytes, reads);
+        Report::new(
+            self.setting(plan),
+            Connecting { connect: connect.percentiles(), subscribe: subscribe.percentiles(), retries: *retries },
+            publications(progress, &published),
+            outcome,
+            sightings,
+            Latency {
+                from_schedule: from_due.percentiles(),
+                from_send: from_sent.percentiles(),
+                last_of_all: last_of_all(&published, &last).percentiles(),
+                publish_to_reply: answer.percentiles(),
+                send_lateness: late.percentiles(),
+            },
+            generator,
+            server,
+            stalled,
+        )
+    }
+
+    fn setting(&self, plan: &Plan) -> Setting {
+        let seats = self.seats;
+        Setting {
+            scenario: self.scenario,
+            run: plan.run.clone(),
+            channel: plan.channels.first().map(|channel| channel.name.clone()).unwrap_or_default(),
+            urls: self.access.urls.clone(),
+            channels: seats.channels,
+            clients: seats.channels * seats.listeners,
+            publishers: seats.all_publishers(),
+            receivers_of_each: seats.receivers_of_each(),
+            load: self.schedule.load,
+            burst: self.schedule.burst,
+            duration_seconds: self.schedule.duration.as_secs_f64(),
+            size: self.size,
+            max_p99_us: self.max_p99.map(|limit| limit.as_secs_f64() * 1e6),
+        }
+    }
+}
+
+/// What was sent, by channel and publisher.
+struct Ledger(Vec<Vec<Sent>>);
+
+impl Ledger {
+    fn new(published: &[Published], channels: usize) -> Self {
+        let mut ledger = Self(vec![Vec::new(); channels]);
+        for publisher in published {
+            let line = &mut ledger.0[publisher.channel];
+            line.resize(line.len().max(publisher.from as usize + 1), Sent::default());
+            line[publisher.from as usize] = publisher.sent();
+        }
+        ledger
+    }
+}
+
+fn publications(progress: &super::Progress, published: &[Published]) -> Publications {
+    let mut refusals = BTreeMap::new();
+    for (words, times) in published.iter().flat_map(Published::refusals) {
+        *refusals.entry(words).or_default() += times;
+    }
+    let sent = progress.sent.load(Relaxed);
+    Publications {
+        due: progress.queued.load(Relaxed),
+        sent,
+        unsent: progress.unsent.load(Relaxed),
+        refused: progress.refused.load(Relaxed),
+        unanswered: sent.saturating_sub(progress.answered.load(Relaxed)),
+        refusals,
+    }
+}
+
+/// Closes a reader's books. What came compressed is taken for what is missing.
+fn settled(books: &Books, sent: &[Sent]) -> Outcome {
+    let mut outcome = books.tally.close(sent);
+    let unread = outcome.lost.min(books.sightings.compressed);
+    outcome.lost -= unread;
+    outcome.received += unread;
+    outcome
+}
+
+/// For each publication, from sending it to its arrival at the last receiver.
+fn last_of_all(published: &[Published], last: &LastSeen) -> Spread {
+    let mut spread = Spread::default();
+    for publisher in published {
+        for (seq, (_, sent)) in publisher.times.iter().enumerate() {
+            if let Some(at) = last.at(publisher.channel, publisher.from as usize, seq) {
+                spread.record(at.saturating_sub(*sent));
+            }
+        }
+    }
+    spread
+}
+
+/// How a client that stopped reading ended, and what it got when it read again.
+fn fate(books: &Books, sent: &[Sent]) -> String {
+    let Books { sightings, last, .. } = books;
+    let outcome = settled(books, sent);
+    let order = if outcome.doubled + outcome.reordered > 0 { ", not in order" } else { "" };
+    let told = |what: &str, reasons: &BTreeMap<String, u64>| {
+        let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
+        format!("{what}: {}{order}", reasons.join(", "))
+    };
+    if !sightings.endings.is_empty() {
+        return told("ended", &sightings.endings);
+    }
+    if !sightings.gaps.is_empty() {
+        return told("open, gap told", &sightings.gaps);
+    }
+    let is_last = last.is_some_and(|(from, seq)| sent.get(from as usize).is_some_and(|sent| sent.count == seq + 1));
+    let what = match (outcome.lost, sightings.recovered) {
+        (0, 0) => "open, continuous",
+        (0, _) => "open, recovered",
+        _ if is_last => "open, some left out without a word, ends with the last",
+        _ => "open, some left out without a word",
+    };
+    format!("{what}{order}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn books(arrived: &[u64], change: impl FnOnce(&mut Books)) -> String {
+        let mut books = Books { tally: crate::tally::Tally::new(1), is_stalled: true, ..Books::default() };
+        for seq in arrived {
+            books.tally.arrived(0, *seq);
+            books.last = Some((0, *seq));
+        }
+        change(&mut books);
+        fate(&books, &[Sent { count: 3, refused: Vec::new() }])
+    }
+
+    #[test]
+    fn every_fate_has_its_words() {
+        assert_eq!(books(&[0, 1, 2], |_| {}), "open, continuous");
+        assert_eq!(books(&[0, 1, 2], |books| books.sightings.recovered = 1), "open, recovered");
+        assert_eq!(books(&[0, 2], |_| {}), "open, some left out without a word, ends with the last");
+        assert_eq!(books(&[0, 1], |_| {}), "open, some left out without a word");
+        assert_eq!(books(&[1, 0, 2], |_| {}), "open, continuous, not in order");
+        let gap = books(&[0, 2], |books| drop(books.sightings.gaps.insert("slow_consumer".to_owned(), 1)));
+        assert_eq!(gap, "open, gap told: slow_consumer");
+        let ended = books(&[0], |books| books.ended("connection ended", "4002 slow_consumer"));
+        assert_eq!(ended, "ended: connection ended: 4002 slow_consumer");
+    }
+
+    #[test]
+    fn one_channel_keeps_its_name_and_several_are_numbered() {
+        let names = |count| channels(Some("live:a"), count, "r", 128).into_iter().map(|channel| channel.name);
+        assert_eq!(names(1).collect::<Vec<_>>(), ["live:a"]);
+        assert_eq!(names(2).collect::<Vec<_>>(), ["live:a-0", "live:a-1"]);
+    }
+}

@@ -1,0 +1,85 @@
+//! What a stretch of the run cost: the nodes' processes and our own threads, read before and after.
+
+use std::{
+    net::SocketAddr,
+    process,
+    time::{Duration, Instant},
+};
+
+use super::Access;
+use crate::{
+    process::{Cpu, ThreadUse, listeners, resident_bytes},
+    target::Target,
+};
+
+/// What this generator's threads are called, so that their CPU time can be told apart.
+pub(super) const THREADS: &str = "load-";
+/// The receiving ones among them.
+pub(super) const RECEIVING: &str = "load-recv";
+
+/// The nodes' processes, if they can be seen from here.
+#[derive(Debug, Clone)]
+pub(super) struct Servers {
+    pub(super) pids: Vec<u32>,
+}
+
+impl Servers {
+    pub(super) fn find(access: &Access, targets: &[Target]) -> Self {
+        let mut pids = access.server_pids.clone();
+        if pids.is_empty() {
+            let addresses = targets.iter().flat_map(|target| target.addresses().iter().copied());
+            pids = addresses.flat_map(|address: SocketAddr| listeners(address)).collect();
+        }
+        // The stand-in of the self-test lives in this process.
+        pids.retain(|pid| *pid != process::id());
+        pids.sort_unstable();
+        pids.dedup();
+        Self { pids }
+    }
+
+    /// `None` also when one of them cannot be read: half a sum is no figure.
+    pub(super) fn cpu(&self) -> Option<Vec<Cpu>> {
+        self.pids.iter().map(|pid| Cpu::read(*pid).ok()).collect::<Option<Vec<_>>>().filter(|all| !all.is_empty())
+    }
+
+    /// Bytes, of all of them.
+    pub(super) fn resident(&self) -> Option<u64> {
+        if self.pids.is_empty() {
+            return None;
+        }
+        self.pids.iter().map(|pid| resident_bytes(*pid).ok()).sum()
+    }
+}
+
+/// A stretch that is being measured.
+#[derive(Debug)]
+pub(super) struct Meter<'a> {
+    servers: &'a Servers,
+    began: Instant,
+    own: Cpu,
+    nodes: Option<Vec<Cpu>>,
+}
+
+impl<'a> Meter<'a> {
+    pub(super) fn start(servers: &'a Servers) -> Self {
+        let own = Cpu::read(process::id()).unwrap_or_default();
+        Self { servers, own, nodes: servers.cpu(), began: Instant::now() }
+    }
+
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// CPU of the nodes since the start.
+    pub(super) fn nodes(&self) -> Option<Duration> {
+        let (now, before) = (self.servers.cpu()?, self.nodes.as_ref()?);
+        Some(now.iter().zip(before).map(|(now, before)| now.since(before)).sum())
+    }
+
+    /// What each of our threads did since the start.
+    pub(super) fn own(&self) -> Vec<ThreadUse> {
+        let mut used = Cpu::read(process::id()).unwrap_or_default().threads_since(&self.own);
+        used.retain(|thread| thread.name.starts_with(THREADS));
+        used
+    }
+}

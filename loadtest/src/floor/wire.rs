@@ -146,7 +146,9 @@ mod tests {
         bytes
     }
 
-    fn read(input: &mut [u8]) -> io::Result<(usize, Vec<(Kind, Vec<u8>)>)> {
+    type Found = (usize, Vec<(Kind, Vec<u8>)>);
+
+    fn read(input: &mut [u8]) -> io::Result<Found> {
         let mut found = Vec::new();
         let used = frames(input, |kind, payload| {
             found.push((kind, payload.to_vec()));

@@ -143,5 +143,53 @@ const deflate = {
 };
 const resident = ({ server, setting }) => (server.resident_bytes_after - server.resident_bytes_before) / (setting.clients + setting.publishers);
 
+// Memory hardly swings. The rest is longer than `timeouts.ping_interval`, so that every connection is pinged in it.
+const idle = {
+    name: "idle",
+    rounds: (all) => Math.ceil(all / 3),
+    seconds: 120,
+    variants: {
+        subscribed: one(node(), ["idle", "--channel", LIVE, "--clients", "10000", "--duration", "30s", "--burst", "256x1024"]),
+        transport: one(node(), ["idle", "--bare", "--clients", "10000", "--duration", "1s"], { path: "/echo" }),
+        TLS: one(node({ tls: true }), ["idle", "--channel", LIVE, "--clients", "5000", "--duration", "1s"]),
+        floor: one(floor("idle"), ["idle", "--bare", "--clients", "10000", "--duration", "1s"]),
+    },
+    figures: [
+        { figure: "idle, 10,000 subscribed: memory each", target: 4, unit: "KiB", of: ({ subscribed: [report] }) => report.resident_bytes_each / KIB },
+        { figure: "idle, 10,000 that only shook hands: memory each", target: 1.6, unit: "KiB", of: ({ transport: [report] }) => report.resident_bytes_each / KIB },
+        { figure: "the same, x a bare tokio task with a TcpStream", target: 1.5, of: ratio("transport", "floor", ([report]) => report.resident_bytes_each) },
+        { figure: "idle over TLS, 5,000 subscribed: memory each", target: 10, unit: "KiB", of: ({ TLS: [report] }) => report.resident_bytes_each / KIB },
+        { figure: "growth each after 256 x 1 KiB to all 10,000", target: 0.5, unit: "KiB", of: ({ subscribed: [report] }) => report.burst.resident_bytes_grown_each / KIB },
+        { figure: "CPU of 10,000 idle for 30 s, pings included", target: 0.5, unit: "% of a core", of: ({ subscribed: [report] }) => report.cpu_percent_of_a_core },
+    ],
+    aside: { "KiB each": ([report]) => report.resident_bytes_each / KIB },
+};
+
+const churnLoad = (...more) => ["churn", "--clients", "4000", "--connecting", "50", ...more];
+const churned = ([report]) => report.server_cpu_us_per_connection;
+const churn = {
+    name: "churn",
+    variants: { node: one(node(), churnLoad("--channel", LIVE)), floor: one(floor("upgrade"), churnLoad("--bare")) },
+    figures: [{
+        figure: "handshake, connect and subscribe: CPU, x a bare hyper upgrade that answers one frame", target: 1.4,
+        of: ratio("node", "floor", churned),
+    }],
+    aside: { "us a connection": churned, "connections/s": ([report]) => report.connections_per_second, "handshake p99 ms": ([report]) => report.handshake.p99_us / 1000 },
+};
+
+const inbound = [1, 8].map((inFlight) => {
+    const load = ["echo", "--stopped", "--publish-to", "live:nobody", "--clients", "1000", "--size", "64", "--in-flight", String(inFlight)];
+    const cost = ([report]) => report.median_us_per_frame;
+    return {
+        name: `inbound-${inFlight}`,
+        variants: { node: one(node(), load), floor: one(floor("read"), load) },
+        figures: [{
+            figure: `a small publication to nobody, ${inFlight} a read: CPU, x a bare loop that takes frames apart`, target: 1.5,
+            of: ratio("node", "floor", cost),
+        }],
+        aside: { "us a publication": cost },
+    };
+});
+
 // Both rows of the fan-out first: they decide the rest.
-export const groups = [...latency, ...saturation, tls, crowd, channels, peer, stalled, deflate];
+export const groups = [...latency, ...saturation, tls, crowd, idle, churn, ...inbound, channels, peer, stalled, deflate];

@@ -105,6 +105,11 @@ bench: ## What a node costs, as ratios to bare loops and to µWebSockets in the 
 	cargo build --release --locked --bins
 	node scripts/bench.mjs
 
+.PHONY: profile
+profile: ## Where a node's CPU goes while it fans out, function by function (wants perf)
+	cargo build --release --locked --bins
+	node scripts/bench-profile.mjs
+
 .PHONY: demo-cluster
 demo-cluster: ## The whole cluster in containers: http://localhost:8000/
 	if docker compose version >/dev/null 2>&1; then docker compose up --build; else docker-compose up --build; fi

@@ -74,11 +74,13 @@ async function told(name, program, args) {
 }
 
 // Starts a server, drives it with all the scenarios at the same time, ends it; returns their reports in order. Every scenario ends
-// within `seconds`, or is ended.
-export async function drive(serve, scenarios, seconds) {
+// within `seconds`, or is ended. `beside` is told the server's pid and may watch it meanwhile.
+export async function drive(serve, scenarios, seconds, beside = () => {}) {
     const server = await serve();
     try {
-        return await Promise.all(scenarios.map((scenario, place) => generate(server, scenario, place, seconds)));
+        const driving = scenarios.map((scenario, place) => generate(server, scenario, place, seconds));
+        const [, ...reports] = await Promise.all([beside(server.child.process.pid), ...driving]);
+        return reports;
     } finally {
         await kill(server.child);
     }

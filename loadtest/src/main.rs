@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use skywave_loadtest::{
     report::Verdict,
-    scenario::{ScenarioError, channels, default_threads, fanout, stalled},
+    scenario::{ScenarioError, channels, churn, default_threads, echo, fanout, idle, stalled},
     selftest,
 };
 
@@ -34,6 +34,12 @@ enum Scenario {
     Fanout(options::Fanout),
     /// Many small channels whose members all publish.
     Channels(options::Channels),
+    /// Connections that rest: the memory of each, the CPU of all.
+    Idle(options::Idle),
+    /// Small messages going in: publications that nobody listens to, or frames that come back.
+    Echo(options::Echo),
+    /// Connections that come and go.
+    Churn(options::Churn),
     /// Fan-out while some of the clients have stopped reading.
     Stalled(options::Stalled),
     /// What the generator itself can take on this machine, and whether it notices faults. Needs no node.
@@ -75,6 +81,18 @@ fn main() -> ExitCode {
         Scenario::Channels(options) => {
             let json = options.nodes.json.clone();
             channels::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
+        }
+        Scenario::Idle(options) => {
+            let json = options.nodes.json.clone();
+            idle::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
+        }
+        Scenario::Echo(options) => {
+            let json = options.nodes.json.clone();
+            echo::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
+        }
+        Scenario::Churn(options) => {
+            let json = options.nodes.json.clone();
+            churn::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
         }
         Scenario::Stalled(options) => {
             let json = options.fanout.nodes.json.clone();

@@ -3,7 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use skywave_loadtest::scenario::{Access, Load, channels, default_threads, fanout, stalled};
+use skywave_loadtest::scenario::{
+    Access, Load, channels, churn, default_threads, echo, fanout,
+    idle::{self, Depth},
+    stalled,
+};
 
 /// What every load has.
 #[derive(Args)]
@@ -169,6 +173,133 @@ impl Channels {
     }
 }
 
+/// `idle`.
+#[derive(Args)]
+pub(crate) struct Idle {
+    #[command(flatten)]
+    pub(crate) nodes: Nodes,
+    /// Connections.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    clients: usize,
+    /// Connect, and subscribe to nothing.
+    #[arg(long)]
+    no_subscribe: bool,
+    /// The WebSocket handshake only: nothing is sent.
+    #[arg(long, conflicts_with = "no_subscribe")]
+    bare: bool,
+    /// Another path than that of the URL.
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// How long they rest.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// Then publish so many to all of them at once, of so many bytes each, and see what is left of it.
+    #[arg(long, value_name = "COUNTxBYTES", value_parser = burst, conflicts_with_all = ["no_subscribe", "bare"])]
+    burst: Option<(u32, usize)>,
+    /// The channel; by default one of its own for each run.
+    #[arg(long, value_name = "NAME")]
+    channel: Option<String>,
+    /// How long nothing may happen before what is missing of the burst is given up.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    patience: Duration,
+}
+
+impl Idle {
+    pub(crate) fn settings(self) -> idle::Settings {
+        let Self { nodes, clients, no_subscribe, bare, path, duration, burst, channel, patience } = self;
+        let depth = match (bare, no_subscribe) {
+            (true, _) => Depth::Bare,
+            (_, true) => Depth::Connected,
+            _ => Depth::Subscribed,
+        };
+        idle::Settings { access: nodes.access(), clients, depth, path, duration, burst, channel, patience }
+    }
+}
+
+/// `echo`.
+#[derive(Args)]
+pub(crate) struct Echo {
+    #[command(flatten)]
+    pub(crate) nodes: Nodes,
+    /// Connections; all of them send.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    clients: usize,
+    /// Send to a path that sends every message back, instead of publishing.
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// The channel to publish to, which nobody subscribes to; by default one of its own for each run.
+    #[arg(long, value_name = "NAME", conflicts_with = "path")]
+    publish_to: Option<String>,
+    /// Bytes of JSON in each publication, or of each frame that is to come back.
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    size: usize,
+    /// Frames in each write.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    in_flight: u32,
+    /// Stop the node's process, write on all connections, let it go on, and see what it uses until it stands still.
+    #[arg(long)]
+    stopped: bool,
+    /// With --stopped: how often.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    rounds: u32,
+    /// Publishing, and not stopped: writes a second of each connection.
+    #[arg(long, value_name = "R", default_value_t = 10.0)]
+    rate: f64,
+    /// For how long, unless stopped.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// How long the node may take for one round, or for the last publications.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    patience: Duration,
+}
+
+impl Echo {
+    pub(crate) fn settings(self) -> echo::Settings {
+        let access = self.nodes.access();
+        let Self { clients, path, publish_to, size, in_flight, stopped, rounds, rate, duration, patience, .. } = self;
+        echo::Settings { access, clients, path, publish_to, size, in_flight, stopped, rounds, rate, duration, patience }
+    }
+}
+
+/// `churn`.
+#[derive(Args)]
+pub(crate) struct Churn {
+    #[command(flatten)]
+    pub(crate) nodes: Nodes,
+    /// Connections in all; --connecting of them at the same time.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    clients: usize,
+    /// Connections a second; by default as fast as it goes.
+    #[arg(long, value_name = "R")]
+    rate: Option<f64>,
+    /// Another path than that of the URL.
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// The WebSocket handshake only, and one message that is answered.
+    #[arg(long)]
+    bare: bool,
+    /// The channel; by default one of its own for each run.
+    #[arg(long, value_name = "NAME", conflicts_with = "bare")]
+    channel: Option<String>,
+    /// How long the node may be busy after the last connection.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    patience: Duration,
+}
+
+impl Churn {
+    pub(crate) fn settings(self) -> churn::Settings {
+        let Self { nodes, clients, rate, path, bare, channel, patience } = self;
+        churn::Settings { access: nodes.access(), clients, rate, path, bare, channel, patience }
+    }
+}
+
+/// `256x1024`.
+fn burst(text: &str) -> Result<(u32, usize), String> {
+    let (count, size) = text.split_once('x').ok_or("write it like 256x1024")?;
+    let wrong = |error: std::num::ParseIntError| error.to_string();
+    Ok((count.parse().map_err(wrong)?, size.parse().map_err(wrong)?))
+}
+
 /// `10%` or `0.1`.
 fn share(text: &str) -> Result<f64, String> {
     let (number, whole) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
@@ -179,6 +310,14 @@ fn share(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_burst_is_a_count_and_a_size() {
+        assert_eq!(burst("256x1024"), Ok((256, 1024)));
+        for wrong in ["256", "x1024", "256x", "-1x5"] {
+            assert!(burst(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_share_is_a_percentage_or_a_fraction() {

@@ -1,6 +1,9 @@
 //! The figures of a run, what they mean, and how they are shown: as a table for people, as one JSON object for machines.
 
+pub mod coming;
+pub mod inbound;
 mod parts;
+pub mod resting;
 mod table;
 pub(crate) mod words;
 

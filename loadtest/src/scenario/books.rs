@@ -1,6 +1,6 @@
 //! What one receiver got, and what the receivers of a thread share: the one place where an arrival is entered.
 
-use super::{Plan, Progress, Samples, plan::Channel, publisher::Answers};
+use super::{Entry, Plan, Progress, Samples, plan::Channel, publisher::Answers};
 use crate::{
     incoming::{Incoming, Publication, lines},
     report::Sightings,
@@ -81,6 +81,11 @@ pub(super) struct Entering<'a> {
 impl Books {
     /// Enters a message: objects, one a line.
     pub(super) fn message(&mut self, text: &[u8], entering: &mut Entering<'_>) {
+        if entering.plan.entry == Entry::Bare {
+            // What comes back is ours: nothing else is said before somebody has introduced himself.
+            entering.fresh += 1;
+            return;
+        }
         let Channel { scanner, .. } = &entering.plan.channels[entering.channel];
         let mut rest = text;
         while !rest.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    process,
+    process, thread,
     time::{Duration, Instant},
 };
 
@@ -60,6 +60,11 @@ pub(super) struct Meter<'a> {
     nodes: Option<Vec<Cpu>>,
 }
 
+/// The nodes stand still when they use less than this over [`STILL_FOR`]: timers tick on in an idle process.
+const STILL: Duration = Duration::from_millis(1);
+const STILL_FOR: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(10);
+
 impl<'a> Meter<'a> {
     pub(super) fn start(servers: &'a Servers) -> Self {
         let own = Cpu::read(process::id()).unwrap_or_default();
@@ -74,6 +79,25 @@ impl<'a> Meter<'a> {
     pub(super) fn nodes(&self) -> Option<Duration> {
         let (now, before) = (self.servers.cpu()?, self.nodes.as_ref()?);
         Some(now.iter().zip(before).map(|(now, before)| now.since(before)).sum())
+    }
+
+    /// Waits until the nodes stand still; returns what they had used by then, since the start. `None`: they did not within
+    /// `patience`, or cannot be seen.
+    pub(super) fn await_still(&self, patience: Duration) -> Option<Duration> {
+        let latest = Instant::now() + patience;
+        let mut stood = (Instant::now(), self.nodes()?);
+        loop {
+            thread::park_timeout(LOOK);
+            let (now, used) = (Instant::now(), self.nodes()?);
+            if used.saturating_sub(stood.1) >= STILL {
+                stood = (now, used);
+            } else if now - stood.0 >= STILL_FOR {
+                return Some(stood.1);
+            }
+            if now > latest {
+                return None;
+            }
+        }
     }
 
     /// What each of our threads did since the start.

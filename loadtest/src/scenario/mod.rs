@@ -1,6 +1,7 @@
 //! The loads. Each is a file with the noun it is about; what several need stands beside it.
 //!
 //! - [`fanout`]: many subscribers on one channel; [`channels`] and [`stalled`] are the same with other seats
+//! - [`idle`]: connections that rest; [`churn`]: connections that come and go; [`echo`]: what comes in
 //!
 //! Threads: each receiving thread owns its share of the connections, and one more keeps the schedule and writes the
 //! publications, so that nothing that is received can make one late. They meet in the counters of `Progress`.
@@ -9,14 +10,18 @@ mod access;
 mod books;
 mod broadcast;
 pub mod channels;
+pub mod churn;
 mod crew;
+pub mod echo;
 pub mod fanout;
+pub mod idle;
 mod meter;
 mod plan;
 mod progress;
 mod publisher;
 mod receiver;
 pub mod stalled;
+mod stopped;
 
 use std::io;
 
@@ -87,6 +92,15 @@ pub enum ScenarioError {
         #[source]
         source: ClientError,
     },
+    /// A node's process could not be stopped.
+    #[error("cannot stop the processes {pids:?}")]
+    Signal {
+        /// Which.
+        pids: Vec<u32>,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The operating system refused a thread or a runtime.
     #[error("cannot start a thread of the generator")]
     Start(#[source] io::Error),
@@ -102,6 +116,7 @@ impl ScenarioError {
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Client { source, .. } => Some(source.advice()),
+            Self::Signal { .. } => Some("run as who runs the node, and correct --server-pid"),
             Self::Start(_) => Some("lower --threads"),
             Self::Target(_) | Self::Usage(_) => None,
         }

@@ -1,8 +1,10 @@
 //! A connection's two ends: what reads, and what anybody may write to from any thread.
 
 use std::{
-    fmt, io,
-    pin::Pin,
+    fmt,
+    future::{Future as _, poll_fn},
+    io,
+    pin::{Pin, pin},
     sync::{Mutex, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
@@ -13,6 +15,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    task::unconstrained,
 };
 use tokio_rustls::client::TlsStream;
 
@@ -138,7 +141,7 @@ impl Writer {
                 Self::Plain(writer) => writer.try_write(&bytes[written..]),
                 Self::Tls(writer) => {
                     // Nobody is woken: whoever has something to write comes back by itself.
-                    match Pin::new(writer).poll_write(&mut Context::from_waker(Waker::noop()), &bytes[written..]) {
+                    match now(|cx| Pin::new(&mut *writer).poll_write(cx, &bytes[written..])) {
                         Poll::Ready(taken) => taken,
                         Poll::Pending => return Ok(written),
                     }
@@ -156,11 +159,17 @@ impl Writer {
 
     fn flush(&mut self) -> io::Result<bool> {
         let Self::Tls(writer) = self else { return Ok(true) };
-        match Pin::new(writer).poll_flush(&mut Context::from_waker(Waker::noop())) {
+        match now(|cx| Pin::new(&mut *writer).poll_flush(cx)) {
             Poll::Ready(flushed) => flushed.map(|()| true),
             Poll::Pending => Ok(false),
         }
     }
+}
+
+/// Polls once. Outside of the budget that tokio gives a task for its turn: beyond it a poll only says to come back, and who
+/// opens hundreds of connections in one task would leave their requests unwritten.
+fn now<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    pin!(unconstrained(poll_fn(poll))).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 impl fmt::Debug for Outlet {

@@ -73,6 +73,7 @@ for (const group of chosen) {
         });
         return each.length > 0 ? `${what}: ${each.join(", ")}` : "";
     });
+    parts.push(...(group.tells?.(results.at(-1)) ?? []));
     asides.push(`${group.name}: ${parts.filter(Boolean).join("; ")}`);
 }
 console.log(`\n${asides.map((aside) => `- ${aside}`).join("\n")}`);

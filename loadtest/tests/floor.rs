@@ -1,6 +1,12 @@
 //! The floors: the generator gets in, and gets everything once and in order.
 
-use std::{net::SocketAddr, sync::mpsc, thread, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::Command,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use indicatif::ProgressBar;
@@ -100,4 +106,28 @@ async fn the_reading_floor_puts_split_frames_together() {
     }
     let read = timeout(Duration::from_secs(5), stream.read(&mut answer)).await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&answer[2..read]).starts_with(r#"{"id":1,"subscribed""#));
+}
+
+/// How the program ends, and what it says.
+fn ends(flags: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest")).arg("floor").args(flags).output().expect("it runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn what_a_floor_cannot_do_is_wrong_usage() {
+    assert_eq!(ends(&["sing"]).0, Some(64));
+    let (code, words) = ends(&["read", "--batched"]);
+    assert!(code == Some(64) && words.contains("--batched is for fanout"), "{words}");
+    let (code, words) = ends(&["read", "--listen", "0.0.0.0:0"]);
+    assert!(code == Some(64) && words.contains("loopback"), "{words}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    for work in ["fanout", "read", "upgrade", "idle"] {
+        let (code, words) = ends(&[work, "--listen", &taken.local_addr().unwrap().to_string()]);
+        assert!(code == Some(1) && words.contains("in use"), "{words}");
+    }
 }

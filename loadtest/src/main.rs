@@ -3,14 +3,14 @@
 mod bare;
 mod options;
 
-use std::{error::Error as _, fmt::Display, fs, iter::successors, path::PathBuf, process::ExitCode};
+use std::{fmt::Display, fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use skywave_loadtest::{
     report::Verdict,
-    scenario::{ScenarioError, channels, churn, default_threads, echo, fanout, idle, stalled},
+    scenario::{ScenarioError, channels, churn, default_threads, echo, fanout, idle, outpost, stalled},
     selftest,
 };
 
@@ -42,6 +42,9 @@ enum Scenario {
     Churn(options::Churn),
     /// Fan-out while some of the clients have stopped reading.
     Stalled(options::Stalled),
+    /// A part of another load's clients; takes its orders from that.
+    #[command(name = outpost::SUBCOMMAND, hide = true)]
+    Outpost,
     /// What the generator itself can take on this machine, and whether it notices faults. Needs no node.
     Selftest(SelfTest),
     /// A server that does the bare work and nothing else, for a node's figures to be ratios to. Ends at SIGTERM.
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
             let json = options.fanout.nodes.json.clone();
             stalled::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
         }
+        Scenario::Outpost => Ok(outpost::serve()),
         Scenario::Selftest(SelfTest { clients, size, threads, json }) => selftest::run(clients, size, threads, &bar())
             .map(|found| {
                 println!("{found}");
@@ -140,9 +144,7 @@ fn written(file: Option<PathBuf>, figures: &impl Serialize) -> bool {
 }
 
 fn explain(error: &ScenarioError) -> ExitCode {
-    let causes = successors(error.source(), |cause| (*cause).source()).map(ToString::to_string);
-    let chain: Vec<String> = [error.to_string()].into_iter().chain(causes).collect();
-    eprintln!("loadtest: {}", chain.join(": "));
+    eprintln!("loadtest: {}", error.in_full());
     if let Some(advice) = error.advice() {
         eprintln!("  try: {advice}");
     }

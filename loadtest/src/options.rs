@@ -36,6 +36,9 @@ pub(crate) struct Nodes {
     /// Receiving threads; by default half the cores.
     #[arg(long, value_name = "N", default_value_t = default_threads())]
     threads: usize,
+    /// Processes of the generator; by default as many as its open files need.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    processes: usize,
     /// Also write all figures as one JSON object.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -54,6 +57,7 @@ impl Nodes {
             deflate: self.deflate,
             connecting: self.connecting,
             threads: self.threads,
+            processes: self.processes,
             server_pids: self.server_pids.clone(),
         }
     }

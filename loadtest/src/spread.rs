@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A histogram of nanoseconds with three digits, from 1 µs to 10 minutes. About 200 KiB: one per thread, not per client.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
 pub struct Spread(Histogram<u64>);
 
 /// The usual points of a [`Spread`], in microseconds.
@@ -27,6 +28,21 @@ impl Default for Spread {
         let bounds = (1_000, Duration::from_secs(600));
         let high = u64::try_from(bounds.1.as_nanos()).unwrap_or(u64::MAX);
         Self(Histogram::new_with_bounds(bounds.0, high, 3).expect("bounds and digits are in hdrhistogram's range"))
+    }
+}
+
+/// What was recorded, and how often: for another process.
+impl From<Spread> for Vec<(u64, u64)> {
+    fn from(spread: Spread) -> Self {
+        spread.0.iter_recorded().map(|step| (step.value_iterated_to(), step.count_since_last_iteration())).collect()
+    }
+}
+
+impl From<Vec<(u64, u64)>> for Spread {
+    fn from(steps: Vec<(u64, u64)>) -> Self {
+        let mut spread = Self::default();
+        steps.into_iter().for_each(|(value, times)| spread.0.saturating_record_n(value, times));
+        spread
     }
 }
 
@@ -74,6 +90,18 @@ mod tests {
         for (point, ms) in [(points.p50_us, 500.0), (points.p99_us, 990.0), (points.max_us, 1000.0)] {
             assert!((point / 1e3 - ms).abs() < ms * 0.002, "{point} is not {ms} ms");
         }
+    }
+
+    #[test]
+    fn a_spread_is_the_same_in_another_process() {
+        let mut spread = Spread::default();
+        (1..=1000).for_each(|ms| spread.record(ms * ms * 1_000));
+        let text = serde_json::to_string(&spread).unwrap();
+        let (there, here) = (serde_json::from_str::<Spread>(&text).unwrap().percentiles(), spread.percentiles());
+        for (there, here) in [(there.p50_us, here.p50_us), (there.p99_us, here.p99_us), (there.max_us, here.max_us)] {
+            assert!((there - here).abs() <= here * 0.002, "{there} is not {here}");
+        }
+        assert_eq!(there.samples, 1000);
     }
 
     #[test]

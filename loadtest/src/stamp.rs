@@ -3,14 +3,31 @@
 use std::{
     fmt::Write as _,
     hash::{BuildHasher as _, RandomState},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// This machine's monotonic clock, in nanoseconds since the run began. Sender and receiver of a run share one.
-#[derive(Debug, Clone, Copy)]
+///
+/// On its way to another process of this machine it is the time of day when it stood at 0: right to some microseconds,
+/// unless somebody sets that just then.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(from = "SystemTime", into = "SystemTime")]
 pub struct Clock(Instant);
+
+impl From<SystemTime> for Clock {
+    fn from(began: SystemTime) -> Self {
+        let ago = began.elapsed().unwrap_or_default();
+        Self(Instant::now().checked_sub(ago).unwrap_or_else(Instant::now))
+    }
+}
+
+impl From<Clock> for SystemTime {
+    fn from(clock: Clock) -> Self {
+        Self::now() - clock.0.elapsed()
+    }
+}
 
 impl Clock {
     /// A clock that stands at 0.
@@ -73,6 +90,13 @@ mod tests {
             assert_eq!(text.len() - "before".len(), size);
             assert_eq!(serde_json::from_str::<Stamp<'_>>(&text["before".len()..]).unwrap(), stamp);
         }
+    }
+
+    #[test]
+    fn a_clock_goes_the_same_in_another_process() {
+        let clock = Clock::start();
+        let other: Clock = serde_json::from_str(&serde_json::to_string(&clock).unwrap()).unwrap();
+        assert!(clock.now().abs_diff(other.now()) < 1_000_000);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! A stand-in for a node, in this process: connect, subscribe, publish, and one fault on request.
+//! A stand-in for a node, in this process: connect, subscribe, publish, /echo, and one fault on request.
 //!
-//! The generator is held against it: to see how much it can take, and that it notices what goes wrong. It has one
-//! channel, no rights, no limits, and trusts its clients: never more than a measuring tool.
+//! The generator is held against it: to see how much it can take, and that it notices what goes wrong. It has
+//! no rights, no limits, and trusts its clients: never more than a measuring tool.
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     future::pending,
     io,
     net::SocketAddr,
@@ -42,7 +43,7 @@ const STRUCK: u64 = 2;
 /// Bound on the bytes that wait for one client, emptied by its own task. Full: it gets no more.
 const BACKLOG: usize = 16 << 20;
 
-/// What goes wrong, once, for the client that subscribed first.
+/// What goes wrong, once, for the client that subscribed first to its channel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
@@ -122,11 +123,20 @@ async fn accept(listener: std::net::TcpListener, room: Rc<Room>) {
 /// Commands, as far as a stand-in understands them.
 #[derive(Deserialize)]
 struct Command<'a> {
+    /// 0: no answer is wanted.
+    #[serde(default)]
     id: u64,
     connect: Option<serde::de::IgnoredAny>,
-    subscribe: Option<serde::de::IgnoredAny>,
+    #[serde(borrow)]
+    subscribe: Option<Subscribe<'a>>,
     #[serde(borrow)]
     publish: Option<Publish<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Subscribe<'a> {
+    #[serde(borrow)]
+    channel: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -140,8 +150,10 @@ struct Publish<'a> {
 async fn serve(stream: TcpStream, room: Rc<Room>) {
     let _ = stream.set_nodelay(true);
     let settings = WebSocketConfig::default().read_buffer_size(4096);
+    let mut comes_back = false;
     #[expect(clippy::result_large_err, reason = "tungstenite's signature")]
-    let choose = |_: &Request, mut response: Response| {
+    let choose = |request: &Request, mut response: Response| {
+        comes_back = request.uri().path() == "/echo";
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         Ok(response)
     };
@@ -155,26 +167,37 @@ async fn serve(stream: TcpStream, room: Rc<Room>) {
         Rc::new(Member { writer, backlog: RefCell::default(), held: RefCell::default(), published: Cell::new(false) });
     while let Some(Ok(message)) = commands.next().await {
         let Message::Text(text) = message else { continue };
+        if comes_back {
+            member.write(&frame(&text));
+            continue;
+        }
         for command in lines(&text).filter_map(|line| serde_json::from_str::<Command<'_>>(line).ok()) {
             room.obey(&command, &member);
         }
     }
-    room.members.borrow_mut().retain(|other| !Rc::ptr_eq(other, &member));
+    for channel in room.channels.borrow_mut().values_mut() {
+        channel.members.retain(|other| !Rc::ptr_eq(other, &member));
+    }
 }
 
-/// The one channel.
+/// All channels, by their names as JSON text. Bound: the channels of one run.
 struct Room {
     fault: Fault,
     /// Publications asked for.
     asked: Cell<u64>,
+    channels: RefCell<HashMap<String, Channel>>,
+}
+
+#[derive(Default)]
+struct Channel {
     /// The last one given.
-    offset: Cell<u64>,
-    members: RefCell<Vec<Rc<Member>>>,
+    offset: u64,
+    members: Vec<Rc<Member>>,
 }
 
 impl Room {
     fn new(fault: Fault) -> Self {
-        Self { fault, asked: Cell::new(0), offset: Cell::new(0), members: RefCell::default() }
+        Self { fault, asked: Cell::new(0), channels: RefCell::default() }
     }
 
     fn obey(&self, command: &Command<'_>, member: &Rc<Member>) {
@@ -183,9 +206,11 @@ impl Room {
             member.write(&frame(&format!(r#"{{"id":{id},"connected":{{"client":"{id}"}}}}"#)));
         } else if command.subscribe.is_some() && self.fault == Fault::RefuseSubscribe {
             member.write(&frame(&refusal(id, "permission_denied", "not for you")));
-        } else if command.subscribe.is_some() {
-            self.members.borrow_mut().push(member.clone());
-            let offset = self.offset.get();
+        } else if let Some(Subscribe { channel }) = &command.subscribe {
+            let mut channels = self.channels.borrow_mut();
+            let channel = channels.entry(channel.get().to_owned()).or_default();
+            channel.members.push(member.clone());
+            let offset = channel.offset;
             let position = format!(r#"{{"epoch":"stand-in","offset":{offset}}}"#);
             member.write(&frame(&format!(r#"{{"id":{id},"subscribed":{{"position":{position}}}}}"#)));
         } else if let Some(publish) = &command.publish {
@@ -198,13 +223,14 @@ impl Room {
         if strikes && self.fault == Fault::RefusePublish {
             return publisher.write(&frame(&refusal(id, "limit", "too often")));
         }
-        let (channel, data, offset) = (publish.channel, publish.data, self.offset.get() + 1);
-        self.offset.set(offset);
+        let Publish { channel, data } = publish;
+        let mut channels = self.channels.borrow_mut();
+        let Channel { offset, members } = channels.entry(channel.get().to_owned()).or_default();
+        *offset += 1;
         let push = frame(&format!(
             r#"{{"publication":{{"channel":{channel},"offset":{offset},"epoch":"stand-in","data":{data}}}}}"#
         ));
         publisher.published.set(true);
-        let members = self.members.borrow();
         // Which member subscribed first is chance; a publisher that is cut would leave the rest of its own unsent.
         let listener = members.iter().position(|member| !member.published.get());
         for (place, member) in members.iter().enumerate() {
@@ -222,7 +248,9 @@ impl Room {
                 member.write(&held);
             }
         }
-        publisher.write(&frame(&format!(r#"{{"id":{id},"published":{{}}}}"#)));
+        if id > 0 {
+            publisher.write(&frame(&format!(r#"{{"id":{id},"published":{{}}}}"#)));
+        }
     }
 }
 

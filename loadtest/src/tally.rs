@@ -30,7 +30,7 @@ pub struct Tally {
 }
 
 /// What a publisher is known to have done, to be held against what arrived.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Sent {
     /// It sent 0 to `count - 1`.
     pub count: u64,
@@ -39,7 +39,7 @@ pub struct Sent {
 }
 
 /// The result over one receiver, or the sum over many.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Outcome {
     /// Publications that arrived, each counted once.
     pub received: u64,

@@ -213,10 +213,10 @@ mod tests {
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![first];
         match payload.len() {
-            length @ ..126 => bytes.push(length as u8),
+            length @ ..126 => bytes.push(length.try_into().unwrap()),
             length @ ..65536 => {
                 bytes.push(126);
-                bytes.extend((length as u16).to_be_bytes());
+                bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
             }
             length => {
                 bytes.push(127);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::Serialize;
 
 use super::{
-    Generator, Verdict,
+    Generator, Reasons, Verdict,
     words::{Section, grouped, grouped_f, percent, points, write_table},
 };
 use crate::spread::Percentiles;
@@ -58,11 +58,10 @@ impl Coming {
     pub(crate) fn judged(mut self) -> Self {
         let each = |seconds: f64| seconds / self.connections.max(1) as f64 * 1e6;
         self.server_cpu_us_per_connection = self.server_cpu_seconds.map(each);
-        let told = |(why, times): (&String, &u64)| format!("{} × {why}", grouped(*times));
-        let mut reasons: Vec<String> = self.failures.iter().map(told).collect();
-        let missing = (self.clients as u64).saturating_sub(self.connections);
-        if missing > 0 && reasons.is_empty() {
-            reasons.push(format!("{} connections are missing", grouped(missing)));
+        let mut reasons = Reasons::default();
+        reasons.count_each(&self.failures, "× ");
+        if self.failures.is_empty() {
+            reasons.count((self.clients as u64).saturating_sub(self.connections), "connections are missing");
         }
         let mut notes = Vec::new();
         if self.retries > 0 {
@@ -71,7 +70,7 @@ impl Coming {
         if self.server_cpu_seconds.is_none() {
             notes.push("no process of a node can be seen from here, or it did not come to rest: no CPU".to_owned());
         }
-        self.verdict = Verdict { passed: reasons.is_empty(), reasons, notes };
+        self.verdict = reasons.verdict(notes);
         self
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    Generator, Sightings, Verdict,
+    Generator, Reasons, Sightings, Verdict,
     words::{Section, grouped, percent, write_table},
 };
 
@@ -63,31 +63,20 @@ impl Inbound {
         rounds.sort_by(f64::total_cmp);
         self.median_us_per_frame = rounds.get(rounds.len() / 2).copied();
 
-        let mut reasons = Vec::new();
-        let mut count = |times: u64, what: &str| {
-            if times > 0 {
-                reasons.push(format!("{} {what}", grouped(times)));
-            }
-        };
-        count(self.unsent, "frames could not be sent");
+        let mut reasons = Reasons::default();
+        reasons.count(self.unsent, "frames could not be sent");
         if self.comes_back {
-            count(self.frames.saturating_sub(self.echoed), "frames did not come back");
-            count(self.echoed.saturating_sub(self.frames), "frames too many came back");
+            reasons.count(self.frames.saturating_sub(self.echoed), "frames did not come back");
+            reasons.count(self.echoed.saturating_sub(self.frames), "frames too many came back");
         }
-        count(self.sightings.unreadable, "lines that are not of the protocol");
-        self.sightings.errors.iter().for_each(|(words, times)| count(*times, &format!("refused: {words}")));
-        self.sightings.endings.iter().for_each(|(how, times)| count(*times, &format!("× {how}")));
-        if self.frames == 0 {
-            reasons.push("nothing was sent at all".to_owned());
-        }
-        if self.timed_out {
-            reasons.push("the nodes were not done in time".to_owned());
-        }
+        reasons.count_sightings(&self.sightings);
+        reasons.add(self.frames == 0, "nothing was sent at all");
+        reasons.add(self.timed_out, "the nodes were not done in time");
         let mut notes = Vec::new();
         if self.server_cpu_seconds.is_none() {
             notes.push("no process of a node can be seen from here: no CPU".to_owned());
         }
-        self.verdict = Verdict { passed: reasons.is_empty(), reasons, notes };
+        self.verdict = reasons.verdict(notes);
         self
     }
 

@@ -7,6 +7,7 @@ pub mod resting;
 mod table;
 pub(crate) mod words;
 
+use parts::Reasons;
 pub use parts::{Connecting, Generator, Latency, Publications, Server, Setting, Sightings, Stalled, Verdict};
 use serde::Serialize;
 use words::{grouped, percent, time};
@@ -93,43 +94,19 @@ impl Report {
     }
 
     fn judge(&self) -> Verdict {
-        let (publications, deliveries, sightings) = (&self.publications, &self.deliveries, &self.sightings);
-        let mut reasons = Vec::new();
-        let mut count = |times: u64, what: &str| {
-            if times > 0 {
-                reasons.push(format!("{} {what}", grouped(times)));
-            }
-        };
-        count(deliveries.lost, "deliveries lost");
-        count(deliveries.doubled, "deliveries doubled");
-        count(deliveries.reordered, "deliveries out of order");
-        count(deliveries.offset_holes, "offsets skipped on the channel");
-        count(deliveries.offset_steps_back, "offsets that did not rise on the channel");
-        count(deliveries.epoch_changes, "changes of the channel's epoch");
-        count(sightings.strays, "deliveries of a channel that was not subscribed to");
-        count(sightings.unreadable, "lines that are not of the protocol");
-        count(publications.unsent, "publications could not be sent");
-        count(publications.unanswered, "publications never answered");
-        for (words, times) in &publications.refusals {
-            count(*times, &format!("publications refused: {words}"));
-        }
-        for (reason, times) in &sightings.gaps {
-            count(*times, &format!("gaps told: {reason}"));
-        }
-        for (how, times) in &sightings.endings {
-            count(*times, &format!("× {how}"));
-        }
-        for (words, times) in &sightings.errors {
-            count(*times, &format!("errors told: {words}"));
-        }
-        if deliveries.received == 0 {
-            reasons.push("nothing was delivered at all".to_owned());
-        }
+        let publications = &self.publications;
+        let mut reasons = Reasons::default();
+        reasons.count_outcome(&self.deliveries);
+        reasons.count(publications.unsent, "publications could not be sent");
+        reasons.count(publications.unanswered, "publications never answered");
+        reasons.count_each(&publications.refusals, "publications refused: ");
+        reasons.count_sightings(&self.sightings);
+        reasons.add(self.deliveries.received == 0, "nothing was delivered at all");
         let p99 = self.latency.from_schedule.p99_us;
-        if let Some(limit) = self.setting.max_p99_us.filter(|limit| p99 > *limit) {
-            reasons.push(format!("p99 of {} is over the limit of {}", time(p99), time(limit)));
-        }
-        Verdict { passed: reasons.is_empty(), reasons, notes: self.notes() }
+        let limit = self.setting.max_p99_us.filter(|limit| p99 > *limit);
+        let told = |limit| format!("p99 of {} is over the limit of {}", time(p99), time(limit));
+        reasons.add(limit.is_some(), limit.map(told).unwrap_or_default());
+        reasons.verdict(self.notes())
     }
 
     /// What makes the figures less than they seem.

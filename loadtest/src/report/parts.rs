@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{process::ThreadUse, scenario::Load, spread::Percentiles};
+use super::words::grouped;
+use crate::{process::ThreadUse, scenario::Load, spread::Percentiles, tally::Outcome};
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize)]
@@ -54,7 +55,7 @@ pub struct Publications {
 }
 
 /// What receivers met besides publications of ours.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sightings {
     /// Publications with an offset.
     pub positioned: u64,
@@ -205,4 +206,53 @@ pub struct Verdict {
     pub reasons: Vec<String>,
     /// What to know before believing the figures.
     pub notes: Vec<String>,
+}
+
+/// Why a run did not pass, as it is found.
+#[derive(Debug, Default)]
+pub(crate) struct Reasons(Vec<String>);
+
+impl Reasons {
+    /// Something that must not happen happened so often; nothing if it did not.
+    pub(crate) fn count(&mut self, times: u64, what: &str) {
+        if times > 0 {
+            self.0.push(format!("{} {what}", grouped(times)));
+        }
+    }
+
+    /// The same for each of these, with the words before what was told.
+    pub(crate) fn count_each(&mut self, times: &BTreeMap<String, u64>, words: &str) {
+        times.iter().for_each(|(told, times)| self.count(*times, &format!("{words}{told}")));
+    }
+
+    /// Something that is wrong however often it happened.
+    pub(crate) fn add(&mut self, is_wrong: bool, reason: impl Into<String>) {
+        if is_wrong {
+            self.0.push(reason.into());
+        }
+    }
+
+    /// What is missing in the books of all.
+    pub(crate) fn count_outcome(&mut self, outcome: &Outcome) {
+        self.count(outcome.lost, "deliveries lost");
+        self.count(outcome.doubled, "deliveries doubled");
+        self.count(outcome.reordered, "deliveries out of order");
+        self.count(outcome.offset_holes, "offsets skipped on the channel");
+        self.count(outcome.offset_steps_back, "offsets that did not rise on the channel");
+        self.count(outcome.epoch_changes, "changes of the channel's epoch");
+    }
+
+    /// What no receiver may meet.
+    pub(crate) fn count_sightings(&mut self, sightings: &Sightings) {
+        self.count(sightings.strays, "deliveries of a channel that was not subscribed to");
+        self.count(sightings.unreadable, "lines that are not of the protocol");
+        self.count_each(&sightings.errors, "errors told: ");
+        self.count_each(&sightings.gaps, "gaps told: ");
+        self.count_each(&sightings.endings, "× ");
+    }
+
+    /// The verdict.
+    pub(crate) fn verdict(self, notes: Vec<String>) -> Verdict {
+        Verdict { passed: self.0.is_empty(), reasons: self.0, notes }
+    }
 }

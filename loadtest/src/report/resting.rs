@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    Connecting, Sightings, Verdict,
+    Connecting, Reasons, Sightings, Verdict,
     words::{Section, grouped, mib, points, write_table},
 };
 use crate::tally::Outcome;
@@ -69,35 +69,19 @@ impl Resting {
         };
         self.resident_bytes_each = each(self.resident_bytes_connected, self.resident_bytes_before);
         self.cpu_percent_of_a_core = self.cpu_seconds.map(|cpu| cpu / self.duration_seconds.max(f64::EPSILON) * 100.0);
-        let mut reasons = Vec::new();
-        let mut count = |times: u64, what: &str| {
-            if times > 0 {
-                reasons.push(format!("{} {what}", grouped(times)));
-            }
-        };
+        let mut reasons = Reasons::default();
         if let Some(burst) = &mut self.burst {
             burst.resident_bytes_grown_each = each(burst.resident_bytes_after, self.resident_bytes_connected);
-            count(burst.refused, "publications refused");
-            count(burst.deliveries.lost, "deliveries lost");
-            count(burst.deliveries.doubled, "deliveries doubled");
-            count(burst.deliveries.reordered, "deliveries out of order");
-            if burst.deliveries.received == 0 {
-                reasons.push("nothing of the burst was delivered".to_owned());
-            }
+            reasons.count(burst.refused, "publications refused");
+            reasons.count_outcome(&burst.deliveries);
+            reasons.add(burst.deliveries.received == 0, "nothing of the burst was delivered");
         }
-        let mut count = |times: u64, what: &str| {
-            if times > 0 {
-                reasons.push(format!("{} {what}", grouped(times)));
-            }
-        };
-        self.sightings.gaps.iter().for_each(|(reason, times)| count(*times, &format!("gaps told: {reason}")));
-        self.sightings.errors.iter().for_each(|(words, times)| count(*times, &format!("refused: {words}")));
-        self.sightings.endings.iter().for_each(|(how, times)| count(*times, &format!("× {how}")));
+        reasons.count_sightings(&self.sightings);
         let mut notes = Vec::new();
         if self.resident_bytes_each.is_none() {
             notes.push("no process of a node can be seen from here: no memory, no CPU".to_owned());
         }
-        self.verdict = Verdict { passed: reasons.is_empty(), reasons, notes };
+        self.verdict = reasons.verdict(notes);
         self
     }
 

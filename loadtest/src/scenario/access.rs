@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, thread};
 
+use serde::{Deserialize, Serialize};
+
 use super::ScenarioError;
 use crate::{
     client::Manner,
@@ -13,7 +15,7 @@ use crate::{
 pub(crate) const SPARE_FILES: u64 = 64;
 
 /// Where and how to connect.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Access {
     /// Where to connect; clients are spread over them in turn.
     pub urls: Vec<String>,
@@ -27,6 +29,8 @@ pub struct Access {
     pub connecting: usize,
     /// Receiving threads.
     pub threads: usize,
+    /// Processes of the generator; as many as its open files need if 0.
+    pub processes: usize,
     /// The nodes' processes; looked for behind loopback addresses if empty.
     pub server_pids: Vec<u32>,
 }
@@ -40,6 +44,7 @@ impl Default for Access {
             deflate: false,
             connecting: 200,
             threads: default_threads(),
+            processes: 0,
             server_pids: Vec::new(),
         }
     }
@@ -56,13 +61,18 @@ impl Access {
         Self { urls, ..Self::default() }
     }
 
-    /// Whether `connections` can be had.
-    pub(super) fn check(&self, connections: usize) -> Result<(), ScenarioError> {
-        if self.urls.is_empty() || connections == 0 || self.threads == 0 || self.connecting == 0 {
+    /// Whether it makes sense, with so many clients.
+    pub(super) fn check(&self, clients: usize) -> Result<(), ScenarioError> {
+        if self.urls.is_empty() || clients == 0 || self.threads == 0 || self.connecting == 0 {
             let what = "--url, --clients, --threads and --connecting must be at least 1";
             return Err(ScenarioError::Usage(what.to_owned()));
         }
-        check_files(connections as u64 + SPARE_FILES)
+        Ok(())
+    }
+
+    /// How many processes it takes for so many connections.
+    pub(super) fn processes_for(&self, connections: usize) -> Result<usize, ScenarioError> {
+        processes(self.processes, connections, open_file_limits())
     }
 
     pub(super) fn targets(&self) -> Result<Vec<Target>, ScenarioError> {
@@ -83,6 +93,25 @@ impl Access {
 /// A connection is a file: says so before the first one is refused.
 pub(crate) fn check_files(needed: u64) -> Result<(), ScenarioError> {
     enough_files(needed, open_file_limits())
+}
+
+/// So many as are asked for, or as the limit on open files needs. What could be raised is not spread.
+fn processes(asked: usize, connections: usize, limits: Option<(u64, u64)>) -> Result<usize, ScenarioError> {
+    let needed = |processes: usize| connections.div_ceil(processes) as u64 + SPARE_FILES;
+    if asked > 0 {
+        return enough_files(needed(asked), limits).map(|()| asked);
+    }
+    match limits {
+        Some((soft, hard)) if hard < needed(1) && soft > SPARE_FILES => {
+            if soft < hard {
+                let advice = format!("run `ulimit -n {hard}` first: the rest is spread over processes");
+                return Err(ScenarioError::Usage(format!("{} open files are needed; {advice}", needed(1))));
+            }
+            let room = usize::try_from(soft - SPARE_FILES).unwrap_or(usize::MAX);
+            Ok(connections.div_ceil(room))
+        }
+        limits => enough_files(needed(1), limits).map(|()| 1),
+    }
 }
 
 fn enough_files(needed: u64, limits: Option<(u64, u64)>) -> Result<(), ScenarioError> {
@@ -107,6 +136,18 @@ mod tests {
         assert!(soft.is_usage() && soft.to_string().contains("ulimit -n 2000"), "{soft}");
         let hard = enough_files(5000, Some((1024, 4096))).unwrap_err();
         assert!(hard.to_string().contains("hard limit is 4096"), "{hard}");
+    }
+
+    #[test]
+    fn what_the_hard_limit_does_not_allow_is_spread_over_processes() {
+        assert_eq!(processes(0, 1000, Some((2000, 4000))).unwrap(), 1);
+        assert_eq!(processes(0, 1000, None).unwrap(), 1);
+        assert_eq!(processes(3, 1000, Some((1000, 1000))).unwrap(), 3);
+        assert_eq!(processes(0, 10_000, Some((4064, 4064))).unwrap(), 3);
+        for (asked, connections, limits) in [(0, 3000, (2000, 4000)), (0, 9000, (2000, 4000)), (2, 3000, (1000, 1000))]
+        {
+            assert!(processes(asked, connections, Some(limits)).unwrap_err().is_usage());
+        }
     }
 
     #[test]

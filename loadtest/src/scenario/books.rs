@@ -1,5 +1,7 @@
 //! What one receiver got, and what the receivers of a thread share: the one place where an arrival is entered.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Entry, Plan, Progress, Samples, plan::Channel, publisher::Answers};
 use crate::{
     incoming::{Incoming, Publication, lines},
@@ -8,6 +10,9 @@ use crate::{
     stamp::Stamp,
     tally::{Arrival, Tally},
 };
+
+/// How the ending of a connection is entered; what else ends is a subscription, or was only announced.
+pub(super) const ENDED: &str = "connection ended: ";
 
 /// What one receiver brings home.
 #[derive(Debug, Default)]
@@ -22,7 +27,7 @@ pub(super) struct Books {
 
 /// When each publication arrived at the last receiver of a thread: by channel, publisher and sequence. Bound: the
 /// publications of the run.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct LastSeen(Vec<Vec<Vec<u64>>>);
 
 impl LastSeen {
@@ -111,8 +116,12 @@ impl Books {
         entering.fresh += u64::from(!self.is_stalled);
     }
 
-    /// The connection or the subscription ended.
-    pub(super) fn ended(&mut self, what: &str, why: &str) {
+    /// The connection ended.
+    pub(super) fn closed(&mut self, how: &str) {
+        *self.sightings.endings.entry(format!("{ENDED}{how}")).or_default() += 1;
+    }
+
+    fn ended(&mut self, what: &str, why: &str) {
         *self.sightings.endings.entry(format!("{what}: {why}")).or_default() += 1;
     }
 

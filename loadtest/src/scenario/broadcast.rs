@@ -11,20 +11,19 @@ use std::{
 use indicatif::ProgressBar;
 
 use super::{
-    Access, Channel, Entry, Load, Plan, Samples, ScenarioError, Seats,
-    books::{Books, LastSeen},
-    crew::{Crew, Gathered, LOOK, spawn},
+    Access, Entry, Load, Orders, Plan, Samples, ScenarioError, Seats,
+    books::LastSeen,
+    crew::{Crew, LOOK, spawn},
+    ledger::{Gathered, Ledger},
     meter::{Meter, RECEIVING, Servers, THREADS},
     publisher::{Pacer, Published, Schedule},
 };
 use crate::{
     pace::Pace,
     process::ThreadUse,
-    report::{Connecting, Generator, Latency, Publications, Report, Server, Setting, Sightings, Stalled},
-    scan::Scanner,
+    report::{Connecting, Generator, Latency, Publications, Report, Server, Setting, Stalled},
     spread::Spread,
-    stamp::{Clock, Stamp, run_id},
-    tally::{Outcome, Sent},
+    stamp::Stamp,
 };
 
 /// Silence after the last expected delivery that is listened to, for what comes twice.
@@ -44,14 +43,6 @@ pub(super) struct Broadcast<'a> {
     pub(super) max_p99: Option<Duration>,
 }
 
-/// The channels of a run: of one its name, of several its name and a number.
-pub(super) fn channels(name: Option<&str>, count: usize, run: &str, size: usize) -> Vec<Channel> {
-    let name = name.map_or_else(|| format!("load-{run}"), str::to_owned);
-    let numbered = |n| if count == 1 { name.clone() } else { format!("{name}-{n}") };
-    let channel = |name: String| Channel { scanner: Scanner::new(&name, run, size), name };
-    (0..count).map(numbered).map(channel).collect()
-}
-
 /// What was read between the first publication and the last delivery.
 #[derive(Default)]
 struct Measured {
@@ -67,30 +58,28 @@ impl Broadcast<'_> {
     /// Runs it. `bar` shows how far it is.
     pub(super) fn run(&self, bar: &ProgressBar) -> Result<Report, ScenarioError> {
         self.check()?;
-        let targets = self.access.targets()?;
-        let servers = Servers::find(self.access, &targets);
-        let resident_before = servers.resident();
-        let run = run_id();
-        let plan = Arc::new(Plan {
-            channels: channels(self.channel, self.seats.channels, &run, self.size),
-            run,
+        let orders = Orders {
+            access: self.access.clone(),
+            channel: self.channel.map(str::to_owned),
             seats: self.seats,
-            targets,
-            token: self.access.token.clone(),
             size: self.size,
-            clock: Clock::start(),
-            connecting: self.access.connecting_per_thread(),
-            manner: self.access.manner(),
-            entry: Entry::Subscribed,
-        });
-        let crew = Crew::start(plan.clone(), self.access.threads)?;
-        let progress = crew.progress.clone();
-        let measured =
-            if crew.await_connected(bar) { Some(self.measure(&crew, &servers, resident_before, bar)?) } else { None };
+            ..Orders::new(Entry::Subscribed)
+        };
+        let plan = Arc::new(orders.plan()?);
+        let servers = Servers::find(self.access, &plan.targets);
+        let resident_before = servers.resident();
+        let mut crew = Crew::start(&orders, plan.clone())?;
+        let (progress, threads) = (crew.progress.clone(), crew.threads());
+        let measured = if crew.await_connected(bar) {
+            Some(self.measure(&mut crew, &servers, resident_before, bar)?)
+        } else {
+            None
+        };
         bar.finish_and_clear();
-        let gathered = crew.dismiss()?;
-        // Without figures some thread ended early, and has returned its error above.
-        Ok(self.report(&plan, &progress, gathered, measured.unwrap_or_default()))
+        // Without figures somebody could not get in, and has that error.
+        let measured = measured.unwrap_or_default();
+        let gathered = crew.dismiss(&Ledger::new(&measured.published))?;
+        Ok(self.report(&plan, &progress, threads, gathered, measured))
     }
 
     fn check(&self) -> Result<(), ScenarioError> {
@@ -123,7 +112,7 @@ impl Broadcast<'_> {
     /// Keeps the schedule to its end, waits for the stragglers, and reads the figures around it.
     fn measure(
         &self,
-        crew: &Crew,
+        crew: &mut Crew,
         servers: &Servers,
         resident_before: Option<u64>,
         bar: &ProgressBar,
@@ -132,7 +121,7 @@ impl Broadcast<'_> {
         let reads_before = crew.progress.frames.load(Relaxed);
         let pacer = Pacer::new(crew.mouths(), crew.plan.clone(), crew.progress.clone());
         let schedule = self.schedule;
-        let meter = Meter::start(servers);
+        let meter = Meter::start(servers, &crew.children);
         let pacing = spawn(format!("{THREADS}pace"), move || pacer.keep(schedule))?;
         let wall = self.await_deliveries(crew, meter.began(), &pacing, bar);
         let (own, nodes) = (meter.own(), meter.nodes());
@@ -185,30 +174,26 @@ impl Broadcast<'_> {
         }
     }
 
-    fn report(&self, plan: &Plan, progress: &super::Progress, gathered: Gathered, measured: Measured) -> Report {
-        let Gathered { books, samples, last } = gathered;
+    fn report(
+        &self,
+        plan: &Plan,
+        progress: &super::Progress,
+        threads: usize,
+        gathered: Gathered,
+        measured: Measured,
+    ) -> Report {
+        let Gathered { outcome, sightings, fates, samples, last } = gathered;
         let Measured { wall, generator, reads, server, late, published } = measured;
-        let sent = Ledger::new(&published, self.seats.channels);
-        let (mut outcome, mut sightings, mut outcomes) = (Outcome::default(), Sightings::default(), BTreeMap::new());
-        for (channel, books) in &books {
-            let sent = &sent.0[*channel];
-            if books.is_stalled {
-                *outcomes.entry(fate(books, sent)).or_default() += 1;
-            } else {
-                outcome += settled(books, sent);
-                sightings.merge(&books.sightings);
-            }
-        }
         let stalled = (self.seats.stalled() > 0).then(|| Stalled {
             clients: self.seats.stalled(),
             resident_bytes_each: server.as_ref().map_or(0.0, |server| {
                 (server.resident_bytes_after as f64 - server.resident_bytes_connected as f64)
                     / self.seats.stalled() as f64
             }),
-            outcomes,
+            outcomes: fates,
         });
         let Samples { connect, subscribe, from_due, from_sent, answer, retries, bytes } = &samples;
-        let mut generator = Generator::new(&generator, RECEIVING, self.access.threads, wall);
+        let mut generator = Generator::new(&generator, RECEIVING, threads, wall);
         (generator.received_bytes, generator.reads) = (*bytes, reads);
         Report::new(
             self.setting(plan),
@@ -249,21 +234,6 @@ impl Broadcast<'_> {
     }
 }
 
-/// What was sent, by channel and publisher.
-struct Ledger(Vec<Vec<Sent>>);
-
-impl Ledger {
-    fn new(published: &[Published], channels: usize) -> Self {
-        let mut ledger = Self(vec![Vec::new(); channels]);
-        for publisher in published {
-            let line = &mut ledger.0[publisher.channel];
-            line.resize(line.len().max(publisher.from as usize + 1), Sent::default());
-            line[publisher.from as usize] = publisher.sent();
-        }
-        ledger
-    }
-}
-
 fn publications(progress: &super::Progress, published: &[Published]) -> Publications {
     let mut refusals = BTreeMap::new();
     for (words, times) in published.iter().flat_map(Published::refusals) {
@@ -280,15 +250,6 @@ fn publications(progress: &super::Progress, published: &[Published]) -> Publicat
     }
 }
 
-/// Closes a reader's books. What came compressed is taken for what is missing.
-fn settled(books: &Books, sent: &[Sent]) -> Outcome {
-    let mut outcome = books.tally.close(sent);
-    let unread = outcome.lost.min(books.sightings.compressed);
-    outcome.lost -= unread;
-    outcome.received += unread;
-    outcome
-}
-
 /// For each publication, from sending it to its arrival at the last receiver.
 fn last_of_all(published: &[Published], last: &LastSeen) -> Spread {
     let mut spread = Spread::default();
@@ -300,64 +261,4 @@ fn last_of_all(published: &[Published], last: &LastSeen) -> Spread {
         }
     }
     spread
-}
-
-/// How a client that stopped reading ended, and what it got when it read again.
-fn fate(books: &Books, sent: &[Sent]) -> String {
-    let Books { sightings, last, .. } = books;
-    let outcome = settled(books, sent);
-    let order = if outcome.doubled + outcome.reordered > 0 { ", not in order" } else { "" };
-    let told = |what: &str, reasons: &BTreeMap<String, u64>| {
-        let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
-        format!("{what}: {}{order}", reasons.join(", "))
-    };
-    if !sightings.endings.is_empty() {
-        return told("ended", &sightings.endings);
-    }
-    if !sightings.gaps.is_empty() {
-        return told("open, gap told", &sightings.gaps);
-    }
-    let is_last = last.is_some_and(|(from, seq)| sent.get(from as usize).is_some_and(|sent| sent.count == seq + 1));
-    let what = match (outcome.lost, sightings.recovered) {
-        (0, 0) => "open, continuous",
-        (0, _) => "open, recovered",
-        _ if is_last => "open, some left out without a word, ends with the last",
-        _ => "open, some left out without a word",
-    };
-    format!("{what}{order}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn books(arrived: &[u64], change: impl FnOnce(&mut Books)) -> String {
-        let mut books = Books { tally: crate::tally::Tally::new(1), is_stalled: true, ..Books::default() };
-        for seq in arrived {
-            books.tally.arrived(0, *seq);
-            books.last = Some((0, *seq));
-        }
-        change(&mut books);
-        fate(&books, &[Sent { count: 3, refused: Vec::new() }])
-    }
-
-    #[test]
-    fn every_fate_has_its_words() {
-        assert_eq!(books(&[0, 1, 2], |_| {}), "open, continuous");
-        assert_eq!(books(&[0, 1, 2], |books| books.sightings.recovered = 1), "open, recovered");
-        assert_eq!(books(&[0, 2], |_| {}), "open, some left out without a word, ends with the last");
-        assert_eq!(books(&[0, 1], |_| {}), "open, some left out without a word");
-        assert_eq!(books(&[1, 0, 2], |_| {}), "open, continuous, not in order");
-        let gap = books(&[0, 2], |books| drop(books.sightings.gaps.insert("slow_consumer".to_owned(), 1)));
-        assert_eq!(gap, "open, gap told: slow_consumer");
-        let ended = books(&[0], |books| books.ended("connection ended", "4002 slow_consumer"));
-        assert_eq!(ended, "ended: connection ended: 4002 slow_consumer");
-    }
-
-    #[test]
-    fn one_channel_keeps_its_name_and_several_are_numbered() {
-        let names = |count| channels(Some("live:a"), count, "r", 128).into_iter().map(|channel| channel.name);
-        assert_eq!(names(1).collect::<Vec<_>>(), ["live:a"]);
-        assert_eq!(names(2).collect::<Vec<_>>(), ["live:a-0", "live:a-1"]);
-    }
 }

@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use tokio::time::sleep;
 
 use super::{
-    Access, ScenarioError,
+    Access, SPARE_FILES, ScenarioError, check_files,
     crew::{on_this_thread, spawn},
     meter::{Meter, RECEIVING, Servers},
 };
@@ -87,7 +87,8 @@ struct Came {
 /// [`ScenarioError`] if it could not be run at all, also if no connection could be had.
 pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Coming, ScenarioError> {
     let Settings { access, clients, .. } = settings;
-    access.check(access.connecting.min(*clients).max(usize::from(*clients > 0)))?;
+    access.check(*clients)?;
+    check_files(access.connecting.min(*clients) as u64 + SPARE_FILES)?;
     if settings.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
         return Err(ScenarioError::Usage("--rate must be a positive number".to_owned()));
     }
@@ -107,7 +108,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Coming, ScenarioErr
         connecting: access.connecting_per_thread(),
     });
     bar.set_message("connecting");
-    let meter = Meter::start(&servers);
+    let meter = Meter::start(&servers, &[]);
     let mut coming = Vec::new();
     for thread in 0..access.threads {
         let (task, members) = (task.clone(), (thread..*clients).step_by(access.threads).collect::<Vec<_>>());

@@ -12,17 +12,17 @@ use std::{
 use indicatif::ProgressBar;
 
 use super::{
-    Access, Entry, Plan, ScenarioError, Seats,
-    broadcast::channels,
-    crew::{Crew, Gathered, LOOK},
+    Access, Entry, Orders, ScenarioError, Seats,
+    crew::{Crew, LOOK},
+    ledger::{Gathered, Ledger},
     meter::{Meter, RECEIVING, Servers},
     publisher::Mouth,
     stopped::{Stopped, go_on_when_interrupted},
 };
 use crate::{
     pace::Pace,
-    report::{Generator, Sightings, inbound::Inbound},
-    stamp::{Clock, run_id},
+    report::{Generator, inbound::Inbound},
+    stamp::Clock,
     wire::Masks,
 };
 
@@ -77,37 +77,27 @@ impl Default for Settings {
 /// [`ScenarioError`] if it could not be run at all. What goes wrong while it runs is in the report.
 pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Inbound, ScenarioError> {
     settings.check()?;
-    let mut targets = settings.access.targets()?;
-    let servers = Servers::find(&settings.access, &targets);
+    let orders = Orders {
+        access: settings.access.clone(),
+        path: settings.path.clone(),
+        channel: settings.publish_to.clone(),
+        seats: Seats { channels: 1, listeners: 0, publishers: settings.clients, stalled: 0.0 },
+        size: settings.size,
+        ..Orders::new(if settings.path.is_some() { Entry::Bare } else { Entry::Connected })
+    };
+    let plan = Arc::new(orders.plan()?);
+    let servers = Servers::find(&settings.access, &plan.targets);
     if settings.stopped {
         if servers.pids.is_empty() {
             return Err(ScenarioError::Usage("--stopped needs a node on this machine, or its --server-pid".to_owned()));
         }
         go_on_when_interrupted(servers.pids.clone())?;
     }
-    if let Some(path) = &settings.path {
-        targets.iter_mut().for_each(|target| *target = target.at(path));
-    }
-    let run = run_id();
-    let plan = Arc::new(Plan {
-        channels: channels(settings.publish_to.as_deref(), 1, &run, settings.size),
-        run,
-        seats: Seats { channels: 1, listeners: 0, publishers: settings.clients, stalled: 0.0 },
-        targets,
-        token: settings.access.token.clone(),
-        size: settings.size,
-        clock: Clock::start(),
-        connecting: settings.access.connecting_per_thread(),
-        manner: settings.access.manner(),
-        entry: if settings.path.is_some() { Entry::Bare } else { Entry::Connected },
-    });
-    let crew = Crew::start(plan.clone(), settings.access.threads)?;
+    let crew = Crew::start(&orders, plan.clone())?;
     let sent = if crew.await_connected(bar) { Some(Sending::new(settings, &crew, &servers).send(bar)?) } else { None };
     bar.finish_and_clear();
     let echoed = crew.progress.delivered();
-    let Gathered { books, .. } = crew.dismiss()?;
-    let mut sightings = Sightings::default();
-    books.iter().for_each(|(_, books)| sightings.merge(&books.sightings));
+    let Gathered { sightings, .. } = crew.dismiss(&Ledger::default())?;
     let Sent { frames, unsent, cpu, rounds, generator, timed_out } = sent.unwrap_or_default();
     Ok(Inbound {
         scenario: "echo",
@@ -191,9 +181,9 @@ impl<'a> Sending<'a> {
 
     fn send(mut self, bar: &ProgressBar) -> Result<Sent, ScenarioError> {
         // What connecting left behind is no part of it.
-        Meter::start(self.servers).await_still(self.settings.patience);
+        Meter::start(self.servers, &[]).await_still(self.settings.patience);
         bar.set_message("sending");
-        let meter = Meter::start(self.servers);
+        let meter = Meter::start(self.servers, &[]);
         self.sent.cpu = if self.settings.stopped {
             self.send_stopped(bar)?
         } else if self.settings.path.is_some() {
@@ -211,7 +201,7 @@ impl<'a> Sending<'a> {
         bar.set_length(self.settings.rounds.into());
         let mut total = Some(Duration::ZERO);
         for round in 0..self.settings.rounds {
-            let before = (self.sent.frames, Meter::start(self.servers));
+            let before = (self.sent.frames, Meter::start(self.servers, &[]));
             let moment = Stopped::stop(&self.servers.pids)?;
             (0..self.mouths.len()).for_each(|place| self.write(place));
             drop(moment);

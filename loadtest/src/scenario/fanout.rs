@@ -50,8 +50,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    pub(super) fn broadcast(&self, scenario: &'static str, stalled: f64) -> Broadcast<'_> {
-        Broadcast {
+    pub(super) fn broadcast(&self, scenario: &'static str, stalled: f64) -> Result<Broadcast<'_>, ScenarioError> {
+        if self.clients == 0 {
+            return Err(ScenarioError::Usage("--clients must be at least 1".to_owned()));
+        }
+        Ok(Broadcast {
             scenario,
             access: &self.access,
             seats: Seats { channels: 1, listeners: self.clients, publishers: self.publishers, stalled },
@@ -60,7 +63,7 @@ impl Settings {
             channel: self.channel.as_deref(),
             patience: self.patience,
             max_p99: self.max_p99,
-        }
+        })
     }
 }
 
@@ -69,7 +72,7 @@ impl Settings {
 /// # Errors
 /// [`ScenarioError`] if it could not be run at all. What goes wrong while it runs is in the report.
 pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Report, ScenarioError> {
-    settings.broadcast("fanout", 0.0).run(bar)
+    settings.broadcast("fanout", 0.0)?.run(bar)
 }
 
 #[cfg(test)]
@@ -85,6 +88,7 @@ mod tests {
         assert!(!usage(&good));
         for wrong in [
             Settings { access: Access::default(), ..good.clone() },
+            Settings { clients: 0, ..good.clone() },
             Settings { publishers: 0, ..good.clone() },
             Settings { load: Load::Rate(0.0), ..good.clone() },
             Settings { load: Load::Window(0), ..good.clone() },

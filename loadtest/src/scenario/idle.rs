@@ -9,19 +9,18 @@ use std::{
 use indicatif::ProgressBar;
 
 use super::{
-    Access, Entry, Plan, ScenarioError, Seats,
-    broadcast::channels,
+    Access, Entry, Orders, ScenarioError, Seats,
     crew::{Crew, LOOK, spawn},
+    ledger::{Gathered, Ledger},
     meter::{Meter, Servers, THREADS},
     publisher::{Pacer, Published},
 };
 use crate::{
     report::{
-        Connecting, Sightings,
+        Connecting,
         resting::{AfterBurst, Resting},
     },
-    stamp::{Clock, Stamp, run_id},
-    tally::Outcome,
+    stamp::Stamp,
 };
 
 /// What a node may give back after a burst, before its memory is read.
@@ -80,32 +79,23 @@ impl Default for Settings {
 /// [`ScenarioError`] if it could not be run at all. What goes wrong while it runs is in the report.
 pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioError> {
     settings.check()?;
-    let mut targets = settings.access.targets()?;
-    let servers = Servers::find(&settings.access, &targets);
-    if let Some(path) = &settings.path {
-        targets.iter_mut().for_each(|target| *target = target.at(path));
-    }
-    let run = run_id();
-    let size = settings.burst.map_or(Stamp::MIN_SIZE, |(_, size)| size);
     let publishers = usize::from(settings.burst.is_some());
-    let plan = Arc::new(Plan {
-        channels: channels(settings.channel.as_deref(), 1, &run, size),
-        run,
+    let orders = Orders {
+        access: settings.access.clone(),
+        path: settings.path.clone(),
+        channel: settings.channel.clone(),
         seats: Seats { channels: 1, listeners: settings.clients, publishers, stalled: 0.0 },
-        targets,
-        token: settings.access.token.clone(),
-        size,
-        clock: Clock::start(),
-        connecting: settings.access.connecting_per_thread(),
-        manner: settings.access.manner(),
-        entry: match settings.depth {
+        size: settings.burst.map_or(Stamp::MIN_SIZE, |(_, size)| size),
+        ..Orders::new(match settings.depth {
             Depth::Bare => Entry::Bare,
             Depth::Connected => Entry::Connected,
             Depth::Subscribed => Entry::Subscribed,
-        },
-    });
+        })
+    };
+    let plan = Arc::new(orders.plan()?);
+    let servers = Servers::find(&settings.access, &plan.targets);
     let resident_before = servers.resident();
-    let crew = Crew::start(plan.clone(), settings.access.threads)?;
+    let crew = Crew::start(&orders, plan.clone())?;
     let (mut rest, mut published) = (Rest::default(), Vec::new());
     if crew.await_connected(bar) {
         rest = settings.rest(&servers, bar);
@@ -116,19 +106,13 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
         }
     }
     bar.finish_and_clear();
-    let gathered = crew.dismiss()?;
-    let (mut outcome, mut sightings) = (Outcome::default(), Sightings::default());
-    let sent: Vec<_> = published.iter().map(Published::sent).collect();
-    for (_, books) in &gathered.books {
-        outcome += books.tally.close(&sent);
-        sightings.merge(&books.sightings);
-    }
-    let (connect, subscribe) = (gathered.samples.connect.percentiles(), gathered.samples.subscribe.percentiles());
+    let Gathered { outcome, sightings, samples, .. } = crew.dismiss(&Ledger::new(&published))?;
+    let (connect, subscribe) = (samples.connect.percentiles(), samples.subscribe.percentiles());
     Ok(Resting {
         scenario: "idle",
         urls: settings.access.urls.clone(),
         clients: plan.seats.clients(),
-        connecting: Connecting { connect, subscribe, retries: gathered.samples.retries },
+        connecting: Connecting { connect, subscribe, retries: samples.retries },
         duration_seconds: settings.duration.as_secs_f64(),
         server_pids: servers.pids,
         resident_bytes_before: resident_before,
@@ -137,7 +121,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
         burst: settings.burst.map(|(publications, size)| AfterBurst {
             publications,
             size,
-            refused: sent.iter().map(|sent| sent.refused.len() as u64).sum(),
+            refused: published.iter().map(|publisher| publisher.sent().refused.len() as u64).sum(),
             deliveries: outcome,
             resident_bytes_after: rest.resident_after,
             ..AfterBurst::default()
@@ -172,10 +156,10 @@ impl Settings {
 
     fn rest(&self, servers: &Servers, bar: &ProgressBar) -> Rest {
         bar.set_message("settling");
-        Meter::start(servers).await_still(self.patience);
+        Meter::start(servers, &[]).await_still(self.patience);
         let resident_connected = servers.resident();
         bar.set_message("resting");
-        let meter = Meter::start(servers);
+        let meter = Meter::start(servers, &[]);
         pause(self.duration, bar);
         Rest { resident_connected, cpu: meter.nodes(), resident_after: None }
     }

@@ -56,7 +56,8 @@ impl Servers {
 pub(super) struct Meter<'a> {
     servers: &'a Servers,
     began: Instant,
-    own: Cpu,
+    /// Our processes.
+    own: Vec<(u32, Cpu)>,
     nodes: Option<Vec<Cpu>>,
 }
 
@@ -66,8 +67,10 @@ const STILL_FOR: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(10);
 
 impl<'a> Meter<'a> {
-    pub(super) fn start(servers: &'a Servers) -> Self {
-        let own = Cpu::read(process::id()).unwrap_or_default();
+    /// `children`: processes of the generator besides this one.
+    pub(super) fn start(servers: &'a Servers, children: &[u32]) -> Self {
+        let read = |pid: &u32| (*pid, Cpu::read(*pid).unwrap_or_default());
+        let own = [&[process::id()], children].concat().iter().map(read).collect();
         Self { servers, own, nodes: servers.cpu(), began: Instant::now() }
     }
 
@@ -102,7 +105,8 @@ impl<'a> Meter<'a> {
 
     /// What each of our threads did since the start.
     pub(super) fn own(&self) -> Vec<ThreadUse> {
-        let mut used = Cpu::read(process::id()).unwrap_or_default().threads_since(&self.own);
+        let used = |(pid, before): &(u32, Cpu)| Cpu::read(*pid).unwrap_or_default().threads_since(before);
+        let mut used: Vec<ThreadUse> = self.own.iter().flat_map(used).collect();
         used.retain(|thread| thread.name.starts_with(THREADS));
         used
     }

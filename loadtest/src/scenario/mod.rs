@@ -15,7 +15,9 @@ mod crew;
 pub mod echo;
 pub mod fanout;
 pub mod idle;
+mod ledger;
 mod meter;
+pub mod outpost;
 mod plan;
 mod progress;
 mod publisher;
@@ -23,11 +25,11 @@ mod receiver;
 pub mod stalled;
 mod stopped;
 
-use std::io;
+use std::{error::Error as _, io, iter::successors};
 
 pub use access::{Access, default_threads};
 pub(crate) use access::{SPARE_FILES, check_files};
-use plan::{Channel, Entry, Plan, Seats};
+use plan::{Channel, Entry, Orders, Plan, Seats};
 use progress::Progress;
 
 use crate::{client::ClientError, spread::Spread, target::TargetError};
@@ -44,7 +46,7 @@ pub enum Load {
 }
 
 /// The samples of one thread.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Samples {
     connect: Spread,
     subscribe: Spread,
@@ -101,6 +103,17 @@ pub enum ScenarioError {
         #[source]
         source: io::Error,
     },
+    /// Another process of the generator could not be heard.
+    #[error("another process of the generator ended")]
+    Outpost(#[source] io::Error),
+    /// Another process of the generator could not run its part.
+    #[error("{words}")]
+    Elsewhere {
+        /// Why, in full.
+        words: String,
+        /// What to do next.
+        advice: Option<String>,
+    },
     /// The operating system refused a thread or a runtime.
     #[error("cannot start a thread of the generator")]
     Start(#[source] io::Error),
@@ -113,12 +126,19 @@ impl ScenarioError {
     }
 
     /// What to do next.
-    pub fn advice(&self) -> Option<&'static str> {
+    pub fn advice(&self) -> Option<&str> {
         match self {
             Self::Client { source, .. } => Some(source.advice()),
             Self::Signal { .. } => Some("run as who runs the node, and correct --server-pid"),
             Self::Start(_) => Some("lower --threads"),
-            Self::Target(_) | Self::Usage(_) => None,
+            Self::Elsewhere { advice, .. } => advice.as_deref(),
+            Self::Target(_) | Self::Usage(_) | Self::Outpost(_) => None,
         }
+    }
+
+    /// With all causes.
+    pub fn in_full(&self) -> String {
+        let causes = successors(self.source(), |cause| (*cause).source()).map(ToString::to_string);
+        [self.to_string()].into_iter().chain(causes).collect::<Vec<_>>().join(": ")
     }
 }

@@ -1,9 +1,17 @@
 //! What every thread of a run has to know: fixed before the first connection is made.
 
-use crate::{client::Manner, scan::Scanner, stamp::Clock, target::Target};
+use serde::{Deserialize, Serialize};
+
+use super::{Access, ScenarioError};
+use crate::{
+    client::Manner,
+    scan::Scanner,
+    stamp::{Clock, run_id},
+    target::Target,
+};
 
 /// How far a client goes in before it counts as connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Entry {
     /// The WebSocket handshake.
     Bare,
@@ -11,6 +19,58 @@ pub(super) enum Entry {
     Connected,
     /// It has subscribed to its channel.
     Subscribed,
+}
+
+/// What a plan is made of, here and in another process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Orders {
+    pub(super) run: String,
+    pub(super) clock: Clock,
+    pub(super) access: Access,
+    /// Another path than that of the URLs.
+    pub(super) path: Option<String>,
+    /// What the channels' names begin with; one of the run's own if there is none.
+    pub(super) channel: Option<String>,
+    pub(super) seats: Seats,
+    pub(super) size: usize,
+    pub(super) entry: Entry,
+}
+
+impl Orders {
+    /// Of a new run, that has nobody in it yet.
+    pub(super) fn new(entry: Entry) -> Self {
+        Self {
+            run: run_id(),
+            clock: Clock::start(),
+            access: Access::default(),
+            path: None,
+            channel: None,
+            seats: Seats { channels: 1, listeners: 0, publishers: 0, stalled: 0.0 },
+            size: 0,
+            entry,
+        }
+    }
+
+    /// # Errors
+    /// An URL is none, or the certificates are none.
+    pub(super) fn plan(&self) -> Result<Plan, ScenarioError> {
+        let mut targets = self.access.targets()?;
+        if let Some(path) = &self.path {
+            targets.iter_mut().for_each(|target| *target = target.at(path));
+        }
+        Ok(Plan {
+            run: self.run.clone(),
+            channels: channels(self.channel.as_deref(), self.seats.channels, &self.run, self.size),
+            seats: self.seats,
+            targets,
+            token: self.access.token.clone(),
+            size: self.size,
+            clock: self.clock,
+            connecting: self.access.connecting_per_thread(),
+            manner: self.access.manner(),
+            entry: self.entry,
+        })
+    }
 }
 
 /// A run's plan.
@@ -36,9 +96,17 @@ pub(super) struct Channel {
     pub(super) scanner: Scanner,
 }
 
+/// The channels of a run: of one its name, of several its name and a number.
+fn channels(name: Option<&str>, count: usize, run: &str, size: usize) -> Vec<Channel> {
+    let name = name.map_or_else(|| format!("load-{run}"), str::to_owned);
+    let numbered = |n| if count == 1 { name.clone() } else { format!("{name}-{n}") };
+    let channel = |name: String| Channel { scanner: Scanner::new(&name, run, size), name };
+    (0..count).map(numbered).map(channel).collect()
+}
+
 /// How many clients sit where. Client `n` is on channel `n % channels`, in turn, so that what is published one after the
 /// other goes to one channel after the other.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Seats {
     pub(super) channels: usize,
     /// On each channel: those who only listen.
@@ -125,5 +193,12 @@ mod tests {
         let stalled = (0..1001).filter(|n| seats.seat(*n).is_stalled).count();
         assert_eq!((stalled, seats.stalled(), seats.receivers()), (100, 100, 901));
         assert!(!seats.seat(1000).is_stalled);
+    }
+
+    #[test]
+    fn one_channel_keeps_its_name_and_several_are_numbered() {
+        let names = |count| channels(Some("live:a"), count, "r", 128).into_iter().map(|channel| channel.name);
+        assert_eq!(names(1).collect::<Vec<_>>(), ["live:a"]);
+        assert_eq!(names(2).collect::<Vec<_>>(), ["live:a-0", "live:a-1"]);
     }
 }

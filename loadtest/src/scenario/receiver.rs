@@ -233,7 +233,7 @@ impl Line {
             let Some(ended) = closed.or(read.err()) else { continue };
             if !desk.leaving.get() {
                 desk.progress.ended.fetch_add(u64::from(!seat.is_stalled), Relaxed);
-                books.ended("connection ended", &ended);
+                books.closed(&ended);
             }
             return Poll::Ready(());
         }

@@ -26,5 +26,5 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Report, ScenarioErr
     if !(0.0..=1.0).contains(&settings.share) {
         return Err(ScenarioError::Usage("--stalled must be a share, like 10%".to_owned()));
     }
-    settings.fanout.broadcast("stalled", settings.share).run(bar)
+    settings.fanout.broadcast("stalled", settings.share)?.run(bar)
 }

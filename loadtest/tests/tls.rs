@@ -54,7 +54,11 @@ fn terminator(to: SocketAddr) -> (SocketAddr, String) {
     (address, pem)
 }
 
-fn run(ca: impl FnOnce(String) -> String) -> Result<skywave_loadtest::report::Report, ScenarioError> {
+fn run(
+    clients: usize,
+    size: usize,
+    ca: impl FnOnce(String) -> String,
+) -> Result<skywave_loadtest::report::Report, ScenarioError> {
     let node = StandIn::start(Fault::None).unwrap();
     let plain = node.url().trim_start_matches("ws://").trim_end_matches("/ws").parse().unwrap();
     let (address, pem) = terminator(plain);
@@ -63,11 +67,10 @@ fn run(ca: impl FnOnce(String) -> String) -> Result<skywave_loadtest::report::Re
     let url = format!("wss://localhost:{}/ws", address.port());
     let settings = fanout::Settings {
         access: Access { ca: Some(file.clone()), ..Access::to(vec![url]) },
-        clients: 5,
+        clients,
         load: Load::Window(8),
         burst: true,
-        // More than a TLS record, in each direction.
-        size: 20_000,
+        size,
         duration: Duration::from_millis(300),
         ..fanout::Settings::default()
     };
@@ -78,7 +81,8 @@ fn run(ca: impl FnOnce(String) -> String) -> Result<skywave_loadtest::report::Re
 
 #[test]
 fn everything_arrives_over_tls() {
-    let report = run(|pem| pem).unwrap();
+    // More than a TLS record, in each direction.
+    let report = run(5, 20_000, |pem| pem).unwrap();
     assert!(report.verdict.passed, "{report}");
     assert!(report.publications.sent >= 8);
     assert_eq!(report.deliveries.received, report.publications.sent * 6);
@@ -87,6 +91,13 @@ fn everything_arrives_over_tls() {
 #[test]
 fn a_certificate_of_somebody_else_is_refused() {
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
-    let error = run(|_| other).unwrap_err();
+    let error = run(5, 128, |_| other).unwrap_err();
     assert!(error.advice().unwrap().contains("--ca"), "{error}");
+}
+
+/// All in one task, which has a budget of 128 turns of its sockets.
+#[test]
+fn two_hundred_come_at_once() {
+    let report = run(200, 128, |pem| pem).unwrap();
+    assert!(report.verdict.passed, "{report}");
 }

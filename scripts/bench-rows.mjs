@@ -7,7 +7,8 @@ import { floor, node, uws } from "./bench-servers.mjs";
 
 const LIVE = "live:bench";
 const fanout = (clients, size, window, duration, ...more) => [
-    "fanout", "--channel", LIVE, "--clients", String(clients), "--size", String(size), "--window", String(window), "--duration", duration, ...more,
+    "fanout", "--channel", LIVE, "--clients", String(clients), "--size", String(size), "--window", String(window),
+    "--duration", duration, ...more,
 ];
 const one = (serve, load, options) => ({ serve, scenarios: [{ load, ...options }] });
 
@@ -108,7 +109,7 @@ const peer = {
 
 const KIB = 1024;
 // Long enough that what the kernel takes for them is full, and their outboxes too.
-const stalledLoad = (share) => ["stalled", "--stalled", share, "--channel", LIVE, "--clients", "1000", "--size", "1024", "--window", "8", "--burst", "--duration", "5s"];
+const stalledLoad = (share) => ["stalled", "--stalled", share, ...fanout(1000, 1024, 8, "5s", "--burst").slice(1)];
 const stalled = {
     name: "stalled",
     variants: { stalled: one(node(), stalledLoad("10%")), none: one(node(), stalledLoad("0%")) },
@@ -145,8 +146,10 @@ const deflate = {
     ],
     aside: { "us a publication": ([report]) => report.server.cpu_us_per_publication },
 };
-const resident = ({ server, setting }) => (server.resident_bytes_after - server.resident_bytes_before) / (setting.clients + setting.publishers);
+const resident = ({ server: { resident_bytes_after: after, resident_bytes_before: before }, setting: { clients, publishers } }) =>
+    (after - before) / (clients + publishers);
 
+const memory = ([report]) => report.resident_bytes_each / KIB;
 // Memory hardly swings. The rest is longer than `timeouts.ping_interval`, so that every connection is pinged in it.
 const idle = {
     name: "idle",
@@ -159,14 +162,20 @@ const idle = {
         floor: one(floor("idle"), ["idle", "--bare", "--clients", "10000", "--duration", "1s"]),
     },
     figures: [
-        { figure: "idle, 10,000 subscribed: memory each", target: 4, unit: "KiB", of: ({ subscribed: [report] }) => report.resident_bytes_each / KIB },
-        { figure: "idle, 10,000 that only shook hands: memory each", target: 1.6, unit: "KiB", of: ({ transport: [report] }) => report.resident_bytes_each / KIB },
-        { figure: "the same, x a bare tokio task with a TcpStream", target: 1.5, of: ratio("transport", "floor", ([report]) => report.resident_bytes_each) },
-        { figure: "idle over TLS, 5,000 subscribed: memory each", target: 10, unit: "KiB", of: ({ TLS: [report] }) => report.resident_bytes_each / KIB },
-        { figure: "growth each after 256 x 1 KiB to all 10,000", target: 0.5, unit: "KiB", of: ({ subscribed: [report] }) => report.burst.resident_bytes_grown_each / KIB },
-        { figure: "CPU of 10,000 idle for 30 s, pings included", target: 0.5, unit: "% of a core", of: ({ subscribed: [report] }) => report.cpu_percent_of_a_core },
+        { figure: "idle, 10,000 subscribed: memory each", target: 4, unit: "KiB", of: ({ subscribed }) => memory(subscribed) },
+        { figure: "idle, 10,000 that only shook hands: memory each", target: 1.6, unit: "KiB", of: ({ transport }) => memory(transport) },
+        { figure: "the same, x a bare tokio task with a TcpStream", target: 1.5, of: ratio("transport", "floor", memory) },
+        { figure: "idle over TLS, 5,000 subscribed: memory each", target: 10, unit: "KiB", of: ({ TLS }) => memory(TLS) },
+        {
+            figure: "growth each after 256 x 1 KiB to all 10,000", target: 0.5, unit: "KiB",
+            of: ({ subscribed: [{ burst }] }) => burst.resident_bytes_grown_each / KIB,
+        },
+        {
+            figure: "CPU of 10,000 idle for 30 s, pings included", target: 0.5, unit: "% of a core",
+            of: ({ subscribed: [report] }) => report.cpu_percent_of_a_core,
+        },
     ],
-    aside: { "KiB each": ([report]) => report.resident_bytes_each / KIB },
+    aside: { "KiB each": memory },
 };
 
 const churnLoad = (...more) => ["churn", "--clients", "4000", "--connecting", "50", ...more];
@@ -178,7 +187,11 @@ const churn = {
         figure: "handshake, connect and subscribe: CPU, x a bare hyper upgrade that answers one frame", target: 1.4,
         of: ratio("node", "floor", churned),
     }],
-    aside: { "us a connection": churned, "connections/s": ([report]) => report.connections_per_second, "handshake p99 ms": ([report]) => report.handshake.p99_us / 1000 },
+    aside: {
+        "us a connection": churned,
+        "connections/s": ([report]) => report.connections_per_second,
+        "handshake p99 ms": ([report]) => report.handshake.p99_us / 1000,
+    },
 };
 
 const inbound = [1, 8].map((inFlight) => {

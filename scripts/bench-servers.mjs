@@ -91,11 +91,15 @@ async function generate({ child: server, url, access }, { after = 0, path = "/ws
     const file = join(directory, `report-${place}.json`);
     rmSync(file, { force: true });
     const [scenario, ...flags] = load;
-    const args = [scenario, "--url", url + path, ...access, "--server-pid", String(server.process.pid), "--threads", "1", "--json", file, ...flags];
+    const where = ["--url", url + path, ...access, "--server-pid", String(server.process.pid)];
+    const args = [scenario, ...where, "--threads", "1", "--json", file, ...flags];
     const generator = pinned(`generator-${place}`, GENERATOR_CORE, loadtest, args);
     const code = await Promise.race([generator.ended, server.ended.then(() => "server"), sleep(seconds * 1000, "late", { ref: false })]);
     if (code === 0) return JSON.parse(readFileSync(file, "utf8"));
     if (!generator.hasEnded) await kill(generator);
-    const why = code === "late" ? `is not done after ${seconds} s` : code === "server" ? `has no server any more:\n${tail(server)}` : `ended with ${code}`;
+    const why =
+        code === "late" ? `is not done after ${seconds} s`
+        : code === "server" ? `has no server any more:\n${tail(server)}`
+        : `ended with ${code}`;
     throw new Error(`loadtest ${args.join(" ")} ${why}:\n${tail(generator)}`);
 }

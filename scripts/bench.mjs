@@ -1,5 +1,5 @@
 // What a node costs, as ratios to bare loops and to µWebSockets in the same run: `make bench` runs it. A quarter of an hour.
-// node scripts/bench.mjs [--rounds R] [--only NAME[,NAME…]] [--list]: the table for docs/PERFORMANCE.md goes to stdout, the rest to stderr.
+// node scripts/bench.mjs [--rounds R] [--only NAME[,NAME…]] [--list]: the table for docs/PERFORMANCE.md on stdout, the rest on stderr.
 //
 // In each round every server of a group gets the same load, one after the other; a ratio is taken within its round, and what
 // stands in the table is the median of the rounds. BENCH_SKYWAVE and BENCH_LOADTEST name other binaries than target/release's.

@@ -29,9 +29,15 @@ await drive(node(), [{ load: window === "1" ? load : [...load, "--burst"] }], 60
 
 const report = execFileSync("perf", ["report", "-i", data, "--stdio", "--no-children", "--sort", "dso,symbol", "-F", "overhead,dso,symbol"],
     { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"], maxBuffer: 64 << 20 });
-const lines = [...report.matchAll(/^\s+([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(.+?)\s*$/gm)].map(([, share, object, mode, name]) => ({
-    share: Number(share), object, isKernel: mode === "k", name: name.replace(/::h[0-9a-f]{16}$/, ""),
-}));
+// One line for each function, whatever became of its generics.
+const functions = new Map();
+for (const [, share, object, mode, words] of report.matchAll(/^\s+([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(.+)$/gm)) {
+    const name = words.replace(/(\s+-)*\s*$/, "").replace(/::h[0-9a-f]{16}$/, "");
+    const line = functions.get(`${object} ${name}`) ?? { share: 0, object, name, isKernel: mode === "k" };
+    line.share += Number(share);
+    functions.set(`${object} ${name}`, line);
+}
+const lines = [...functions.values()].sort((one, other) => other.share - one.share);
 const sum = (these) => these.reduce((total, { share }) => total + share, 0);
 const [kernel, user] = [lines.filter(({ isKernel }) => isKernel), lines.filter(({ isKernel }) => !isKernel)];
 console.log(`\n| share | where | function |\n|---|---|---|\n| ${sum(kernel).toFixed(1)} % | kernel | all of it |`);

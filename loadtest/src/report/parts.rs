@@ -193,6 +193,8 @@ pub struct Stalled {
     /// By how much the nodes' resident memory grew while they did not read, for each of them. The kernel's buffers are not
     /// part of it.
     pub resident_bytes_each: f64,
+    /// The same at its highest, as far as was looked: a node that gives up on them gives their memory back.
+    pub resident_bytes_each_at_most: f64,
     /// How each ended, and what it got when it began to read again.
     pub outcomes: BTreeMap<String, u64>,
 }

@@ -80,6 +80,8 @@ impl Resting {
         let mut notes = Vec::new();
         if self.resident_bytes_each.is_none() {
             notes.push("no process of a node can be seen from here: no memory, no CPU".to_owned());
+        } else {
+            notes.push("memory is of a node's first clients only: later ones use again what those left".to_owned());
         }
         self.verdict = reasons.verdict(notes);
         self

@@ -117,7 +117,14 @@ impl Report {
         if let Some(stalled) = &self.stalled {
             let mut rows = vec![
                 ("clients", grouped(stalled.clients)),
-                ("memory of each", format!("{:.1} KiB", stalled.resident_bytes_each / 1024.0)),
+                (
+                    "memory of each",
+                    format!(
+                        "{:.1} KiB, at most {:.1} KiB",
+                        stalled.resident_bytes_each / 1024.0,
+                        stalled.resident_bytes_each_at_most / 1024.0
+                    ),
+                ),
             ];
             let ends = stalled.outcomes.iter().map(|(outcome, times)| ("", format!("{} × {outcome}", grouped(*times))));
             rows.extend(ends);

@@ -52,6 +52,8 @@ struct Measured {
     server: Option<Server>,
     late: Spread,
     published: Vec<Published>,
+    /// Resident memory of the nodes at its highest, if somebody stalls.
+    resident_peak: u64,
 }
 
 impl Broadcast<'_> {
@@ -123,7 +125,8 @@ impl Broadcast<'_> {
         let schedule = self.schedule;
         let meter = Meter::start(servers, &crew.children);
         let pacing = spawn(format!("{THREADS}pace"), move || pacer.keep(schedule))?;
-        let wall = self.await_deliveries(crew, meter.began(), &pacing, bar);
+        let mut peak = Peak { servers, bytes: 0, looked: meter.began() };
+        let wall = self.await_deliveries(crew, meter.began(), &pacing, &mut peak, bar);
         let (own, nodes) = (meter.own(), meter.nodes());
         let reads = crew.progress.frames.load(Relaxed) - reads_before;
         let server = nodes.map(|cpu| Server {
@@ -141,12 +144,19 @@ impl Broadcast<'_> {
             crew.await_quiet(CAUGHT_UP, Instant::now() + self.patience * 2);
         }
         let (late, published) = pacing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok(Measured { wall, generator: own, reads, server, late, published })
+        Ok(Measured { wall, generator: own, reads, server, late, published, resident_peak: peak.bytes })
     }
 
     /// Waits until the schedule is done and everything arrived, or nothing happens any more. Returns when the last
     /// thing happened, since `began`.
-    fn await_deliveries<T>(&self, crew: &Crew, began: Instant, pacing: &JoinHandle<T>, bar: &ProgressBar) -> Duration {
+    fn await_deliveries<T>(
+        &self,
+        crew: &Crew,
+        began: Instant,
+        pacing: &JoinHandle<T>,
+        peak: &mut Peak<'_>,
+        bar: &ProgressBar,
+    ) -> Duration {
         let (progress, duration) = (&crew.progress, self.schedule.duration);
         bar.set_length(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
         bar.set_message("publishing");
@@ -169,6 +179,9 @@ impl Broadcast<'_> {
             if now > latest {
                 return changed - began;
             }
+            if self.seats.stalled() > 0 {
+                peak.look(now);
+            }
             bar.set_position(u64::try_from((now - began).as_millis()).unwrap_or(u64::MAX));
             thread::park_timeout(LOOK);
         }
@@ -183,13 +196,18 @@ impl Broadcast<'_> {
         measured: Measured,
     ) -> Report {
         let Gathered { outcome, sightings, fates, samples, last } = gathered;
-        let Measured { wall, generator, reads, server, late, published } = measured;
+        let Measured { wall, generator, reads, server, late, published, resident_peak } = measured;
+        let before = server.as_ref().map_or(0, |server| server.resident_bytes_connected);
+        let grown = |resident: Option<u64>| {
+            resident.map_or(0.0, |resident| (resident as f64 - before as f64) / self.seats.stalled() as f64)
+        };
         let stalled = (self.seats.stalled() > 0).then(|| Stalled {
             clients: self.seats.stalled(),
-            resident_bytes_each: server.as_ref().map_or(0.0, |server| {
-                (server.resident_bytes_after as f64 - server.resident_bytes_connected as f64)
-                    / self.seats.stalled() as f64
-            }),
+            resident_bytes_each: grown(server.as_ref().map(|server| server.resident_bytes_after)),
+            resident_bytes_each_at_most: grown(server.as_ref().map(|server| {
+                // The last look may have been before the end.
+                resident_peak.max(server.resident_bytes_after)
+            })),
             outcomes: fates,
         });
         let Samples { connect, subscribe, from_due, from_sent, answer, retries, bytes } = &samples;
@@ -230,6 +248,23 @@ impl Broadcast<'_> {
             duration_seconds: self.schedule.duration.as_secs_f64(),
             size: self.size,
             max_p99_us: self.max_p99.map(|limit| limit.as_secs_f64() * 1e6),
+        }
+    }
+}
+
+/// The nodes' resident memory at its highest.
+struct Peak<'a> {
+    servers: &'a Servers,
+    bytes: u64,
+    looked: Instant,
+}
+
+impl Peak<'_> {
+    /// Looks, unless it has just done so.
+    fn look(&mut self, now: Instant) {
+        if now - self.looked >= LOOK * 10 {
+            self.looked = now;
+            self.bytes = self.bytes.max(self.servers.resident().unwrap_or_default());
         }
     }
 }

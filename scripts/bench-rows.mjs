@@ -116,8 +116,8 @@ const stalled = {
     figures: [
         { figure: "10 % of 1,000 stop reading: CPU a healthy delivery, x none", target: 1.15, of: ratio("stalled", "none") },
         {
-            figure: "node's memory for each that does not read (outbox_bytes is 1,024 KiB)", target: 1100, unit: "KiB",
-            of: ({ stalled: [report] }) => report.stalled.resident_bytes_each / KIB,
+            figure: "node's memory for each that does not read, at its highest (outbox_bytes is 1,024 KiB)", target: 1100, unit: "KiB",
+            of: ({ stalled: [report] }) => report.stalled.resident_bytes_each_at_most / KIB,
         },
     ],
     aside: { "us a healthy delivery": cpu },

@@ -25,7 +25,7 @@ pub enum Event<'a> {
     Message(&'a [u8]),
     /// A whole compressed message of so many bytes.
     Compressed(usize),
-    /// To be answered with [`pong`].
+    /// To be answered with [`Masks::pong`].
     Ping(&'a [u8]),
     /// The end, with its code (1005: none) and reason.
     Close(u16, &'a [u8]),

@@ -1,9 +1,6 @@
 //! The connections of a bare loop, and the two ways to write to them. Nothing is queued.
 
-use std::{
-    io::{self, ErrorKind, IoSlice, Read as _, Write as _},
-    ops::Range,
-};
+use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
 
 use mio::net::TcpStream;
 use slab::Slab;
@@ -81,8 +78,8 @@ fn is_goodbye(error: &io::Error) -> bool {
 
 /// What one read found.
 pub(super) enum Read {
-    /// These bytes of the buffer, and whether there may be more in the socket.
-    Bytes(Range<usize>, bool),
+    /// So many bytes at the beginning of the buffer, and whether there may be more in the socket.
+    Bytes(usize, bool),
     /// Nothing for now.
     Nothing,
     /// The other end is gone.
@@ -105,10 +102,10 @@ impl Connection {
             Ok(0) => Ok(Read::End),
             Ok(read) => {
                 self.rest = Vec::new();
-                Ok(Read::Bytes(0..kept + read, read == room))
+                Ok(Read::Bytes(kept + read, read == room))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Read::Nothing),
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Read::Bytes(0..0, true)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Read::Bytes(0, true)),
             Err(error) if is_goodbye(&error) => Ok(Read::End),
             Err(error) => Err(error),
         }

@@ -100,15 +100,11 @@ impl<W: Work> Turn<W> {
     fn drain(&mut self, who: usize) -> io::Result<()> {
         while let Some(connection) = self.crowd.get_mut(who) {
             match connection.read(&mut self.buffer, ROOM)? {
-                Read::Bytes(range, more) => {
-                    let goes_on = self.hear(who, range.end)?;
-                    if goes_on && !more {
-                        return Ok(());
-                    }
-                    if !goes_on {
-                        return self.forget(who);
-                    }
-                }
+                Read::Bytes(end, more) => match self.hear(who, end)? {
+                    true if more => {}
+                    true => return Ok(()),
+                    false => return self.forget(who),
+                },
                 Read::Nothing => return Ok(()),
                 Read::End => return self.forget(who),
             }

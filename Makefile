@@ -99,6 +99,17 @@ bench-backplane: ## What the backplane costs, as ratios to redis-benchmark in th
 	cargo build --release --locked --bins
 	SKYWAVE_BIN=target/release/skywave node scripts/bench-two-nodes.mjs
 
+.PHONY: bench
+bench: ## What a node costs, as ratios to bare loops and to µWebSockets in the same run (15 minutes, a quiet machine)
+	npm ci --prefix tests/bench --omit=optional --no-audit --no-fund --no-update-notifier
+	cargo build --release --locked --bins
+	node scripts/bench.mjs
+
+.PHONY: profile
+profile: ## Where a node's CPU goes while it fans out, function by function (wants perf)
+	cargo build --release --locked --bins
+	node scripts/bench-profile.mjs
+
 .PHONY: demo-cluster
 demo-cluster: ## The whole cluster in containers: http://localhost:8000/
 	if docker compose version >/dev/null 2>&1; then docker compose up --build; else docker-compose up --build; fi

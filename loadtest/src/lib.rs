@@ -10,11 +10,13 @@
 //! - [`spread`]: how a time was spread over many samples
 //! - [`process`]: what /proc says about the node and about ourselves
 //! - [`report`]: the figures, the verdict, the table and the JSON object
+//! - [`floor`]: servers that do the bare work and nothing else, for figures that are ratios
 //! - [`standin`]: a node that can do just enough, and misbehave on request; [`selftest`] holds the generator against it
 //!
 //! It never reconnects, never repeats a publication and never slows down for the node: what goes wrong is a result.
 
 pub mod client;
+pub mod floor;
 pub mod incoming;
 pub mod pace;
 pub mod process;

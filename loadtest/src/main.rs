@@ -1,5 +1,6 @@
 //! `loadtest`: reads the command line, runs a scenario, prints its report. The work is in the library.
 
+mod bare;
 mod options;
 
 use std::{fmt::Display, fs, path::PathBuf, process::ExitCode};
@@ -46,6 +47,8 @@ enum Scenario {
     Outpost,
     /// What the generator itself can take on this machine, and whether it notices faults. Needs no node.
     Selftest(SelfTest),
+    /// A server that does the bare work and nothing else, for a node's figures to be ratios to. Ends at SIGTERM.
+    Floor(bare::Floor),
 }
 
 #[derive(Args)]
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match cli.scenario {
+        Scenario::Floor(floor) => return floor.run(),
         Scenario::Fanout(options) => {
             let json = options.nodes.json.clone();
             fanout::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))

@@ -1,0 +1,105 @@
+// What a benchmark drives, each as a process of its own on core 0, and the generator that drives it, on core 1.
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { freePorts, kill, root, start, tail, until, untilAnswers } from "../tests/cluster/processes.mjs";
+
+const [SERVER_CORE, GENERATOR_CORE] = ["0", "1"];
+const skywave = process.env.BENCH_SKYWAVE ?? join(root, "target/release/skywave");
+const loadtest = process.env.BENCH_LOADTEST ?? join(root, "target/release/loadtest");
+
+const directory = mkdtempSync(join(tmpdir(), "skywave-bench-"));
+process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+
+// A program on one core, with as many open files as it may have. `exec`: it has the pid that we end.
+function pinned(name, core, program, args) {
+    return start(name, directory, "bash", ["-c", 'ulimit -n "$(ulimit -Hn)"; exec taskset -c "$0" "$@"', core, program, ...args]);
+}
+
+// A certificate that no authority signed; the generator is told to trust it.
+function certificate() {
+    const [config, key, pem] = ["openssl.cnf", "key.pem", "certificate.pem"].map((name) => join(directory, name));
+    writeFileSync(config, `[req]\ndistinguished_name = name\nx509_extensions = extensions\nprompt = no\n[name]\nCN = localhost\n`
+        + `[extensions]\nbasicConstraints = critical, CA:FALSE\nsubjectAltName = IP:127.0.0.1\n`);
+    execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+        "-config", config, "-keyout", key, "-out", pem], { stdio: "ignore" });
+    return { key, pem };
+}
+
+// A node: one shard, for it may use one core. `live:` is a namespace without history, `chat:` one with it.
+export const node = ({ tls = false, settings = "" } = {}) => async () => {
+    const [publicPort, internalPort] = await freePorts(2);
+    const { key, pem } = tls ? certificate() : {};
+    const config = join(directory, "node.toml");
+    writeFileSync(config, `
+[public]
+listen = ["127.0.0.1:${publicPort}"]
+${tls ? `tls = { certificate = "${pem}", key = "${key}" }` : ""}
+[internal]
+listen = ["127.0.0.1:${internalPort}"]
+[auth]
+anonymous = true
+[debug]
+echo = true
+[namespaces.live]
+subscribe = "anyone"
+publish = "anyone"
+[namespaces.chat]
+history = { size = 100, ttl = "10m" }
+subscribe = "anyone"
+publish = "anyone"
+${settings}
+`);
+    const child = pinned("node", SERVER_CORE, skywave, ["serve", "--config", config]);
+    await untilAnswers(child, `http://127.0.0.1:${internalPort}/readyz`);
+    const url = `${tls ? "wss" : "ws"}://127.0.0.1:${publicPort}`;
+    return { child, url, access: tls ? ["--ca", pem] : [] };
+};
+
+// One of `loadtest floor`, with its flags.
+export const floor = (...work) => () => told("floor", loadtest, ["floor", ...work, "--listen", "127.0.0.1:0"]);
+
+// µWebSockets behind a few lines of JavaScript; `make bench` installs it.
+export const uws = () => () => told("uws", process.execPath, [join(root, "tests/bench/uws.mjs"), "0"]);
+
+// A server that says where it listens.
+async function told(name, program, args) {
+    const child = pinned(name, SERVER_CORE, program, args);
+    const address = () => /^listening on (\S+)$/m.exec(readFileSync(child.log, "utf8"))?.[1];
+    await until(() => `${name} listens:\n${tail(child)}`, () => address() ?? child.hasEnded);
+    if (child.hasEnded) throw new Error(`${name} ended with ${await child.ended}:\n${tail(child)}`);
+    return { child, url: `ws://${address()}`, access: [] };
+}
+
+// Starts a server, drives it with all the scenarios at the same time, ends it; returns their reports in order. Every scenario ends
+// within `seconds`, or is ended. `beside` is told the server's pid and may watch it meanwhile.
+export async function drive(serve, scenarios, seconds, beside = () => {}) {
+    const server = await serve();
+    try {
+        const driving = scenarios.map((scenario, place) => generate(server, scenario, place, seconds));
+        const [, ...reports] = await Promise.all([beside(server.child.process.pid), ...driving]);
+        return reports;
+    } finally {
+        await kill(server.child);
+    }
+}
+
+async function generate({ child: server, url, access }, { after = 0, path = "/ws", load }, place, seconds) {
+    await sleep(after);
+    const file = join(directory, `report-${place}.json`);
+    rmSync(file, { force: true });
+    const [scenario, ...flags] = load;
+    const where = ["--url", url + path, ...access, "--server-pid", String(server.process.pid)];
+    const args = [scenario, ...where, "--threads", "1", "--json", file, ...flags];
+    const generator = pinned(`generator-${place}`, GENERATOR_CORE, loadtest, args);
+    const code = await Promise.race([generator.ended, server.ended.then(() => "server"), sleep(seconds * 1000, "late", { ref: false })]);
+    if (code === 0) return JSON.parse(readFileSync(file, "utf8"));
+    if (!generator.hasEnded) await kill(generator);
+    const why =
+        code === "late" ? `is not done after ${seconds} s`
+        : code === "server" ? `has no server any more:\n${tail(server)}`
+        : `ended with ${code}`;
+    throw new Error(`loadtest ${args.join(" ")} ${why}:\n${tail(generator)}`);
+}

@@ -1,0 +1,84 @@
+// What a node costs, as ratios to bare loops and to µWebSockets in the same run: `make bench` runs it. A quarter of an hour.
+// node scripts/bench.mjs [--rounds R] [--only NAME[,NAME…]] [--list]: the table for docs/PERFORMANCE.md on stdout, the rest on stderr.
+//
+// In each round every server of a group gets the same load, one after the other; a ratio is taken within its round, and what
+// stands in the table is the median of the rounds. BENCH_SKYWAVE and BENCH_LOADTEST name other binaries than target/release's.
+import { availableParallelism, cpus } from "node:os";
+import { parseArgs } from "node:util";
+import { groups } from "./bench-rows.mjs";
+import { drive } from "./bench-servers.mjs";
+
+const { values: options } = parseArgs({
+    options: { rounds: { type: "string", default: "5" }, only: { type: "string" }, list: { type: "boolean", default: false } },
+});
+const rounds = Number(options.rounds);
+if (!Number.isInteger(rounds) || rounds < 1) throw new Error("--rounds is a number from 1");
+if (cpus().length < 2 || availableParallelism() < 2) throw new Error("the server and the generator want a core each");
+const wanted = options.only?.split(",");
+// A part of a name names all that begin with it.
+const chosen = groups.filter(({ name }) => wanted === undefined || wanted.some((one) => name.startsWith(one)));
+if (options.list || chosen.length === 0) {
+    console.log(groups.map(({ name }) => name).join("\n"));
+    process.exit(options.list ? 0 : 64);
+}
+
+const median = (figures) => {
+    const sorted = figures.toSorted((a, b) => a - b);
+    const middle = sorted.length >> 1;
+    return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+};
+const digits = (number) => (number >= 100 ? number.toFixed(0) : number >= 10 ? number.toFixed(1) : number.toFixed(2));
+const unit = (number, name = "") => `${digits(number)}${name && ` ${name}`}`;
+
+// All rounds of a group: by round, by variant, the reports. Who is first changes from round to round.
+async function measure({ name, variants, rounds: share = (all) => all, seconds = 60 }) {
+    const results = [];
+    const names = Object.keys(variants);
+    for (let round = 0; round < share(rounds); round++) {
+        const result = {};
+        for (const variant of names.map((_, place) => names[(place + round) % names.length])) {
+            const { serve, scenarios } = variants[variant];
+            result[variant] = await drive(serve, scenarios, seconds);
+            console.error(`${name} ${round + 1}: ${variant} done`);
+        }
+        results.push(result);
+    }
+    return results;
+}
+
+const began = Date.now();
+const asides = [];
+const failures = [];
+console.log("| figure | target | measured | from-to | met |\n|---|---|---|---|---|");
+for (const group of chosen) {
+    let results;
+    try {
+        results = await measure(group);
+    } catch (error) {
+        failures.push(`${group.name}: ${error.message}`);
+        for (const { figure, target } of group.figures) console.log(`| ${figure} | ${target ? `<= ${target}` : ""} | failed | | |`);
+        continue;
+    }
+    for (const { figure, target, of, unit: in_ } of group.figures) {
+        const found = results.map(of);
+        const [middle, low, high] = [median(found), Math.min(...found), Math.max(...found)];
+        const met = target === undefined ? "" : middle <= target ? "yes" : "**no**";
+        const wantedAtMost = target === undefined ? "" : `<= ${unit(target, in_)}`;
+        console.log(`| ${figure} | ${wantedAtMost} | ${unit(middle, in_)} | ${digits(low)}-${digits(high)} | ${met} |`);
+    }
+    const parts = Object.entries(group.aside ?? {}).map(([what, of]) => {
+        const each = Object.keys(group.variants).flatMap((variant) => {
+            const found = results.map((result) => of(result[variant], variant)).filter((figure) => figure !== undefined);
+            return found.length > 0 ? [`${variant} ${digits(median(found))}`] : [];
+        });
+        return each.length > 0 ? `${what}: ${each.join(", ")}` : "";
+    });
+    parts.push(...(group.tells?.(results.at(-1)) ?? []));
+    asides.push(`${group.name}: ${parts.filter(Boolean).join("; ")}`);
+}
+console.log(`\n${asides.map((aside) => `- ${aside}`).join("\n")}`);
+console.error(`\n${((Date.now() - began) / 60_000).toFixed(1)} minutes`);
+if (failures.length > 0) {
+    console.error(`\nnot measured:\n${failures.join("\n\n")}`);
+    process.exitCode = 1;
+}

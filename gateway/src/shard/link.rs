@@ -21,17 +21,14 @@ use crate::push::{Encoded, Format, Frame, Goodbye, Prepared, Push};
 
 /// The sending half of one connection. The shard appends, and writes to the socket at the end of its turn; what the socket
 /// does not take then the connection's task writes as it drains.
+///
+/// In the order that it has here: a pass over ten thousand of them waits for memory most of all, and what it looks at
+/// stands together.
+#[repr(C)]
 pub struct Link {
-    key: u64,
-    me: Weak<Link>,
     format: &'static dyn Format,
-    outbox: RefCell<Outbox>,
     /// The connection itself, once its shard drives it.
     owner: OnceCell<Weak<dyn Owner>>,
-    dirty: Rc<Dirty>,
-    waiting: Rc<Waiting>,
-    /// What of the outbox is counted there, in bytes.
-    counted: Cell<usize>,
     /// It is written to at the end of the turn that goes on.
     is_dirty: Cell<bool>,
     /// Its own task is at work, and writes when it is done.
@@ -39,10 +36,17 @@ pub struct Link {
     /// The socket takes nothing: its task is woken when it does.
     is_blocked: Cell<bool>,
     ping: Cell<bool>,
+    slow: Cell<bool>,
+    outbox: RefCell<Outbox>,
     waker: RefCell<Option<Waker>>,
+    /// What of the outbox is counted among what waits on the node, in bytes.
+    counted: Cell<usize>,
+    dirty: Rc<Dirty>,
+    waiting: Rc<Waiting>,
+    me: Weak<Link>,
+    key: u64,
     /// Whose publications `"echo":false` leaves out; set once the client is known.
     client: RefCell<Option<Arc<str>>>,
-    slow: Cell<bool>,
 }
 
 /// What became of a publication for a slow consumer, where it was not just queued.

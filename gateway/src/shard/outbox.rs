@@ -16,14 +16,15 @@ use crate::{
 /// channel whose publication does not fit decides ([`Pushed`]); one slow reader never holds up a channel. A single frame
 /// always fits into an empty queue. What is not a publication is never left out: it makes room, or the client is slow.
 #[derive(Debug)]
+#[repr(C)] // what is looked at for a client that reads comes first
 pub struct Outbox {
     /// The first entry has its place here: who reads as fast as is written never needs more.
     first: Option<Entry>,
+    goodbye: Option<Box<Goodbye>>,
+    position: Option<StreamPosition>,
     rest: VecDeque<Entry>,
     bytes: usize,
     bound: usize,
-    goodbye: Option<Goodbye>,
-    position: Option<StreamPosition>,
 }
 
 #[derive(Debug)]
@@ -185,7 +186,7 @@ impl Outbox {
             if let Some(last) = last {
                 self.append(Entry::Parcel(Parcel::of(last)));
             }
-            self.goodbye = Some(goodbye);
+            self.goodbye = Some(Box::new(goodbye));
         }
     }
 
@@ -261,12 +262,12 @@ impl Outbox {
 
     /// The goodbye, once all before it has been taken.
     pub fn goodbye(&self) -> Option<&Goodbye> {
-        self.goodbye.as_ref().filter(|_| self.first.is_none())
+        self.ending().filter(|_| self.first.is_none())
     }
 
     /// The goodbye, whatever is to be taken before it.
     pub fn ending(&self) -> Option<&Goodbye> {
-        self.goodbye.as_ref()
+        self.goodbye.as_deref()
     }
 
     /// Whether the connection is to end, now or after what is queued.

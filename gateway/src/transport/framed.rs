@@ -74,15 +74,16 @@ pub(super) enum Ending {
     Lost,
 }
 
-/// See the module.
+/// See the module. What a write looks at comes first.
+#[repr(C)]
 pub(super) struct Framed {
     socket: Socket,
-    decoder: Decoder,
+    output: Output,
     compression: Option<Compression>,
+    heard: bool,
     /// What was read and is not decoded yet. Bound: one read. While there is any, nothing is read.
     unread: Unread,
-    output: Output,
-    heard: bool,
+    decoder: Decoder,
 }
 
 impl Framed {

@@ -52,7 +52,12 @@ pub struct WebSocketLimits {
 }
 
 /// A connection: its session above the socket, and what its shard drives it by.
+#[repr(C)]
 pub(super) struct Connection {
+    /// The socket and what is read and written there, while the connection is served. What a write looks at comes first:
+    /// see [`Link`].
+    wire: RefCell<Option<Framed>>,
+    wrote: Cell<bool>,
     link: Rc<Link>,
     figures: Rc<Figures>,
     session: Session,
@@ -60,15 +65,12 @@ pub(super) struct Connection {
     channel: Option<ChannelName>,
     limits: WebSocketLimits,
     compression: Option<Compression>,
-    /// The socket and what is read and written there, while the connection is served.
-    wire: RefCell<Option<Framed>>,
     heartbeat: RefCell<Heartbeat>,
     heard: Cell<bool>,
     /// Since when a message is unfinished.
     begun: Cell<Option<Instant>>,
     /// The answer to the client's last ping. Who pings faster than it reads gets one for all (RFC 6455 §5.5.3).
     pong: Cell<Option<Bytes>>,
-    wrote: Cell<bool>,
     /// Whether the client has said that it leaves.
     left: Cell<bool>,
     /// Commands of the last message that wait for earlier ones. Bound: `COMMANDS_PER_MESSAGE` and a refusal; while

@@ -113,6 +113,8 @@ pub struct Session {
     done: Cell<usize>,
     /// Subscriptions whose missed publications go out as the socket drains.
     replaying: Cell<usize>,
+    /// See [`Session::take_published`].
+    has_published: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -180,6 +182,7 @@ impl Session {
             in_flight: Cell::new(0),
             done: Cell::new(0),
             replaying: Cell::new(0),
+            has_published: Cell::new(false),
         }
     }
 
@@ -210,6 +213,11 @@ impl Session {
     /// The client's id, once there is one.
     pub fn client_id(&self) -> Option<Arc<str>> {
         self.state.borrow().client.as_ref().map(|client| client.id.clone())
+    }
+
+    /// Whether it has just published, and the publication is on its way back to the shard; asked once.
+    pub fn take_published(&self) -> bool {
+        self.has_published.take()
     }
 
     /// Whether the socket's draining is waited for.
@@ -289,6 +297,7 @@ impl Session {
             let outcome = memory.publish_now(publication);
             if let Ok(published) = outcome {
                 self.done(published);
+                self.has_published.set(true);
             }
             self.published(id, &accepted, at, outcome);
             return Ok(());

@@ -5,6 +5,8 @@ use std::{
     rc::Rc,
 };
 
+use tokio::sync::Notify;
+
 use super::link::Link;
 
 /// See the module. Shared by a shard and its links.
@@ -14,6 +16,8 @@ use super::link::Link;
 pub(super) struct Dirty {
     links: RefCell<Vec<Rc<Link>>>,
     in_turn: Cell<bool>,
+    /// Told when the next turn must not wait for anything else.
+    wanted: Notify,
 }
 
 impl Dirty {
@@ -31,6 +35,17 @@ impl Dirty {
         in_turn
     }
 
+    /// Notes a connection outside a turn: it is written to at the end of the next, which comes soon.
+    pub(super) fn note_for_next(&self, link: &Rc<Link>) {
+        self.links.borrow_mut().push(link.clone());
+        self.wanted.notify_one();
+    }
+
+    /// Returns when there is a connection that waits for the next turn.
+    pub(super) async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
     /// Ends the turn: writes to each connection what waits for it, as far as its socket takes it.
     pub(super) fn flush(&self) {
         self.in_turn.set(false);
@@ -38,7 +53,8 @@ impl Dirty {
         for link in links.drain(..) {
             link.flush();
         }
-        // The room is kept for the next turn; nothing is noted while nobody is in one.
-        self.links.replace(links);
+        // The room is kept for the next turn.
+        let noted_meanwhile = self.links.replace(links);
+        self.links.borrow_mut().extend(noted_meanwhile);
     }
 }

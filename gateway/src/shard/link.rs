@@ -215,6 +215,17 @@ impl Link {
         if noted { self.is_dirty.set(true) } else { self.wake() }
     }
 
+    /// Leaves what waits to the shard's next turn, which comes soon: what else comes for the connection until then goes out
+    /// with it.
+    pub fn defer(&self) {
+        if !self.is_blocked.get()
+            && !self.is_dirty.replace(true)
+            && let Some(link) = self.me.upgrade()
+        {
+            self.dirty.note_for_next(&link);
+        }
+    }
+
     /// Writes what waits, as far as the socket takes it without being waited for.
     pub(super) fn flush(&self) {
         self.is_dirty.set(false);
@@ -318,6 +329,11 @@ impl Link {
     /// Whether the connection is ending.
     pub fn is_closing(&self) -> bool {
         self.outbox.borrow().is_finished()
+    }
+
+    /// Whether there is nothing to be written, and no end to come to.
+    pub fn is_idle(&self) -> bool {
+        !self.ping.get() && self.outbox.borrow().is_idle()
     }
 
     /// Whether the socket has taken everything.

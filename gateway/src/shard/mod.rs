@@ -199,6 +199,7 @@ impl Shard {
                     0 => return,
                     taken => taken,
                 },
+                () = self.dirty.wanted() => 0,
                 // What is pending goes on to members, after a look at what has come.
                 () = std::future::ready(()), if has_work => 0,
                 () = until(opening), if opening.is_some() => {

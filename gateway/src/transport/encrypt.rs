@@ -16,6 +16,10 @@ use crate::tls::Tls;
 /// What a client that speaks HTTP where TLS is spoken may have sent and is read, so that it hears the answer.
 const STRAY_BYTES: usize = 64 * 1024;
 
+/// What is encrypted and not taken by the socket yet, at most, in bytes: out of sight of the outbox, so little. One record;
+/// rustls would keep four.
+const BUFFER_BYTES: usize = 16 * 1024;
+
 /// Does the handshake, within `patience`, in one of the places if these are bounded. A place is only taken once the client's
 /// hello is there: whoever connects and says nothing, or little, takes none from those who do.
 ///
@@ -44,7 +48,8 @@ pub(crate) async fn encrypt(
             Some(places) => places.acquire().await.ok(), // never closed
             None => None,
         };
-        hello.into_stream(tls.acceptor().config().clone()).await
+        let config = tls.acceptor().config().clone();
+        hello.into_stream_with(config, |tls| tls.set_buffer_limit(Some(BUFFER_BYTES))).await
     };
     timeout_at(deadline, handshake).await.map_err(late)?
 }

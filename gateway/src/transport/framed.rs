@@ -169,6 +169,11 @@ impl Framed {
         });
     }
 
+    /// Whether the socket has taken, and passed on, all that was appended.
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.output.owes_flush
+    }
+
     /// Appends a ping (RFC 6455 §5.5.2) with at most 125 bytes of payload.
     pub(super) fn ping(&mut self, payload: Bytes) {
         self.output.append(whole(OpCode::Control(Control::Ping), false, &payload));
@@ -444,6 +449,8 @@ struct Output {
     bytes: usize,
     /// The first chunk is many in one.
     is_joined: bool,
+    /// Something was appended, and the socket has not passed on all of it.
+    owes_flush: bool,
 }
 
 impl Output {
@@ -454,14 +461,12 @@ impl Output {
 
     fn append(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
+        self.owes_flush = true;
         self.chunks.push_back(chunk);
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, socket: &mut Socket, wrote: &Cell<bool>) -> Poll<io::Result<()>> {
         let mut socket = Pin::new(socket);
-        if self.chunks.is_empty() {
-            return socket.poll_flush(cx);
-        }
         while !self.chunks.is_empty() {
             if !socket.is_write_vectored() {
                 self.join();
@@ -473,8 +478,12 @@ impl Output {
             wrote.set(true);
             self.take(taken);
         }
-        self.chunks = VecDeque::new(); // an idle connection keeps nothing
-        socket.poll_flush(cx)
+        if self.owes_flush {
+            self.chunks = VecDeque::new(); // an idle connection keeps nothing
+            ready!(socket.poll_flush(cx))?;
+            self.owes_flush = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn slices(&self) -> SmallVec<[IoSlice<'_>; BATCH_FRAMES]> {

@@ -70,7 +70,7 @@ pub(super) struct Connection {
     /// Since when a message is unfinished.
     begun: Cell<Option<Instant>>,
     /// The answer to the client's last ping. Who pings faster than it reads gets one for all (RFC 6455 §5.5.3).
-    pong: Cell<Option<Bytes>>,
+    pong: RefCell<Option<Bytes>>,
     /// Whether the client has said that it leaves.
     left: Cell<bool>,
     /// Commands of the last message that wait for earlier ones. Bound: `COMMANDS_PER_MESSAGE` and a refusal; while
@@ -152,7 +152,7 @@ impl Connection {
             heartbeat: RefCell::new(heartbeat),
             heard: Cell::new(false),
             begun: Cell::new(None),
-            pong: Cell::new(None),
+            pong: RefCell::default(),
             wrote: Cell::new(false),
             left: Cell::new(false),
             parked: RefCell::default(),
@@ -198,6 +198,11 @@ impl Connection {
             ended => ended,
         };
         let end = match end {
+            // Its own publication comes back in a moment, and goes out with the answer to it.
+            Poll::Pending if self.session.take_published() => {
+                self.link.defer();
+                Poll::Pending
+            }
             Poll::Pending => self.write(wire, cx),
             ended => ended,
         };
@@ -207,6 +212,9 @@ impl Connection {
 
     /// Gives the socket all that it takes. Ready when the connection ends.
     fn write(&self, wire: &mut Framed, cx: &mut Context<'_>) -> Poll<End> {
+        if self.has_nothing_to_write(wire) {
+            return Poll::Pending;
+        }
         loop {
             self.add_control(wire);
             let sent = wire.poll_send(cx, &self.link, &self.wrote);
@@ -214,10 +222,7 @@ impl Connection {
             if ready!(sent).is_err() {
                 return Poll::Ready(End::Wire(Ending::Lost));
             }
-            let pong = self.pong.take();
-            let owes_pong = pong.is_some();
-            self.pong.set(pong);
-            if owes_pong || !self.link.is_drained() {
+            if self.pong.borrow().is_some() || !self.link.is_drained() {
                 continue;
             }
             if let Some(goodbye) = self.link.goodbye() {
@@ -231,6 +236,11 @@ impl Connection {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// A look that spares most turns of the task the rest: it was woken because its client has said something.
+    fn has_nothing_to_write(&self, wire: &Framed) -> bool {
+        self.link.is_idle() && wire.is_flushed() && self.pong.borrow().is_none() && !self.session.wants_drained()
     }
 
     /// Appends the control frames that are owed: they go before what waits in the outbox.
@@ -261,8 +271,8 @@ impl Connection {
                 Poll::Ready(Ok(event)) => event,
                 Poll::Ready(Err(ending)) => return Poll::Ready(End::Wire(ending)),
                 Poll::Pending => {
-                    let begun = self.begun.get().unwrap_or_else(Instant::now);
-                    self.begun.set(wire.is_within_message().then_some(begun));
+                    let is_begun = wire.is_within_message();
+                    self.begun.set(is_begun.then(|| self.begun.get().unwrap_or_else(Instant::now)));
                     return Poll::Pending;
                 }
             };
@@ -271,7 +281,7 @@ impl Connection {
                 Event::Binary(bytes) => Body::Binary(bytes),
                 Event::Close(close) => return Poll::Ready(End::Client(close.as_ref().map(|(code, _)| *code))),
                 Event::Ping(payload) => {
-                    self.pong.set(Some(payload.clone()));
+                    self.pong.replace(Some(payload.clone()));
                     continue;
                 }
                 Event::Pong(payload) => {
@@ -283,10 +293,20 @@ impl Connection {
             };
             self.begun.set(None);
             let incoming = Incoming { channel: self.channel.as_ref(), body };
-            self.codec.decode(incoming, &mut |envelope| self.parked.borrow_mut().push_back(envelope));
+            self.codec.decode(incoming, &mut |envelope| self.hear(envelope));
         }
         cx.waker().wake_by_ref(); // other connections of the shard first
         Poll::Pending
+    }
+
+    /// Hands over a command, or parks it behind those that wait.
+    fn hear(&self, envelope: Envelope) {
+        let is_next = self.parked.borrow().is_empty() && self.session.takes_commands() && !self.link.is_closing();
+        if is_next && !self.session.must_wait(&envelope) {
+            self.session.handle(envelope);
+        } else {
+            self.parked.borrow_mut().push_back(envelope);
+        }
     }
 
     /// Hands over what is parked, as far as the session takes it. True if all of it is done and more may be read.
@@ -294,7 +314,9 @@ impl Connection {
         while self.session.takes_commands() && !self.link.is_closing() {
             let mut parked = self.parked.borrow_mut();
             let Some(next) = parked.front() else {
-                *parked = VecDeque::new(); // an idle connection keeps nothing
+                if parked.capacity() > 0 {
+                    *parked = VecDeque::new(); // an idle connection keeps nothing
+                }
                 return true;
             };
             if self.session.must_wait(next) {

@@ -30,4 +30,5 @@ pub mod standin;
 pub mod stream;
 pub mod tally;
 pub mod target;
+mod upgrade;
 pub mod wire;

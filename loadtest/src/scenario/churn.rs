@@ -98,6 +98,8 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Coming, ScenarioErr
         targets.iter_mut().for_each(|target| *target = target.at(path));
     }
     let channel = settings.channel.clone().unwrap_or_else(|| format!("load-{}", run_id()));
+    let meter = Meter::start(&servers, &[]);
+    // Its clock starts with the meter: what is due is counted from there.
     let task = Arc::new(Task {
         targets,
         token: access.token.clone(),
@@ -108,7 +110,6 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Coming, ScenarioErr
         connecting: access.connecting_per_thread(),
     });
     bar.set_message("connecting");
-    let meter = Meter::start(&servers, &[]);
     let mut coming = Vec::new();
     for thread in 0..access.threads {
         let (task, members) = (task.clone(), (thread..*clients).step_by(access.threads).collect::<Vec<_>>());

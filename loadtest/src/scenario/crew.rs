@@ -44,7 +44,7 @@ impl Crew {
         let each = clients.div_ceil(processes);
         let here = clients - each;
         if seats.all_publishers() > each {
-            let what = "all who publish are in one process, and that has not files enough: lower --clients";
+            let what = "all who publish must be in one process, and do not fit: lower --clients, or --processes";
             return Err(ScenarioError::Usage(what.to_owned()));
         }
         let mut crew = Self::of(here..clients, plan, orders.access.threads)?;

@@ -61,7 +61,11 @@ fn mistakes_are_told_with_their_place_and_what_is_allowed() {
         ("[namespaces.\"a:b\"]\n", "namespaces", &[":"]),
         ("[namespaces.a]\nsubscribe = \"nobody\"\n", "skywave.toml:2:1: namespaces.a.subscribe", &["anyone", "users"]),
         ("[namespaces.a]\nhistory = { size = 5, ttl = \"2d\" }\n", "namespaces.a.history", &["meta_ttl"]),
-        ("[namespaces.a]\nslow_consumer = \"resync\"\n", "skywave.toml:2:1: namespaces.a.slow_consumer", &["history"]),
+        (
+            "[namespaces.a]\nslow_consumer = \"resync\"\n",
+            "skywave.toml:2:1: namespaces.a.slow_consumer",
+            &["history", "disconnect"],
+        ),
         ("[auth.tokens]\nissuer = \"x\"\n", "auth.tokens", &["not supported by this version yet"]),
         ("[public]\nlisten = [\"127.0.0.1:8001\"]\n", "internal.listen", &["8001"]),
         ("[node\n", "skywave.toml:1:", &[]),

@@ -60,11 +60,12 @@ impl Clients {
 /// Waits until the other end has read all that was sent: a ping is answered behind it.
 fn settle(socket: &mut TcpStream) {
     socket.write_all(&frame(OpCode::Control(Control::Ping), b"")).unwrap();
-    let mut answer = [0; 256];
+    let mut answer = [0; 1024];
     loop {
         let read = socket.read(&mut answer).unwrap();
         assert!(read > 0, "the other end has hung up");
-        if answer[..read].ends_with(&[0x8a, 0]) {
+        // A pong overtakes what is said to the client, such as that it is connected; that is text, and has no such bytes.
+        if answer[..read].windows(2).any(|bytes| bytes == [0x8a, 0]) {
             return;
         }
     }
@@ -76,7 +77,8 @@ fn open(to: SocketAddr) -> TcpStream {
     socket.set_nodelay(true).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let key = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
-    write!(socket, "GET /ws HTTP/1.1\r\nHost: bench\r\n{key}\r\n\r\n").unwrap();
+    let request = format!("GET /ws HTTP/1.1\r\nHost: bench\r\n{key}\r\n\r\n");
+    socket.write_all(request.as_bytes()).unwrap(); // in one piece: the bare loop looks no closer
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

@@ -5,6 +5,8 @@
 
 mod catch_up;
 mod roll;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 use std::{

@@ -199,7 +199,7 @@ impl Connection {
         };
         let end = match end {
             // Its own publication comes back in a moment, and goes out with the answer to it.
-            Poll::Pending if self.session.take_published() => {
+            Poll::Pending if self.session.take_published() && !self.link.is_drained() => {
                 self.link.defer();
                 Poll::Pending
             }

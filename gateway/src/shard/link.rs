@@ -35,6 +35,8 @@ pub struct Link {
     is_attended: Cell<bool>,
     /// The socket takes nothing: its task is woken when it does.
     is_blocked: Cell<bool>,
+    /// … and publications have been left out for it since.
+    is_conflating: Cell<bool>,
     ping: Cell<bool>,
     slow: Cell<bool>,
     outbox: RefCell<Outbox>,
@@ -78,6 +80,7 @@ impl Link {
             is_dirty: Cell::new(false),
             is_attended: Cell::new(false),
             is_blocked: Cell::new(false),
+            is_conflating: Cell::new(false),
             ping: Cell::new(false),
             waker: RefCell::new(None),
             client: RefCell::new(None),
@@ -162,7 +165,7 @@ impl Link {
         let pushed = self.outbox.borrow_mut().push(parcel, self.is_blocked.get());
         let slow = match pushed {
             Pushed::Queued => None,
-            Pushed::Conflated => Some(Slow::Lost(SlowConsumer::Latest)),
+            Pushed::Conflated => (!self.is_conflating.replace(true)).then_some(Slow::Lost(SlowConsumer::Latest)),
             Pushed::Behind(after) => Some(Slow::Behind(after)),
             Pushed::Dropped if self.tells_gaps() => Some(Slow::Lost(SlowConsumer::DropOldest)),
             Pushed::Dropped | Pushed::Full => {
@@ -283,6 +286,9 @@ impl Link {
     /// Says whether the socket takes nothing more for now.
     pub fn set_blocked(&self, is_blocked: bool) {
         self.is_blocked.set(is_blocked);
+        if !is_blocked {
+            self.is_conflating.set(false);
+        }
         self.settle();
     }
 

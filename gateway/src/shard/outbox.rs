@@ -113,14 +113,27 @@ impl Outbox {
         }
     }
 
-    /// Puts a publication in the place of one that waits, where only the latest of a channel counts.
+    /// Puts a publication in the place of those of its channel that wait, where only the latest counts.
     fn conflate(&mut self, parcel: &Rc<Parcel>) -> bool {
         let Some(label) = parcel.label().filter(|label| label.policy == SlowConsumer::Latest) else { return false };
-        let mut waiting = self.rest.iter_mut().rev().chain(&mut self.first);
-        let Some(Entry::Parcel(older)) = waiting.find(|entry| entry.is_of(label)) else { return false };
-        self.bytes = self.bytes - older.cost() + parcel.cost();
-        *older = parcel.clone();
-        true
+        let mut is_placed = false;
+        let mut keep = |entry: &mut Entry| {
+            let is_older = entry.is_of(label);
+            if is_older && !is_placed {
+                *entry = Entry::Parcel(parcel.clone());
+                is_placed = true;
+                return true;
+            }
+            !is_older
+        };
+        if let Some(first) = &mut self.first {
+            keep(first);
+        }
+        self.rest.retain_mut(keep);
+        if is_placed {
+            self.bytes = self.entries().map(Entry::cost).sum();
+        }
+        is_placed
     }
 
     /// Takes out what waits of a channel. Returns the position of the first of it.
@@ -490,10 +503,15 @@ mod tests {
         assert_eq!(bench.drain(), ["a999", "b999"]);
         let frame = |offset| Frame::new(true, format!("a{offset}").into(), Some(bench.at(offset)));
         let parcels = [1, 2].map(|offset| Parcel::publication(frame(offset), a.clone()));
-        for parcel in parcels {
-            assert_eq!(bench.outbox.push(parcel, false), Pushed::Queued, "whoever reads gets all");
+        for parcel in &parcels {
+            assert_eq!(bench.outbox.push(parcel.clone(), false), Pushed::Queued, "whoever reads gets all");
         }
         assert_eq!(bench.drain(), ["a1", "a2"]);
+        for parcel in parcels {
+            bench.outbox.push(parcel, false);
+        }
+        assert_eq!(bench.publish(&a, 3), Pushed::Conflated, "what was queued before it was known");
+        assert_eq!(bench.drain(), ["a3"]);
     }
 
     #[test]

@@ -20,15 +20,15 @@ const VARIABLES: [(&str, &str); 7] = [
     ("SKYWAVE__NAMESPACES__LIVE", r#"{ subscribe = "anyone", publish = "anyone" }"#),
     (
         "SKYWAVE__NAMESPACES__DROP",
-        r#"{ subscribe = "anyone", slow_consumer = "drop_oldest", history = { size = 10, ttl = "10m" } }"#,
+        r#"{ subscribe = "anyone", publish = "anyone", slow_consumer = "drop_oldest", history = { size = 10, ttl = "10m" } }"#,
     ),
     (
         "SKYWAVE__NAMESPACES__LATEST",
-        r#"{ subscribe = "anyone", slow_consumer = "latest", history = { size = 10, ttl = "10m" } }"#,
+        r#"{ subscribe = "anyone", publish = "anyone", slow_consumer = "latest", history = { size = 10, ttl = "10m" } }"#,
     ),
     (
         "SKYWAVE__NAMESPACES__RESYNC",
-        r#"{ subscribe = "anyone", slow_consumer = "resync", history = { size = 1000, ttl = "10m" } }"#,
+        r#"{ subscribe = "anyone", publish = "anyone", slow_consumer = "resync", history = { size = 1000, ttl = "10m" } }"#,
     ),
     (
         "SKYWAVE__NAMESPACES__SHORT",
@@ -202,6 +202,64 @@ async fn reading_goes_on_while_nothing_can_be_written() {
         client.send(json!({"publish": {"channel": "live:b", "data": n}}).to_string()).await;
     }
     assert!(neighbour.data(100).await.iter().map(|data| data.as_u64().unwrap()).eq(0..100));
+}
+
+/// Publications that come all at once, and are more than an outbox takes, but not more than it and the kernel.
+const BURST: usize = 90;
+
+async fn burst(node: &Running, channel: &str) {
+    const PUBLISHERS: usize = 6;
+    const EACH: usize = BURST / PUBLISHERS;
+    let publish = json!({"publish": {"channel": channel, "data": "x".repeat(1000)}}).to_string();
+    let message = vec![publish; EACH].join("\n");
+    let mut publishers = Vec::new();
+    for _ in 0..PUBLISHERS {
+        publishers.push(node.client(&[]).await);
+    }
+    for publisher in &mut publishers {
+        publisher.send(message.clone()).await;
+    }
+    for publisher in &mut publishers {
+        publisher.ask(json!({"ping": {}})).await; // all before it has been carried out
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_slow_before_the_socket_has_been_tried() {
+    let node = node().await;
+    for channel in ["live:a", "drop:a", "latest:a", "resync:a"] {
+        let mut reading = Vec::new();
+        for _ in 0..3 {
+            let mut reader = node.client(&[channel]).await;
+            reading.push(tokio::spawn(async move {
+                let mut got = 0;
+                while got < BURST {
+                    let push = reader.next().await;
+                    assert!(push.get("publication").is_some(), "{push}");
+                    got += 1;
+                }
+            }));
+        }
+        burst(&node, channel).await;
+        for reader in reading {
+            reader.await.unwrap_or_else(|error| panic!("{channel}: {error}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_comes_back_is_not_closed_by_its_own_recovery() {
+    let node = node().await;
+    let mut client = node.client(&[]).await;
+    for n in 0..1000 {
+        client.send(json!({"publish": {"channel": "resync:b", "data": n}}).to_string()).await;
+    }
+    let top = client.ask(json!({"history": {"channel": "resync:b", "limit": 0}})).await;
+    let epoch = &top["history"]["position"]["epoch"];
+    // Without an id what was missed comes as pushes: each costs the outbox many times its few bytes.
+    let since = json!({"channel": "resync:b", "since": {"epoch": epoch, "offset": 0}});
+    client.send(json!({"subscribe": since}).to_string()).await;
+    assert!(client.data(1000).await.iter().map(|data| data.as_u64().unwrap()).eq(0..1000));
 }
 
 #[tokio::test]

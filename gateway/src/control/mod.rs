@@ -293,6 +293,8 @@ mod tests {
 
         fn flush(&self) {}
 
+        fn drain(&self) {}
+
         fn offer(&self, _: &[&crate::push::Frame]) -> (usize, bool) {
             (0, true)
         }

@@ -295,7 +295,7 @@ impl Session {
         let relay = self.shard.relay();
         if let Some(memory) = relay.embedded() {
             let outcome = memory.publish_now(publication);
-            if let Ok(published) = outcome {
+            if let Ok(published) | Err(PublishError::NotReplicated { published, .. }) = outcome {
                 self.done(published);
                 self.has_published.set(true);
             }

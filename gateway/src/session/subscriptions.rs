@@ -233,6 +233,8 @@ impl Session {
             Some(Stage::Live) | None => return,
         };
         match page {
+            // It does not count as the client's backlog: when the socket has taken that, it is read again.
+            Ok(_) if replaying && self.link.is_blocked() => self.take_turn(channel, Turn::Ready),
             Ok(page) if replaying => self.replay(channel, page),
             Ok(page) => {
                 self.opening(channel, |opening, _| opening.missed = Part::Here(opening::missed(page)));

@@ -5,6 +5,7 @@
 
 use std::{
     cell::RefCell,
+    cmp::Reverse,
     collections::HashMap,
     num::NonZeroUsize,
     rc::{Rc, Weak},
@@ -44,6 +45,11 @@ impl Backlog {
     fn is_too_large(&self) -> bool {
         self.bound.is_some_and(|bound| self.bytes() > bound.get())
     }
+
+    /// Whether it would soon be too large again.
+    fn is_large(&self) -> bool {
+        self.bound.is_some_and(|bound| self.bytes() > bound.get() / 8 * 7)
+    }
 }
 
 /// One shard's part of it.
@@ -77,21 +83,27 @@ impl Waiting {
         }
     }
 
-    /// Makes the largest outboxes smaller until all together are within the bound. While another shard has a larger one,
-    /// it is for that shard to do so.
+    /// Makes the largest outboxes smaller until all together are well within the bound. While another shard has a larger
+    /// one, it is for that shard to do so.
     pub(super) fn relieve(&self) {
-        while self.node.is_too_large() {
-            let links = self.links.borrow();
-            let largest = links.values().max_by_key(|(_, bytes)| *bytes).map(|(link, bytes)| (link.clone(), *bytes));
-            drop(links);
-            let own = largest.as_ref().map_or(0, |(_, bytes)| *bytes);
-            self.node.largest[self.shard].store(own, Relaxed);
-            let Some((link, bytes)) = largest else { return };
-            if self.node.largest.iter().any(|other| other.load(Relaxed) > own) {
+        if !self.node.is_too_large() {
+            return;
+        }
+        // A copy: whoever is shed counts itself anew.
+        let mut links: Vec<_> = self.links.borrow().values().map(|(link, bytes)| (*bytes, link.clone())).collect();
+        links.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+        let own = links.first().map_or(0, |(bytes, _)| *bytes);
+        self.node.largest[self.shard].store(own, Relaxed);
+        if self.node.largest.iter().any(|other| other.load(Relaxed) > own) {
+            return;
+        }
+        for (bytes, link) in links {
+            if !self.node.is_large() {
                 return;
             }
-            let Some(link) = link.upgrade() else { return };
-            link.shed(bytes / 2);
+            if let Some(link) = link.upgrade() {
+                link.shed(bytes / 2);
+            }
         }
     }
 

@@ -46,14 +46,18 @@ impl Dirty {
         self.wanted.notified().await;
     }
 
-    /// Ends the turn: writes to each connection what waits for it, as far as its socket takes it.
-    pub(super) fn flush(&self) {
+    /// Ends the turn, behind its last [`Dirty::flush`].
+    pub(super) fn end(&self) {
         self.in_turn.set(false);
+    }
+
+    /// Writes to each connection what waits for it, as far as its socket takes it.
+    pub(super) fn flush(&self) {
         let mut links = self.links.take();
         for link in links.drain(..) {
             link.flush();
         }
-        // The room is kept for the next turn.
+        // The room is kept for the next time.
         let noted_meanwhile = self.links.replace(links);
         self.links.borrow_mut().extend(noted_meanwhile);
     }

@@ -251,10 +251,14 @@ impl Hub {
         }
     }
 
-    /// Takes in a push for its channel's members; [`Hub::advance`] brings it to them.
-    pub(super) fn push(&mut self, push: &Arc<Prepared>) {
+    /// Takes in a push for its channel's members; [`Hub::advance`] brings it to them. Returns whether that should be done
+    /// before more is taken in.
+    pub(super) fn push(&mut self, push: &Arc<Prepared>) -> bool {
         match push.push() {
-            Push::Publication(channel, publication) => self.publication(channel, publication, push),
+            Push::Publication(channel, publication) => {
+                self.publication(channel, publication, push);
+                return self.hurry(channel);
+            }
             Push::Gap(channel, _, detail) => {
                 if let Some(topic) = self.topics.get_mut(channel) {
                     topic.gap(push, detail.position);
@@ -262,7 +266,7 @@ impl Hub {
                 }
             }
             Push::Presence(channel, event) => {
-                let Some(topic) = self.topics.get_mut(channel) else { return };
+                let Some(topic) = self.topics.get_mut(channel) else { return false };
                 if topic.is_full() {
                     self.lose_roll(channel);
                 } else if topic.change_roll(push, event) {
@@ -271,6 +275,20 @@ impl Hub {
             }
             Push::Roll(..) | Push::Unsubscribed(..) | Push::Backplane(_) | Push::Disconnect(_) => {}
         }
+        false
+    }
+
+    /// Puts a channel that takes in no more before the others, whether or not its time has come. Returns whether it is one.
+    fn hurry(&mut self, channel: &ChannelName) -> bool {
+        let Some(topic) = self.topics.get(channel).filter(|topic| topic.is_full() && !topic.is_behind) else {
+            return false;
+        };
+        if let Some(open_at) = topic.open_at {
+            self.closed.remove(&(open_at, channel.clone()));
+        }
+        self.queue.retain(|queued| queued != channel);
+        self.queue.push_front(channel.clone());
+        true
     }
 
     fn publication(&mut self, channel: &ChannelName, publication: &Publication, push: &Arc<Prepared>) {
@@ -353,10 +371,12 @@ impl Hub {
                 continue;
             }
             topic.is_queued = false;
+            if topic.is_behind && !topic.is_full() {
+                topic.is_behind = false;
+                self.go_on(&channel);
+            }
             if !progress.is_done {
                 self.enqueue(&channel);
-            } else if std::mem::take(&mut topic.is_behind) {
-                self.go_on(&channel);
             }
         }
     }

@@ -162,6 +162,16 @@ impl Link {
     }
 
     fn append(&self, parcel: Rc<Parcel>) -> Option<Slow> {
+        if !self.is_blocked.get() && !self.outbox.borrow().fits(&parcel) {
+            // Nobody is slow before the socket has been tried.
+            if self.is_attended.get() {
+                self.outbox.borrow_mut().push_unjudged(parcel);
+                return None;
+            }
+            if let Some(owner) = self.owner.get().and_then(Weak::upgrade) {
+                owner.drain();
+            }
+        }
         let pushed = self.outbox.borrow_mut().push(parcel, self.is_blocked.get());
         let slow = match pushed {
             Pushed::Queued => None,
@@ -184,7 +194,7 @@ impl Link {
 
     /// The client does not read fast enough: drops what waits for it and ends the connection.
     pub(super) fn give_up(&self) {
-        self.slow.set(true);
+        self.slow.set(self.slow.get() || !self.is_closing());
         self.outbox.borrow_mut().clear();
         self.close(CloseCode::SlowConsumer.into());
     }
@@ -340,6 +350,17 @@ impl Link {
     /// Whether there is nothing to be written, and no end to come to.
     pub fn is_idle(&self) -> bool {
         !self.ping.get() && self.outbox.borrow().is_idle()
+    }
+
+    /// Whether the socket takes nothing more for now.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked.get()
+    }
+
+    /// Whether so much waits that the socket is to be tried before more is asked of the client.
+    pub fn is_loaded(&self) -> bool {
+        let outbox = self.outbox.borrow();
+        outbox.bytes() > outbox.bound() / 2
     }
 
     /// Whether the socket has taken everything.

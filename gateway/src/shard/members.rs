@@ -1,19 +1,24 @@
 //! Who is on a channel: places that stay what they are while their owners come and go.
 
-use std::ops::{Index, IndexMut};
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    ops::{Index, IndexMut},
+};
 
 /// Members by place. To add, to find and to take one away costs the same whatever their number.
 ///
-/// Bound: one place for each that is there, and as many again that were; with fewer the memory is given back.
+/// Bound: the places up to the last that is taken. The first free ones are taken first, so that those who stay do not keep the
+/// places of a crowd that went; what is free at the end is given back.
 #[derive(Debug)]
 pub(super) struct Members<T> {
     places: Vec<Option<T>>,
-    free: Vec<usize>,
+    free: BinaryHeap<Reverse<usize>>,
 }
 
 impl<T> Default for Members<T> {
     fn default() -> Self {
-        Self { places: Vec::new(), free: Vec::new() }
+        Self { places: Vec::new(), free: BinaryHeap::new() }
     }
 }
 
@@ -21,7 +26,7 @@ impl<T> Members<T> {
     /// Adds one. Returns its place, which is its own until it is taken away.
     pub(super) fn insert(&mut self, member: T) -> usize {
         match self.free.pop() {
-            Some(place) => {
+            Some(Reverse(place)) => {
                 self.places[place] = Some(member);
                 place
             }
@@ -36,13 +41,13 @@ impl<T> Members<T> {
     pub(super) fn remove(&mut self, place: usize) -> Option<T> {
         let removed = self.places.get_mut(place)?.take()?;
         if place + 1 < self.places.len() {
-            self.free.push(place);
+            self.free.push(Reverse(place));
         } else {
             while matches!(self.places.last(), Some(None)) {
                 self.places.pop();
             }
             let end = self.places.len();
-            self.free.retain(|place| *place < end);
+            self.free.retain(|Reverse(place)| *place < end);
             if self.places.capacity() > 4 * end.max(4) {
                 self.places.shrink_to(2 * end);
                 self.free.shrink_to(end);

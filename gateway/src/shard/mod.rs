@@ -77,6 +77,9 @@ pub trait Owner {
     /// Writes what waits for it, as far as its socket takes it without being waited for.
     fn flush(&self);
 
+    /// The same, and nothing but that: whoever calls it has the hub in hand.
+    fn drain(&self);
+
     /// Gives its socket these frames, before which nothing waits. Returns how many of them it took, and whether all there
     /// was: otherwise [`Owner::flush`] is to follow, for of the last it may have taken a part only.
     fn offer(&self, frames: &[&Frame]) -> (usize, bool);
@@ -192,6 +195,7 @@ impl Shard {
             let taken = tokio::select! {
                 biased;
                 _ = ticks.tick() => {
+                    self.dirty.begin();
                     self.tick();
                     0
                 }
@@ -202,10 +206,7 @@ impl Shard {
                 () = self.dirty.wanted() => 0,
                 // What is pending goes on to members, after a look at what has come.
                 () = std::future::ready(()), if has_work => 0,
-                () = until(opening), if opening.is_some() => {
-                    self.hub.borrow_mut().open(Instant::now());
-                    0
-                }
+                () = until(opening), if opening.is_some() => 0,
             };
             self.dirty.begin();
             let mut turn = self.take(&mut batch);
@@ -213,15 +214,26 @@ impl Shard {
                 turn = self.take(&mut batch);
             }
             self.handle.take_lost(|channel, lost| self.hub.borrow_mut().lost(channel, lost));
-            self.hub.borrow_mut().advance(SLICE);
-            self.fall_behind();
-            self.dirty.flush();
+            self.deliver();
+            self.dirty.end();
             self.waiting.relieve();
             if turn.is_break() {
                 return;
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Brings what is pending to the next members, and writes to whoever was given something.
+    fn deliver(&self) {
+        let mut hub = self.hub.borrow_mut();
+        if hub.next_opening().is_some() {
+            hub.open(Instant::now());
+        }
+        hub.advance(SLICE);
+        drop(hub);
+        self.fall_behind();
+        self.dirty.flush();
     }
 
     /// Tells connections which of their channels come from history now.
@@ -237,7 +249,12 @@ impl Shard {
     fn take(self: &Rc<Self>, batch: &mut Vec<Item>) -> ControlFlow<()> {
         for item in batch.drain(..) {
             match item {
-                Item::Push(push) => self.hub.borrow_mut().push(&push),
+                Item::Push(push) => {
+                    let is_full = self.hub.borrow_mut().push(&push);
+                    if is_full {
+                        self.deliver(); // before more of it comes than can be kept
+                    }
+                }
                 Item::Joined(channel, join, outcome) => self.joined(&channel, join, outcome),
                 Item::Answer(receipt, answer) => self.answer(receipt.connection, receipt.ticket, answer),
                 Item::Backplane(state) => self.backplane(state),

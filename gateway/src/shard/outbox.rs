@@ -64,16 +64,35 @@ impl Outbox {
         Self { first: None, rest: VecDeque::new(), bytes: 0, bound, goodbye: None, position: None }
     }
 
+    /// Whether a frame can be appended without leaving out anything.
+    pub fn fits(&self, parcel: &Parcel) -> bool {
+        self.has_room(parcel.cost()) || self.goodbye.is_some()
+    }
+
+    /// Appends a frame, whatever the bound: it is written in a moment, and then it is seen what the socket takes.
+    pub fn push_unjudged(&mut self, parcel: Rc<Parcel>) {
+        if self.goodbye.is_none() {
+            self.append(Entry::Parcel(parcel));
+        }
+    }
+
     /// Appends a frame. Never waits. After a goodbye it is dropped. `is_blocked`: the socket takes nothing now.
     pub fn push(&mut self, parcel: Rc<Parcel>, is_blocked: bool) -> Pushed {
         if self.goodbye.is_some() {
             return Pushed::Queued;
         }
         let cost = parcel.cost();
-        if is_blocked && self.conflate(&parcel) {
-            return Pushed::Conflated;
+        if is_blocked && parcel.label().is_some_and(|label| label.policy == SlowConsumer::Latest) {
+            // A queue of other things that is so long is not walked over for each publication.
+            if self.rest.len() > WALK {
+                return Pushed::Full;
+            }
+            if self.conflate(&parcel) {
+                let is_over = self.bytes > self.bound && !self.rest.is_empty();
+                return if is_over { Pushed::Full } else { Pushed::Conflated };
+            }
         }
-        if self.fits(cost) {
+        if self.has_room(cost) {
             self.append(Entry::Parcel(parcel));
             return Pushed::Queued;
         }
@@ -89,10 +108,12 @@ impl Outbox {
             return Pushed::Full;
         }
         let mut pushed = Pushed::Queued;
-        while !self.fits(cost) {
+        while !self.has_room(cost) {
             match self.drop_oldest() {
                 Some(true) => pushed = Pushed::Dropped,
                 Some(false) => {}
+                // A single frame always fits, also behind what says that others were dropped.
+                None if self.entries().all(|entry| matches!(entry, Entry::Gap(_))) => break,
                 None => return Pushed::Full,
             }
         }
@@ -100,7 +121,7 @@ impl Outbox {
         pushed
     }
 
-    fn fits(&self, cost: usize) -> bool {
+    fn has_room(&self, cost: usize) -> bool {
         self.bytes + cost <= self.bound || self.first.is_none()
     }
 
@@ -148,13 +169,16 @@ impl Outbox {
     }
 
     /// Drops the oldest publication that may be dropped, and remembers to say so. Returns whether nothing had been dropped
-    /// at that place before; `None` if there is none to drop.
+    /// at that place before; `None` if there is none to drop, or none near the front.
     fn drop_oldest(&mut self) -> Option<bool> {
-        let at = self.entries().position(|entry| matches!(entry, Entry::Parcel(parcel) if is_droppable(parcel)))?;
+        let at = self
+            .entries()
+            .take(WALK)
+            .position(|entry| matches!(entry, Entry::Parcel(parcel) if is_droppable(parcel)))?;
         let Entry::Parcel(oldest) = self.get_mut(at)? else { return None };
         let oldest = oldest.clone();
         let (label, position) = (oldest.label()?.clone(), oldest.frame().position());
-        let told = self.entries_mut().find_map(|entry| match entry {
+        let told = self.entries_mut().take(at).find_map(|entry| match entry {
             Entry::Gap(missing) if Rc::ptr_eq(&missing.label, &label) => Some(missing),
             _ => None,
         });
@@ -318,6 +342,8 @@ fn is_droppable(parcel: &Parcel) -> bool {
     parcel.label().is_some_and(|label| label.policy == SlowConsumer::DropOldest)
 }
 
+/// How far a queue is looked through for something to leave out: whoever lets more pile up in front of that is too slow.
+const WALK: usize = 512;
 /// What it costs to remember that something was dropped, in bytes.
 const GAP_BYTES: usize = size_of::<Missing>() + size_of::<Entry>();
 

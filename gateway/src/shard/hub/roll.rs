@@ -269,7 +269,10 @@ impl Topic {
 
     /// Lets the changes go when no list is on its way any more.
     pub(super) fn forget_changes(&mut self) {
-        if self.reread.is_none() && !self.members.iter().any(|member| matches!(member.roll, Roll::Collecting(_))) {
+        if !self.changes.last.is_empty()
+            && self.reread.is_none()
+            && !self.members.iter().any(|member| matches!(member.roll, Roll::Collecting(_)))
+        {
             self.changes.clear();
         }
     }

@@ -111,7 +111,18 @@ impl Bench {
         (0..count).map(|_| self.member(name, 0)).collect()
     }
 
-    fn publish(&mut self, name: &str, offsets: Range<u64>) {
+    /// Publishes more than a channel takes in, as a shard does that looks at what it is told.
+    fn publish_and_deliver(&mut self, name: &str, offsets: Range<u64>) {
+        for offset in offsets {
+            if self.publish(name, offset..offset + 1) {
+                self.hub.advance(SLICE);
+            }
+        }
+    }
+
+    /// Publishes. Returns whether something is to be delivered before more is.
+    fn publish(&mut self, name: &str, offsets: Range<u64>) -> bool {
+        let mut is_full = false;
         for offset in offsets {
             let publication = Publication {
                 position: Some(self.at(offset)),
@@ -121,8 +132,9 @@ impl Bench {
                 published_at_ms: 0,
             };
             let push = Push::Publication(ChannelName::parse(name).unwrap(), publication);
-            self.hub.push(&Prepared::new(push));
+            is_full |= self.hub.push(&Prepared::new(push));
         }
+        is_full
     }
 
     fn leave(&mut self, seat: &Seat) {
@@ -212,6 +224,44 @@ async fn a_channel_that_is_behind_takes_in_no_more_and_reads_it_later() {
     assert_eq!(seat.words(), Vec::<String>::new());
     let topic = &bench.hub.topics[&seat.channel];
     assert_eq!((topic.last, topic.waiting.is_some()), (Some(bench.at(words.len() as u64)), true));
+}
+
+#[tokio::test]
+async fn what_its_members_can_be_given_at_once_is_never_too_much() {
+    for interval in [Duration::ZERO, Duration::from_secs(3600)] {
+        let mut bench = Bench::new();
+        let seat = bench.attach("a", interval);
+        assert_eq!(bench.activate(&seat, 0), Activation::Live);
+        let mut words = Vec::new();
+        bench.publish("a", 1..2);
+        bench.hub.advance(SLICE);
+        for from in (2..5002).step_by(100) {
+            bench.publish_and_deliver("a", from..from + 100);
+            words.extend(seat.words());
+        }
+        // What is left waits for its time, if there is one.
+        assert_eq!(bench.hub.has_work(), interval.is_zero());
+        bench.hub.open(Instant::now() + 2 * interval);
+        bench.hub.advance(SLICE);
+        words.extend(seat.words());
+        assert!(words.iter().map(|word| word.parse::<u64>().unwrap()).eq(1..5002), "{interval:?}");
+        assert!(bench.hub.topics[&seat.channel].waiting.is_none());
+    }
+}
+
+#[tokio::test]
+async fn who_is_behind_goes_on_though_something_else_is_always_pending() {
+    let mut bench = Bench::new();
+    let crowd = bench.members("a", 2 * SLICE);
+    bench.publish("a", 1..3000);
+    assert!(bench.hub.topics[&crowd[0].channel].is_behind);
+    for _ in 0..4 {
+        bench.hub.advance(SLICE);
+        let gap = Gap::Possible;
+        bench.hub.push(&Prepared::new(Push::gap(crowd[0].channel.clone(), gap)));
+    }
+    let topic = &bench.hub.topics[&crowd[0].channel];
+    assert!(!topic.is_behind && topic.waiting.is_some(), "it reads its history");
 }
 
 #[tokio::test]

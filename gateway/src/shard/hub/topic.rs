@@ -85,7 +85,7 @@ pub(super) struct Member {
 
 /// How a pass has gone on.
 pub(super) struct Progress {
-    /// Places that were looked at.
+    /// Members that were looked at.
     pub(super) visited: usize,
     /// Whether all members have been walked over.
     pub(super) is_over: bool,
@@ -134,7 +134,7 @@ impl Topic {
     /// Gives a member at once what is pending for it, for whom no pass comes any more.
     pub(super) fn settle(&mut self, place: usize, slow: &mut dyn FnMut(u64, Slow)) {
         let (first, next) = (self.first, self.next());
-        let Some(member) = self.members.get_mut(place) else { return };
+        let Some(member) = self.members.get_mut(place).filter(|member| !member.link.is_closing()) else { return };
         let from = self.pass.filter(|pass| place < pass.place).map_or(first, |pass| pass.end);
         let skipped = usize::try_from(from - first).expect("as many as are pending");
         let delivered = member.pass(from, self.pending.range(skipped..), slow);
@@ -204,14 +204,15 @@ impl Topic {
     pub(super) fn advance(&mut self, budget: usize, figures: &Figures, slow: &mut dyn FnMut(u64, Slow)) -> Progress {
         let next = self.next();
         let Pass { mut place, end } = *self.pass.get_or_insert(Pass { place: 0, end: next });
-        let until = self.members.places().min(place.saturating_add(budget));
-        let visited = until.saturating_sub(place);
+        let places = self.members.places();
+        let mut visited = 0;
         let count = usize::try_from(end - self.first).expect("as many as are pending");
         let row = Row::new(self.pending.range(..count));
         let is_crowd = self.members.len() >= CROWD;
         let mut delivered = 0;
-        while place < until {
+        while place < places && visited < budget {
             if let Some(member) = self.members.get_mut(place) {
+                visited += 1;
                 let taken = if is_crowd { member.offer(self.first, &row) } else { 0 };
                 let was_live = member.held.is_none();
                 let rest = self.pending.range(taken..count);
@@ -225,7 +226,7 @@ impl Topic {
         if delivered > 0 {
             self.deliveries.increment(delivered);
         }
-        if until < self.members.places() {
+        if place < places {
             self.pass = Some(Pass { place, end });
             return Progress { visited, is_over: false, is_done: false };
         }
@@ -277,7 +278,7 @@ impl Member {
             if let Some(what) = self.link.deliver(delivery) {
                 slow(self.link.key(), what);
                 if matches!(what, Slow::Behind(_)) {
-                    self.hold();
+                    self.hold_nothing();
                 }
             }
         }
@@ -301,6 +302,13 @@ impl Member {
     /// From now on everything is held: what comes before it is still on its way.
     pub(super) fn hold(&mut self) {
         self.held = Some(Box::new(Held::new(self.link.held_bytes())));
+    }
+
+    /// The same, but what comes until it has been read from history is not kept: while the member reads nothing that would
+    /// be memory beyond its outbox.
+    fn hold_nothing(&mut self) {
+        self.hold();
+        self.held.iter_mut().for_each(|held| held.lose());
     }
 
     /// Gives the member what was held for it. It must not be left out: the member is not live yet.

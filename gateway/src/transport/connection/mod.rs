@@ -240,7 +240,11 @@ impl Connection {
 
     /// A look that spares most turns of the task the rest: it was woken because its client has said something.
     fn has_nothing_to_write(&self, wire: &Framed) -> bool {
-        self.link.is_idle() && wire.is_flushed() && self.pong.borrow().is_none() && !self.session.wants_drained()
+        self.link.is_idle()
+            && !self.link.is_blocked()
+            && wire.is_flushed()
+            && self.pong.borrow().is_none()
+            && !self.session.wants_drained()
     }
 
     /// Appends the control frames that are owed: they go before what waits in the outbox.
@@ -294,6 +298,9 @@ impl Connection {
             self.begun.set(None);
             let incoming = Incoming { channel: self.channel.as_ref(), body };
             self.codec.decode(incoming, &mut |envelope| self.hear(envelope));
+            if self.link.is_loaded() {
+                break; // what was answered first
+            }
         }
         cx.waker().wake_by_ref(); // other connections of the shard first
         Poll::Pending
@@ -420,6 +427,16 @@ impl Owner for Connection {
             waker.wake_by_ref(); // the end is the task's business: it finds the same
         }
         self.link.attend(false);
+    }
+
+    fn drain(&self) {
+        let waker = self.link.waker();
+        let (Some(waker), Some(wire)) = (&*waker, &mut *self.wire.borrow_mut()) else { return };
+        let sent = wire.poll_send(&mut Context::from_waker(waker), &self.link, &self.wrote);
+        self.link.set_blocked(sent.is_pending());
+        if matches!(sent, Poll::Ready(Err(_))) {
+            waker.wake_by_ref(); // the end is the task's business: it finds the same
+        }
     }
 
     fn offer(&self, frames: &[&Frame]) -> (usize, bool) {

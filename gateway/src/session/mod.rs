@@ -121,7 +121,7 @@ pub struct Session {
 struct State {
     client: Option<Client>,
     connecting: Option<Connecting>,
-    subscriptions: HashMap<ChannelName, Subscription, ahash::RandomState>,
+    subscriptions: HashMap<ChannelName, Box<Subscription>, ahash::RandomState>,
     asked: HashMap<u64, Asked, ahash::RandomState>,
     tickets: u64,
     /// Subscriptions made so far. A client may end one and make another of the same channel while answers to the first

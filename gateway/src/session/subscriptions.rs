@@ -30,7 +30,7 @@ pub(super) struct Subscription {
 
 enum Stage {
     /// Not answered yet.
-    Opening(Opening),
+    Opening(Box<Opening>),
     /// Answered; what was missed after this position still goes out, a piece whenever the socket has drained.
     Replaying { after: Option<StreamPosition>, turn: Turn },
     /// Everything comes as it is published.
@@ -90,10 +90,11 @@ impl Session {
             presence: request.presence,
         };
         let (place, attached) = self.shard.hub().attach(&self.link, attach)?;
-        let stage = Stage::Opening(Opening::new(asker));
+        let stage = Stage::Opening(Box::new(Opening::new(asker)));
         state.subscribed += 1;
         let number = state.subscribed;
-        state.subscriptions.insert(channel.clone(), Subscription { number, place, request, is_member: false, stage });
+        let subscription = Box::new(Subscription { number, place, request, is_member: false, stage });
+        state.subscriptions.insert(channel.clone(), subscription);
         drop(state);
         if let Attached::At(position) = attached {
             self.attached(&channel, Ok(position));
@@ -151,7 +152,7 @@ impl Session {
     /// Changes a subscription that is not answered yet.
     fn opening<T>(&self, channel: &ChannelName, change: impl FnOnce(&mut Opening, &Subscribe) -> T) -> Option<T> {
         let mut state = self.state.borrow_mut();
-        let Subscription { request, stage, .. } = state.subscriptions.get_mut(channel)?;
+        let Subscription { request, stage, .. } = state.subscriptions.get_mut(channel)?.as_mut();
         let Stage::Opening(opening) = stage else { return None };
         Some(change(opening, request))
     }
@@ -248,7 +249,7 @@ impl Session {
     /// Answers the subscription if all of the answer is there.
     fn settle(&self, channel: &ChannelName) {
         let mut state = self.state.borrow_mut();
-        let Some(subscription) = state.subscriptions.get_mut(channel) else { return };
+        let Some(subscription) = state.subscriptions.get_mut(channel).map(Box::as_mut) else { return };
         let Stage::Opening(opening) = &subscription.stage else { return };
         if !opening.is_settled() {
             return;
@@ -311,7 +312,7 @@ impl Session {
     /// The client has been given a channel's publications up to here; the rest follows.
     pub(super) fn resume_from(&self, channel: &ChannelName, position: Option<StreamPosition>) {
         if let Some(Subscription { stage: Stage::Replaying { after, .. }, .. }) =
-            self.state.borrow_mut().subscriptions.get_mut(channel)
+            self.state.borrow_mut().subscriptions.get_mut(channel).map(Box::as_mut)
         {
             *after = position;
         }
@@ -328,7 +329,9 @@ impl Session {
     /// Joins what the client has got to what comes live, or reads what still lies between.
     fn activate(&self, channel: &ChannelName) {
         let mut state = self.state.borrow_mut();
-        let Some(Subscription { stage, place, .. }) = state.subscriptions.get_mut(channel) else { return };
+        let Some(Subscription { stage, place, .. }) = state.subscriptions.get_mut(channel).map(Box::as_mut) else {
+            return;
+        };
         let Stage::Replaying { after, .. } = *stage else { return };
         let activation = self.shard.hub().activate(channel, *place, self.link.key(), after);
         match activation {
@@ -352,7 +355,7 @@ impl Session {
     /// socket has taken what waits for it.
     pub fn fall_behind(&self, channel: &ChannelName, after: StreamPosition) {
         let mut state = self.state.borrow_mut();
-        let Some(Subscription { stage, .. }) = state.subscriptions.get_mut(channel) else { return };
+        let Some(Subscription { stage, .. }) = state.subscriptions.get_mut(channel).map(Box::as_mut) else { return };
         if matches!(stage, Stage::Live) {
             *stage = Stage::Replaying { after: Some(after), turn: Turn::Ready };
             self.replaying.set(self.replaying.get() + 1);
@@ -411,7 +414,7 @@ impl Session {
 
     fn take_turn(&self, channel: &ChannelName, next: Turn) {
         if let Some(Subscription { stage: Stage::Replaying { turn, .. }, .. }) =
-            self.state.borrow_mut().subscriptions.get_mut(channel)
+            self.state.borrow_mut().subscriptions.get_mut(channel).map(Box::as_mut)
         {
             *turn = next;
         }
@@ -426,7 +429,7 @@ impl Session {
             self.link.tell(&Push::Gap(channel.clone(), GapReason::Reset, detail));
         }
         if let Some(Subscription { stage: Stage::Replaying { after, turn }, .. }) =
-            self.state.borrow_mut().subscriptions.get_mut(channel)
+            self.state.borrow_mut().subscriptions.get_mut(channel).map(Box::as_mut)
         {
             *after = missed.position;
             *turn = Turn::Ready;
@@ -518,6 +521,6 @@ impl Session {
             let (client, grace) = (self.client(), std::time::Duration::ZERO);
             self.shard.relay().exit(channel.clone(), client.id, client.serial, grace);
         }
-        Some(subscription)
+        Some(*subscription)
     }
 }

@@ -264,7 +264,7 @@ impl Link {
     /// Asks the connection to ping its client.
     pub fn ping(&self) {
         self.ping.set(true);
-        self.wake();
+        self.appended();
     }
 
     /// Wakes the connection's task.

@@ -21,34 +21,42 @@ const PROTOCOL: &str = "echo";
 
 /// Serves one connection to its end: the client's, silence, or `leaving`.
 pub(super) async fn run(
-    mut wire: Framed,
-    limits: WebSocketLimits,
+    mut wire: Box<Framed>,
+    limits: Rc<WebSocketLimits>,
     figures: Rc<Figures>,
     leaving: CancellationToken,
 ) -> Socket {
     figures.opened(PROTOCOL);
-    let reason = tokio::select! {
-        ended = serve(&mut wire, &limits) => match ended {
-            Ok(code) => {
-                wire.close(code, "");
-                let _ = timeout(limits.close, wire.linger()).await;
-                code.and_then(CloseCode::of).map_or("none", CloseCode::reason)
-            }
-            Err(Ending::Broken(violation)) => {
-                wire.close(Some(violation.code.code()), violation.what);
-                let _ = timeout(limits.close, wire.linger()).await;
-                violation.code.reason()
-            }
-            Err(Ending::Lost) => "abnormal",
-        },
-        () = leaving.cancelled() => {
+    let ended = tokio::select! {
+        ended = serve(&mut wire, &limits) => Some(ended),
+        () = leaving.cancelled() => None,
+    };
+    // What the end takes is not kept room for all the time before.
+    let reason = Box::pin(end(&mut wire, &limits, ended)).await;
+    figures.closed(PROTOCOL, reason, false);
+    wire.into_socket()
+}
+
+/// Says goodbye; `None`: the node leaves. Returns the reason for the metrics.
+async fn end(wire: &mut Framed, limits: &WebSocketLimits, ended: Option<Result<Option<u16>, Ending>>) -> &'static str {
+    match ended {
+        Some(Ok(code)) => {
+            wire.close(code, "");
+            let _ = timeout(limits.close, wire.linger()).await;
+            code.and_then(CloseCode::of).map_or("none", CloseCode::reason)
+        }
+        Some(Err(Ending::Broken(violation))) => {
+            wire.close(Some(violation.code.code()), violation.what);
+            let _ = timeout(limits.close, wire.linger()).await;
+            violation.code.reason()
+        }
+        Some(Err(Ending::Lost)) => "abnormal",
+        None => {
             let code = CloseCode::ServiceRestart;
             let _ = timeout(limits.close, wire.farewell(code, code.reason())).await;
             code.reason()
         }
-    };
-    figures.closed(PROTOCOL, reason, false);
-    wire.into_socket()
+    }
 }
 
 /// Returns the code to close with: the client's own, or ours.

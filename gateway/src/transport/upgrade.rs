@@ -188,20 +188,28 @@ struct Held {
 async fn open(opened: Opened, upgrade: OnUpgrade, deadline: Duration, held: Held) {
     let Ok(Ok(upgraded)) = timeout(deadline, upgrade).await else { return };
     let (socket, early) = taken_out(upgraded);
-    tokio::task::spawn_local(async move {
-        let socket = match opened {
-            Opened::Session(adopted) => adopted.run(socket, early).await,
-            Opened::Echo { limits, compression, figures, leaving } => {
-                let wire = Framed::new(socket, early, limits.message, compression);
-                echo::run(wire, limits, figures, leaving).await
-            }
-        };
-        // A stream whose client gives no window lives on with what was written to it, and counts as long.
-        if let Socket::Http2(mut stream) = socket {
-            let _ = stream.shutdown().await;
+    // Two tasks, each no larger than it has to be: it lives as long as the connection.
+    match opened {
+        Opened::Session(adopted) => {
+            adopted.begin(socket, early);
+            tokio::task::spawn_local(async move { Box::pin(let_go(adopted.run().await, held)).await });
         }
-        drop(held);
-    });
+        Opened::Echo { limits, compression, figures, leaving } => {
+            let wire = Box::new(Framed::new(socket, early, limits.message, compression));
+            tokio::task::spawn_local(async move {
+                let socket = echo::run(wire, limits, figures, leaving).await;
+                Box::pin(let_go(Some(socket), held)).await;
+            });
+        }
+    }
+}
+
+/// A stream whose client gives no window lives on with what was written to it, and counts as long.
+async fn let_go(socket: Option<Socket>, held: Held) {
+    if let Some(Socket::Http2(mut stream)) = socket {
+        let _ = stream.shutdown().await;
+    }
+    drop(held);
 }
 
 /// The socket itself where HTTP is over, and what the client has sent behind its handshake; else the stream.
@@ -220,7 +228,12 @@ fn taken_out(upgraded: Upgraded) -> (Socket, Bytes) {
 /// What the WebSocket is for.
 enum Opened {
     Session(Adopted),
-    Echo { limits: WebSocketLimits, compression: Option<Compression>, figures: Rc<Figures>, leaving: CancellationToken },
+    Echo {
+        limits: Rc<WebSocketLimits>,
+        compression: Option<Compression>,
+        figures: Rc<Figures>,
+        leaving: CancellationToken,
+    },
 }
 
 /// A WebSocket that is about to be opened.
@@ -239,7 +252,7 @@ impl Opening<'_> {
     /// cannot be: its client has no other way to know from when on it hears everything.
     async fn opened(self, deadline: Duration) -> Opened {
         let settings = &self.public.ground.settings;
-        let limits = WebSocketLimits {
+        let limits = Rc::new(WebSocketLimits {
             message: websocket::Limits {
                 frame_bytes: settings.limits.frame_bytes,
                 message_bytes: settings.limits.message_bytes,
@@ -249,7 +262,7 @@ impl Opening<'_> {
             ping_interval: settings.timeouts.ping_interval,
             pong: settings.timeouts.pong,
             close: settings.timeouts.close,
-        };
+        });
         let compression = self.compression;
         if matches!(self.endpoint, Endpoint::Echo) {
             let (figures, leaving) = (self.shard.figures().clone(), self.public.draining.clone());

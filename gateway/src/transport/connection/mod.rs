@@ -63,7 +63,7 @@ pub(super) struct Connection {
     session: Session,
     codec: &'static dyn Codec,
     channel: Option<ChannelName>,
-    limits: WebSocketLimits,
+    limits: Rc<WebSocketLimits>,
     compression: Option<Compression>,
     heartbeat: RefCell<Heartbeat>,
     heard: Cell<bool>,
@@ -90,20 +90,30 @@ impl Adopted {
         &self.connection.session
     }
 
-    /// Serves the connection to its end, and returns the socket. `early` are bytes that came behind the handshake.
-    pub(super) async fn run(self, socket: Socket, early: Bytes) -> Socket {
-        let Self { connection, .. } = &self;
-        let (figures, protocol) = (&connection.figures, connection.codec.name());
-        figures.opened(protocol);
+    /// Gives the connection its socket. `early` are bytes that came behind the handshake.
+    pub(super) fn begin(&self, socket: Socket, early: Bytes) {
+        let Self { connection, .. } = self;
+        connection.figures.opened(connection.codec.name());
         let wire = Framed::new(socket, early, connection.limits.message, connection.compression);
         connection.wire.replace(Some(wire));
-        let end = connection.serve().await;
-        let mut wire = connection.wire.take().expect("put there above, and taken nowhere else");
+    }
+
+    /// Serves a connection that has [begun](Self::begin) to its end, and returns the socket.
+    pub(super) async fn run(self) -> Option<Socket> {
+        let end = self.connection.serve().await;
+        // What the end takes is not kept room for all the time before.
+        Box::pin(self.end(end)).await
+    }
+
+    async fn end(&self, end: End) -> Option<Socket> {
+        let Self { connection, .. } = self;
+        let mut wire = connection.wire.take()?;
         let (reason, at_once) = connection.close(&mut wire, end).await;
         connection.left.set(at_once);
-        figures.closed(protocol, reason, connection.link.is_slow());
+        let protocol = connection.codec.name();
+        connection.figures.closed(protocol, reason, connection.link.is_slow());
         tracing::debug!(reason, protocol, client = connection.session.client_id().as_deref(), "connection ended");
-        wire.into_socket()
+        Some(wire.into_socket())
     }
 }
 
@@ -136,7 +146,7 @@ impl Connection {
         link: Rc<Link>,
         codec: &'static dyn Codec,
         channel: Option<ChannelName>,
-        limits: WebSocketLimits,
+        limits: Rc<WebSocketLimits>,
         compression: Option<Compression>,
     ) -> Adopted {
         let heartbeat = Heartbeat::new(limits.ping_interval, limits.pong, Instant::now());

@@ -12,8 +12,19 @@ const fanout = (clients, size, window, duration, ...more) => [
 ];
 const one = (serve, load, options) => ({ serve, scenarios: [{ load, ...options }] });
 
-const cpu = ([report]) => report.server.cpu_us_per_delivery;
-const ratio = (of, to, cost = cpu) => (round) => cost(round[of]) / cost(round[to]);
+// A report has null where nothing could be read, and to JavaScript null / 1024 is 0, which meets every target.
+const known = (figure) => {
+    if (!Number.isFinite(figure)) throw new Error("no figure: a report does not have it");
+    return figure;
+};
+// Nothing is free: a cost of 0 was not measured.
+const positive = (figure) => {
+    if (known(figure) <= 0) throw new Error(`no figure: a cost of ${figure}`);
+    return figure;
+};
+
+const cpu = ([report]) => report.server?.cpu_us_per_delivery;
+const ratio = (of, to, cost = cpu) => (round) => positive(cost(round[of])) / positive(cost(round[to]));
 const last = ([report]) => report.latency.last_of_all && report.latency.last_of_all.p50_us / 1000;
 
 const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
@@ -80,10 +91,10 @@ const crowd = {
     figures: [{
         figure: "10,000 on one channel beside 50 quiet ones: CPU a delivery, x the bare loop",
         target: 1.15,
-        of: ratio("node", "floor", ([, crowd]) => crowd.server.cpu_us_per_delivery),
+        of: ratio("node", "floor", ([, crowd]) => crowd.server?.cpu_us_per_delivery),
     }],
     aside: {
-        "us a delivery": ([, crowd]) => crowd.server.cpu_us_per_delivery,
+        "us a delivery": ([, crowd]) => crowd.server?.cpu_us_per_delivery,
         "quiet ones' p99 ms": ([quiet]) => quiet.latency.from_schedule.p99_us / 1000,
     },
 };
@@ -117,11 +128,11 @@ const stalled = {
         { figure: "10 % of 1,000 stop reading: CPU a healthy delivery, x none", target: 1.15, of: ratio("stalled", "none") },
         {
             figure: "node's memory for each that does not read, at its highest (outbox_bytes is 1,024 KiB)", target: 1100, unit: "KiB",
-            of: ({ stalled: [report] }) => report.stalled.resident_bytes_each_at_most / KIB,
+            of: ({ stalled: [report] }) => known(report.stalled.resident_bytes_each_at_most) / KIB,
         },
     ],
     aside: { "us a healthy delivery": cpu },
-    tells: ({ stalled: [report] }) => Object.entries(report.stalled.outcomes).map(([how, times]) => `${times} x ${how}`),
+    tells: (rounds) => [rounds.at(-1)].flatMap(({ stalled: [report] }) => Object.entries(report.stalled.outcomes).map(([how, times]) => `${times} x ${how}`)),
 };
 
 // The same kilobyte of JSON to all. What the generator writes is mostly padding, and so the bytes say more than they would in life.
@@ -132,7 +143,7 @@ const deflate = {
     figures: [
         {
             figure: "1 KiB to 1,000 that inflate: CPU a publication, x without", target: 1.15,
-            of: ratio("deflate", "plain", ([report]) => report.server.cpu_us_per_publication),
+            of: ratio("deflate", "plain", ([report]) => report.server?.cpu_us_per_publication),
         },
         {
             figure: "the same: bytes on the wire a delivery, x without", target: 0.5,
@@ -144,12 +155,12 @@ const deflate = {
             of: ({ deflate: [with_], plain: [without] }) => (resident(with_) - resident(without)) / KIB,
         },
     ],
-    aside: { "us a publication": ([report]) => report.server.cpu_us_per_publication },
+    aside: { "us a publication": ([report]) => report.server?.cpu_us_per_publication },
 };
 const resident = ({ server: { resident_bytes_after: after, resident_bytes_before: before }, setting: { clients, publishers } }) =>
-    (after - before) / (clients + publishers);
+    (positive(after) - positive(before)) / (clients + publishers);
 
-const memory = ([report]) => report.resident_bytes_each / KIB;
+const memory = ([report]) => positive(report.resident_bytes_each) / KIB;
 // Memory hardly swings. The rest is longer than `timeouts.ping_interval`, so that every connection is pinged in it.
 const idle = {
     name: "idle",
@@ -168,11 +179,11 @@ const idle = {
         { figure: "idle over TLS, 5,000 subscribed: memory each", target: 10, unit: "KiB", of: ({ TLS }) => memory(TLS) },
         {
             figure: "growth each after 256 x 1 KiB to all 10,000", target: 0.5, unit: "KiB",
-            of: ({ subscribed: [{ burst }] }) => burst.resident_bytes_grown_each / KIB,
+            of: ({ subscribed: [{ burst }] }) => known(burst.resident_bytes_grown_each) / KIB,
         },
         {
             figure: "CPU of 10,000 idle for 30 s, pings included", target: 0.5, unit: "% of a core",
-            of: ({ subscribed: [report] }) => report.cpu_percent_of_a_core,
+            of: ({ subscribed: [report] }) => positive(report.cpu_percent_of_a_core),
         },
     ],
     aside: { "KiB each": memory },

@@ -46,35 +46,45 @@ async function measure({ name, variants, rounds: share = (all) => all, seconds =
     return results;
 }
 
+// A line of the table: the median of the rounds, and between what they lay.
+function line({ figure, target, of, unit: in_ }, results) {
+    const found = results.map(of);
+    if (!found.every(Number.isFinite)) throw new Error(`no figure: ${figure}`);
+    const [middle, low, high] = [median(found), Math.min(...found), Math.max(...found)];
+    const met = target === undefined ? "" : middle <= target ? "yes" : "**no**";
+    return `| ${figure} | ${wantedAtMost(target, in_)} | ${unit(middle, in_)} | ${digits(low)}-${digits(high)} | ${met} |`;
+}
+const wantedAtMost = (target, in_) => (target === undefined ? "" : `<= ${unit(target, in_)}`);
+
+// What is told without being judged; a figure that no round has is left out.
+function told({ variants, aside = {}, tells }, results) {
+    const parts = Object.entries(aside).map(([what, of]) => {
+        const each = Object.keys(variants).flatMap((variant) => {
+            const found = results.map((result) => of(result[variant])).filter(Number.isFinite);
+            return found.length > 0 ? [`${variant} ${digits(median(found))}`] : [];
+        });
+        return each.length > 0 ? `${what}: ${each.join(", ")}` : "";
+    });
+    return [...parts, ...(tells?.(results) ?? [])].filter(Boolean).join("; ");
+}
+
 const began = Date.now();
 const asides = [];
 const failures = [];
 console.log("| figure | target | measured | from-to | met |\n|---|---|---|---|---|");
 for (const group of chosen) {
-    let results;
+    // The figures belong to it: one that is missing in a report fails the group, and not the run.
     try {
-        results = await measure(group);
+        const results = await measure(group);
+        const lines = group.figures.map((figure) => line(figure, results));
+        asides.push(`${group.name}: ${told(group, results)}`);
+        console.log(lines.join("\n"));
     } catch (error) {
         failures.push(`${group.name}: ${error.message}`);
-        for (const { figure, target } of group.figures) console.log(`| ${figure} | ${target ? `<= ${target}` : ""} | failed | | |`);
-        continue;
+        for (const { figure, target, unit: in_ } of group.figures) {
+            console.log(`| ${figure} | ${wantedAtMost(target, in_)} | failed | | |`);
+        }
     }
-    for (const { figure, target, of, unit: in_ } of group.figures) {
-        const found = results.map(of);
-        const [middle, low, high] = [median(found), Math.min(...found), Math.max(...found)];
-        const met = target === undefined ? "" : middle <= target ? "yes" : "**no**";
-        const wantedAtMost = target === undefined ? "" : `<= ${unit(target, in_)}`;
-        console.log(`| ${figure} | ${wantedAtMost} | ${unit(middle, in_)} | ${digits(low)}-${digits(high)} | ${met} |`);
-    }
-    const parts = Object.entries(group.aside ?? {}).map(([what, of]) => {
-        const each = Object.keys(group.variants).flatMap((variant) => {
-            const found = results.map((result) => of(result[variant], variant)).filter((figure) => figure !== undefined);
-            return found.length > 0 ? [`${variant} ${digits(median(found))}`] : [];
-        });
-        return each.length > 0 ? `${what}: ${each.join(", ")}` : "";
-    });
-    parts.push(...(group.tells?.(results.at(-1)) ?? []));
-    asides.push(`${group.name}: ${parts.filter(Boolean).join("; ")}`);
 }
 console.log(`\n${asides.map((aside) => `- ${aside}`).join("\n")}`);
 console.error(`\n${((Date.now() - began) / 60_000).toFixed(1)} minutes`);

@@ -166,6 +166,26 @@ fn only_a_process_that_can_be_seen_is_stopped() {
 }
 
 #[test]
+fn a_process_that_was_named_and_cannot_be_read_is_wrong_usage() {
+    let (_node, access) = node(Fault::None);
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let access = Access { server_pids: vec![gone.id()], ..access };
+    let fanout = fanout::Settings { access: access.clone(), clients: 1, ..fanout::Settings::default() };
+    let idle = idle::Settings { access: access.clone(), clients: 1, ..idle::Settings::default() };
+    let echo = echo::Settings { access: access.clone(), clients: 1, ..echo::Settings::default() };
+    let churn = churn::Settings { access, clients: 1, ..churn::Settings::default() };
+    for error in [
+        fanout::run(&fanout, &bar()).unwrap_err(),
+        idle::run(&idle, &bar()).unwrap_err(),
+        echo::run(&echo, &bar()).unwrap_err(),
+        churn::run(&churn, &bar()).unwrap_err(),
+    ] {
+        assert!(error.is_usage() && error.to_string().contains("--server-pid"), "{error}");
+    }
+}
+
+#[test]
 fn connections_come_and_go() {
     let (_node, access) = node(Fault::None);
     for bare in [false, true] {

@@ -68,7 +68,7 @@ impl Broadcast<'_> {
             ..Orders::new(Entry::Subscribed)
         };
         let plan = Arc::new(orders.plan()?);
-        let servers = Servers::find(self.access, &plan.targets);
+        let servers = Servers::find(self.access, &plan.targets)?;
         let resident_before = servers.resident();
         let mut crew = Crew::start(&orders, plan.clone())?;
         let (progress, threads) = (crew.progress.clone(), crew.threads());
@@ -129,14 +129,16 @@ impl Broadcast<'_> {
         let wall = self.await_deliveries(crew, meter.began(), &pacing, &mut peak, bar);
         let (own, nodes) = (meter.own(), meter.nodes());
         let reads = crew.progress.frames.load(Relaxed) - reads_before;
-        let server = nodes.map(|cpu| Server {
+        // All of it or nothing: what could not be read is no 0.
+        let memory = resident_before.zip(resident_connected).zip(servers.resident());
+        let server = nodes.zip(memory).map(|(cpu, ((before, connected), after))| Server {
             pids: servers.pids.clone(),
             cpu_seconds: cpu.as_secs_f64(),
             cpu_us_per_delivery: 0.0,
             cpu_us_per_publication: 0.0,
-            resident_bytes_before: resident_before.unwrap_or_default(),
-            resident_bytes_connected: resident_connected.unwrap_or_default(),
-            resident_bytes_after: servers.resident().unwrap_or_default(),
+            resident_bytes_before: before,
+            resident_bytes_connected: connected,
+            resident_bytes_after: after,
         });
         crew.await_quiet(QUIET, Instant::now() + self.patience);
         if self.seats.stalled() > 0 {

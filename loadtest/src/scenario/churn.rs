@@ -93,7 +93,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Coming, ScenarioErr
         return Err(ScenarioError::Usage("--rate must be a positive number".to_owned()));
     }
     let mut targets = access.targets()?;
-    let servers = Servers::find(access, &targets);
+    let servers = Servers::find(access, &targets)?;
     if let Some(path) = &settings.path {
         targets.iter_mut().for_each(|target| *target = target.at(path));
     }

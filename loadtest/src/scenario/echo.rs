@@ -86,7 +86,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Inbound, ScenarioEr
         ..Orders::new(if settings.path.is_some() { Entry::Bare } else { Entry::Connected })
     };
     let plan = Arc::new(orders.plan()?);
-    let servers = Servers::find(&settings.access, &plan.targets);
+    let servers = Servers::find(&settings.access, &plan.targets)?;
     if settings.stopped {
         if servers.pids.is_empty() {
             return Err(ScenarioError::Usage("--stopped needs a node on this machine, or its --server-pid".to_owned()));

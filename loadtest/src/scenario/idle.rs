@@ -93,7 +93,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
         })
     };
     let plan = Arc::new(orders.plan()?);
-    let servers = Servers::find(&settings.access, &plan.targets);
+    let servers = Servers::find(&settings.access, &plan.targets)?;
     let resident_before = servers.resident();
     let crew = Crew::start(&orders, plan.clone())?;
     let (mut rest, mut published) = (Rest::default(), Vec::new());

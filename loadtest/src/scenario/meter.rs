@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Access;
+use super::{Access, ScenarioError};
 use crate::{
     process::{Cpu, ThreadUse, listeners, resident_bytes},
     target::Target,
@@ -24,8 +24,17 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    pub(super) fn find(access: &Access, targets: &[Target]) -> Self {
+    /// Those that were named, or who listens where the targets lead.
+    ///
+    /// # Errors
+    /// [`ScenarioError::Usage`]: one that was named cannot be read. Its figures would be missing without a word.
+    pub(super) fn find(access: &Access, targets: &[Target]) -> Result<Self, ScenarioError> {
         let mut pids = access.server_pids.clone();
+        for pid in &pids {
+            if let Err(error) = Cpu::read(*pid).and_then(|_| resident_bytes(*pid)) {
+                return Err(ScenarioError::Usage(format!("--server-pid {pid} cannot be read: {error}")));
+            }
+        }
         if pids.is_empty() {
             let addresses = targets.iter().flat_map(|target| target.addresses().iter().copied());
             pids = addresses.flat_map(|address: SocketAddr| listeners(address)).collect();
@@ -34,7 +43,7 @@ impl Servers {
         pids.retain(|pid| *pid != process::id());
         pids.sort_unstable();
         pids.dedup();
-        Self { pids }
+        Ok(Self { pids })
     }
 
     /// `None` also when one of them cannot be read: half a sum is no figure.

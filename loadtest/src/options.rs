@@ -28,7 +28,7 @@ pub(crate) struct Nodes {
     #[arg(long)]
     deflate: bool,
     /// A node's process, for its CPU and memory; by default whoever listens behind a loopback URL.
-    #[arg(long = "server-pid", value_name = "PID")]
+    #[arg(long = "server-pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     server_pids: Vec<u32>,
     /// Connections opened at the same time.
     #[arg(long, value_name = "N", default_value_t = 200)]

@@ -84,6 +84,15 @@ fn what_goes_wrong_is_code_1() {
 }
 
 #[test]
+fn process_0_is_wrong_usage() {
+    // To `kill` it is the whole group of whoever asks.
+    for load in ["echo", "fanout"] {
+        let (code, said) = loadtest(&[load, "--server-pid", "0"]);
+        assert!(code == Some(64) && said.contains("--server-pid"), "{said}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_code_64() {
     for wrong in [
         &["fanout", "--clients", "0"][..],

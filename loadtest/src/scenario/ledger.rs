@@ -77,12 +77,13 @@ impl Gathered {
     }
 }
 
-/// Closes a reader's books. What came compressed is taken for what is missing.
+/// Closes a reader's books. What came compressed is taken for what is missing, and what is beyond that for doubled.
 fn settled(books: &Books, sent: &[Sent]) -> Outcome {
     let mut outcome = books.tally.close(sent);
     let unread = outcome.lost.min(books.sightings.compressed);
     outcome.lost -= unread;
     outcome.received += unread;
+    outcome.doubled += books.sightings.compressed - unread;
     outcome
 }
 
@@ -127,6 +128,20 @@ mod tests {
         }
         change(&mut books);
         fate(&books, &[Sent { count: 3, refused: Vec::new() }])
+    }
+
+    #[test]
+    fn what_came_compressed_is_counted_against_what_was_sent() {
+        let outcome = |read: &[u64], compressed| {
+            let mut books = Books { tally: crate::tally::Tally::new(1), ..Books::default() };
+            read.iter().for_each(|seq| drop(books.tally.arrived(0, *seq)));
+            books.sightings.compressed = compressed;
+            settled(&books, &[Sent { count: 3, refused: Vec::new() }])
+        };
+        assert_eq!(outcome(&[], 3), Outcome { received: 3, ..Outcome::default() });
+        assert_eq!(outcome(&[], 2), Outcome { received: 2, lost: 1, ..Outcome::default() });
+        assert_eq!(outcome(&[], 4), Outcome { received: 3, doubled: 1, ..Outcome::default() });
+        assert_eq!(outcome(&[0], 3), Outcome { received: 3, doubled: 1, ..Outcome::default() });
     }
 
     #[test]

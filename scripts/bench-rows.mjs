@@ -2,7 +2,7 @@
 //
 // A group: `name` (for --only); `variants`, each a server and what drives it; `rounds` if not all; `seconds` that a run may take;
 // `figures`: name, target, what it is computed from (the reports of one round); what is told without being judged: `aside`, a figure of
-// each server, and `tells`, words about the last round.
+// each server, and `tells`, words about all rounds.
 import { floor, node, uws } from "./bench-servers.mjs";
 
 const LIVE = "live:bench";
@@ -120,7 +120,8 @@ const peer = {
 
 const KIB = 1024;
 // Long enough that what the kernel takes for them is full, and their outboxes too.
-const stalledLoad = (share) => ["stalled", "--stalled", share, ...fanout(1000, 1024, 8, "5s", "--burst").slice(1)];
+// A node ends them all: that is the default of a namespace.
+const stalledLoad = (share) => ["stalled", "--stalled", share, "--expect", "ended: ", ...fanout(1000, 1024, 8, "5s", "--burst").slice(1)];
 const stalled = {
     name: "stalled",
     variants: { stalled: one(node(), stalledLoad("10%")), none: one(node(), stalledLoad("0%")) },
@@ -132,7 +133,13 @@ const stalled = {
         },
     ],
     aside: { "us a healthy delivery": cpu },
-    tells: (rounds) => [rounds.at(-1)].flatMap(({ stalled: [report] }) => Object.entries(report.stalled.outcomes).map(([how, times]) => `${times} x ${how}`)),
+    tells: (rounds) => {
+        const times = new Map();
+        for (const { stalled: [report] } of rounds) {
+            for (const [how, count] of Object.entries(report.stalled.outcomes)) times.set(how, (times.get(how) ?? 0) + count);
+        }
+        return [...times].map(([how, count]) => `${count} x ${how}`);
+    },
 };
 
 // The same kilobyte of JSON to all. What the generator writes is mostly padding, and so the bytes say more than they would in life.

@@ -133,11 +133,14 @@ pub(crate) struct Stalled {
     /// The share of the subscribers that stop reading.
     #[arg(long = "stalled", value_name = "SHARE", default_value = "10%", value_parser = share)]
     share: f64,
+    /// Fail unless the outcome of each of them begins so, like `ended: 4002` or `open, gap told`.
+    #[arg(long, value_name = "WORDS")]
+    expect: Option<String>,
 }
 
 impl Stalled {
     pub(crate) fn settings(self) -> stalled::Settings {
-        stalled::Settings { fanout: self.fanout.settings(), share: self.share }
+        stalled::Settings { fanout: self.fanout.settings(), share: self.share, expect: self.expect }
     }
 }
 

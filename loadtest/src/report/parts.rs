@@ -195,8 +195,30 @@ pub struct Stalled {
     pub resident_bytes_each: f64,
     /// The same at its highest, as far as was looked: a node that gives up on them gives their memory back.
     pub resident_bytes_each_at_most: f64,
+    /// How all of them are to end: the words with which each outcome must begin.
+    pub expected: Option<String>,
     /// How each ended, and what it got when it began to read again.
     pub outcomes: BTreeMap<String, u64>,
+}
+
+/// In an outcome: publications were left out, and the client was not told.
+pub(crate) const LEFT_OUT: &str = ", some left out without a word";
+/// At the end of an outcome: something came twice, or after a later one.
+pub(crate) const NOT_IN_ORDER: &str = ", not in order";
+
+impl Stalled {
+    /// What must not become of somebody who does not read; of what may, only what is expected, if anything is.
+    pub(super) fn judge(&self, reasons: &mut Reasons) {
+        for (outcome, times) in &self.outcomes {
+            let is_expected = self.expected.as_ref().map(|words| outcome.starts_with(words.as_str()));
+            let is_silent = outcome.contains(LEFT_OUT) && is_expected != Some(true);
+            if outcome.ends_with(NOT_IN_ORDER) || is_silent || is_expected == Some(false) {
+                reasons.count(*times, &format!("× stalled: {outcome}"));
+            }
+        }
+        let told: u64 = self.outcomes.values().sum();
+        reasons.count(self.clients.saturating_sub(told), "stalled clients of which nothing is known");
+    }
 }
 
 /// Passed or not.

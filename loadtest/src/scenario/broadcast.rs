@@ -41,6 +41,8 @@ pub(super) struct Broadcast<'a> {
     pub(super) channel: Option<&'a str>,
     pub(super) patience: Duration,
     pub(super) max_p99: Option<Duration>,
+    /// How those who stall are to end.
+    pub(super) expected: Option<&'a str>,
 }
 
 /// What was read between the first publication and the last delivery.
@@ -210,6 +212,7 @@ impl Broadcast<'_> {
                 // The last look may have been before the end.
                 resident_peak.max(server.resident_bytes_after)
             })),
+            expected: self.expected.map(str::to_owned),
             outcomes: fates,
         });
         let Samples { connect, subscribe, from_due, from_sent, answer, retries, bytes } = &samples;

@@ -53,7 +53,7 @@ publish = "anyone"
 ${settings}
 `);
     const child = pinned("node", SERVER_CORE, skywave, ["serve", "--config", config]);
-    await untilAnswers(child, `http://127.0.0.1:${internalPort}/readyz`);
+    await orEnded(child, untilAnswers(child, `http://127.0.0.1:${internalPort}/readyz`));
     const url = `${tls ? "wss" : "ws"}://127.0.0.1:${publicPort}`;
     return { child, url, access: tls ? ["--ca", pem] : [] };
 };
@@ -68,9 +68,19 @@ export const uws = () => () => told("uws", process.execPath, [join(root, "tests/
 async function told(name, program, args) {
     const child = pinned(name, SERVER_CORE, program, args);
     const address = () => /^listening on (\S+)$/m.exec(readFileSync(child.log, "utf8"))?.[1];
-    await until(() => `${name} listens:\n${tail(child)}`, () => address() ?? child.hasEnded);
+    await orEnded(child, until(() => `${name} listens:\n${tail(child)}`, () => address() ?? child.hasEnded));
     if (child.hasEnded) throw new Error(`${name} ended with ${await child.ended}:\n${tail(child)}`);
     return { child, url: `ws://${address()}`, access: [] };
+}
+
+// A server that does not get ready is ended, too: it would keep the core on which the next one is measured.
+async function orEnded(child, ready) {
+    try {
+        await ready;
+    } catch (error) {
+        await kill(child);
+        throw error;
+    }
 }
 
 // Starts a server, drives it with all the scenarios at the same time, ends it; returns their reports in order. Every scenario ends

@@ -54,6 +54,8 @@ pub struct AfterBurst {
     pub refused: u64,
     /// What became of the deliveries.
     pub deliveries: Outcome,
+    /// Resident memory just before the burst, when all had rested.
+    pub resident_bytes_before: Option<u64>,
     /// Resident memory two seconds after the last delivery.
     pub resident_bytes_after: Option<u64>,
     /// How much more that is than before the burst, for each connection.
@@ -71,7 +73,7 @@ impl Resting {
         self.cpu_percent_of_a_core = self.cpu_seconds.map(|cpu| cpu / self.duration_seconds.max(f64::EPSILON) * 100.0);
         let mut reasons = Reasons::default();
         if let Some(burst) = &mut self.burst {
-            burst.resident_bytes_grown_each = each(burst.resident_bytes_after, self.resident_bytes_connected);
+            burst.resident_bytes_grown_each = each(burst.resident_bytes_after, burst.resident_bytes_before);
             reasons.count(burst.refused, "publications refused");
             reasons.count_outcome(&burst.deliveries);
             reasons.add(burst.deliveries.received == 0, "nothing of the burst was delivered");
@@ -123,7 +125,10 @@ impl Resting {
                 vec![
                     ("publications", format!("{} of {} B", burst.publications, grouped(burst.size as u64))),
                     ("received", grouped(burst.deliveries.received)),
-                    ("memory after", bytes(burst.resident_bytes_after)),
+                    (
+                        "memory",
+                        format!("{} before, {} after", bytes(burst.resident_bytes_before), bytes(burst.resident_bytes_after)),
+                    ),
                     ("grown each", each(burst.resident_bytes_grown_each)),
                 ],
             ));
@@ -147,6 +152,7 @@ mod tests {
     fn memory_is_told_for_each_connection() {
         let burst = AfterBurst {
             deliveries: Outcome { received: 1, ..Outcome::default() },
+            resident_bytes_before: Some(1_800),
             resident_bytes_after: Some(1_500),
             ..AfterBurst::default()
         };
@@ -162,7 +168,7 @@ mod tests {
         let resting = resting.judged();
         assert!(resting.verdict.passed);
         assert_eq!((resting.resident_bytes_each, resting.cpu_percent_of_a_core), (Some(100.0), Some(0.5)));
-        assert_eq!(resting.burst.unwrap().resident_bytes_grown_each, Some(-50.0));
+        assert_eq!(resting.burst.unwrap().resident_bytes_grown_each, Some(-30.0));
     }
 
     #[test]

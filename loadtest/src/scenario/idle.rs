@@ -123,6 +123,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
             size,
             refused: published.iter().map(|publisher| publisher.sent().refused.len() as u64).sum(),
             deliveries: outcome,
+            resident_bytes_before: rest.resident_rested,
             resident_bytes_after: rest.resident_after,
             ..AfterBurst::default()
         }),
@@ -137,6 +138,8 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
 struct Rest {
     resident_connected: Option<u64>,
     cpu: Option<Duration>,
+    /// After the rest: what answering pings has grown is none of a burst's.
+    resident_rested: Option<u64>,
     resident_after: Option<u64>,
 }
 
@@ -161,7 +164,7 @@ impl Settings {
         bar.set_message("resting");
         let meter = Meter::start(servers, &[]);
         pause(self.duration, bar);
-        Rest { resident_connected, cpu: meter.nodes(), resident_after: None }
+        Rest { resident_connected, cpu: meter.nodes(), resident_rested: servers.resident(), resident_after: None }
     }
 
     /// Publishes to all of them at once, and waits until they have it.

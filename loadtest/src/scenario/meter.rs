@@ -104,7 +104,7 @@ impl<'a> Meter<'a> {
             if used.saturating_sub(stood.1) >= STILL {
                 stood = (now, used);
             } else if now - stood.0 >= STILL_FOR {
-                return Some(stood.1);
+                return Some(used);
             }
             if now > latest {
                 return None;

@@ -25,6 +25,8 @@ pub struct Resting {
     pub duration_seconds: f64,
     /// The nodes' processes.
     pub server_pids: Vec<u32>,
+    /// Whether they stood still between the last connection and the rest; `None` if they cannot be seen.
+    pub settled: Option<bool>,
     /// Their resident memory before the first connection.
     pub resident_bytes_before: Option<u64>,
     /// With all connections, when the nodes had come to rest.
@@ -84,6 +86,9 @@ impl Resting {
             notes.push("no process of a node can be seen from here: no memory, no CPU".to_owned());
         } else {
             notes.push("memory is of a node's first clients only: later ones use again what those left".to_owned());
+        }
+        if self.settled == Some(false) {
+            notes.push("the nodes did not come to rest before the rest: its CPU may hold some of getting in".to_owned());
         }
         self.verdict = reasons.verdict(notes);
         self
@@ -169,6 +174,13 @@ mod tests {
         assert!(resting.verdict.passed);
         assert_eq!((resting.resident_bytes_each, resting.cpu_percent_of_a_core), (Some(100.0), Some(0.5)));
         assert_eq!(resting.burst.unwrap().resident_bytes_grown_each, Some(-30.0));
+    }
+
+    #[test]
+    fn nodes_that_did_not_settle_are_told() {
+        let notes = |settled| Resting { settled, ..Resting::default() }.judged().verdict.notes.join("\n");
+        assert!(notes(Some(false)).contains("did not come to rest"));
+        assert!(!notes(Some(true)).contains("did not come to rest") && !notes(None).contains("did not come to rest"));
     }
 
     #[test]

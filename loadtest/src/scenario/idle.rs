@@ -115,6 +115,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
         connecting: Connecting { connect, subscribe, retries: samples.retries },
         duration_seconds: settings.duration.as_secs_f64(),
         server_pids: servers.pids,
+        settled: rest.settled,
         resident_bytes_before: resident_before,
         resident_bytes_connected: rest.resident_connected,
         cpu_seconds: rest.cpu.map(|cpu| cpu.as_secs_f64()),
@@ -136,6 +137,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
 /// What was read of the nodes while nothing happened.
 #[derive(Default)]
 struct Rest {
+    settled: Option<bool>,
     resident_connected: Option<u64>,
     cpu: Option<Duration>,
     /// After the rest: what answering pings has grown is none of a burst's.
@@ -159,12 +161,14 @@ impl Settings {
 
     fn rest(&self, servers: &Servers, bar: &ProgressBar) -> Rest {
         bar.set_message("settling");
-        Meter::start(servers, &[]).await_still(self.patience);
+        let stood = Meter::start(servers, &[]).await_still(self.patience).is_some();
         let resident_connected = servers.resident();
+        let settled = resident_connected.map(|_| stood);
         bar.set_message("resting");
         let meter = Meter::start(servers, &[]);
         pause(self.duration, bar);
-        Rest { resident_connected, cpu: meter.nodes(), resident_rested: servers.resident(), resident_after: None }
+        let cpu = meter.nodes();
+        Rest { settled, resident_connected, cpu, resident_rested: servers.resident(), resident_after: None }
     }
 
     /// Publishes to all of them at once, and waits until they have it.

@@ -2,7 +2,7 @@
 //
 // A group: `name` (for --only); `variants`, each a server and what drives it; `rounds` if not all; `seconds` that a run may take;
 // `figures`: name, target, what it is computed from (the reports of one round); what is told without being judged: `aside`, a figure of
-// each server, and `tells`, words about all rounds.
+// each server, and `tells`, words about all rounds; `alike`: bytes a delivery, which must be the same of every server.
 import { floor, node, uws } from "./bench-servers.mjs";
 
 const LIVE = "live:bench";
@@ -23,6 +23,7 @@ const positive = (figure) => {
     return figure;
 };
 
+const bytesEach = ([report]) => positive(report.generator.received_bytes) / positive(report.deliveries.received);
 const cpu = ([report]) => report.server?.cpu_us_per_delivery;
 const ratio = (of, to, cost = cpu) => (round) => positive(cost(round[of])) / positive(cost(round[to]));
 const last = ([report]) => report.latency.last_of_all && report.latency.last_of_all.p50_us / 1000;
@@ -44,6 +45,7 @@ const latency = [1000, 10_000].flatMap((clients) => [128, 1024].map((size) => {
             target: 1.15,
             of: ratio("node", "floor"),
         }],
+        alike: bytesEach,
         aside: { "us a delivery": cpu, "last of N, p50 ms": last },
     };
 }));
@@ -60,6 +62,7 @@ const saturation = [1000, 10_000].flatMap((clients) => [128, 1024].map((size) =>
             { figure: `${what}, x the bare loop with the same batch`, target: 1.25, of: ratio("node", "batched") },
             { figure: `${what}, x one send a message`, target: size === 128 ? 0.12 : undefined, of: ratio("node", "floor") },
         ],
+        alike: bytesEach,
         aside: { "us a delivery": cpu },
     };
 }));
@@ -73,6 +76,7 @@ const tls = {
         target: 0.2,
         of: ratio("node", "floor"),
     }],
+    alike: bytesEach,
     aside: { "us a delivery": cpu },
 };
 
@@ -93,6 +97,7 @@ const crowd = {
         target: 1.15,
         of: ratio("node", "floor", ([, crowd]) => crowd.server?.cpu_us_per_delivery),
     }],
+    alike: ([, crowd]) => bytesEach([crowd]),
     aside: {
         "us a delivery": ([, crowd]) => crowd.server?.cpu_us_per_delivery,
         "quiet ones' p99 ms": ([quiet]) => quiet.latency.from_schedule.p99_us / 1000,
@@ -107,6 +112,7 @@ const channels = {
         { figure: "100 channels of 10, all publish 4/s: CPU a delivery, x µWebSockets", target: 1.1, of: ratio("node", "µWebSockets") },
         { figure: "the same, x the bare loop", of: ratio("node", "floor") },
     ],
+    alike: bytesEach,
     aside: { "us a delivery": cpu, "p99 ms": ([report]) => report.latency.from_schedule.p99_us / 1000 },
 };
 
@@ -115,6 +121,7 @@ const peer = {
     name: "peer",
     variants: { node: one(node(), peerLoad), "µWebSockets": one(uws(), peerLoad) },
     figures: [{ figure: "fan-out, 8 at once, 1,000 x 128 B: CPU a delivery, x µWebSockets", of: ratio("node", "µWebSockets") }],
+    alike: bytesEach,
     aside: { "us a delivery": cpu },
 };
 
@@ -154,7 +161,7 @@ const deflate = {
         },
         {
             figure: "the same: bytes on the wire a delivery, x without", target: 0.5,
-            of: ratio("deflate", "plain", ([report]) => report.generator.received_bytes / report.deliveries.received),
+            of: ratio("deflate", "plain", bytesEach),
         },
         {
             // A context would be tens of KiB.

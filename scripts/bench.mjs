@@ -31,7 +31,7 @@ const digits = (number) => (number >= 100 ? number.toFixed(0) : number >= 10 ? n
 const unit = (number, name = "") => `${digits(number)}${name && ` ${name}`}`;
 
 // All rounds of a group: by round, by variant, the reports. Who is first changes from round to round.
-async function measure({ name, variants, rounds: share = (all) => all, seconds = 60 }) {
+async function measure({ name, variants, rounds: share = (all) => all, seconds = 60, alike }) {
     const results = [];
     const names = Object.keys(variants);
     for (let round = 0; round < share(rounds); round++) {
@@ -41,9 +41,18 @@ async function measure({ name, variants, rounds: share = (all) => all, seconds =
             result[variant] = await drive(serve, scenarios, seconds);
             console.error(`${name} ${round + 1}: ${variant} done`);
         }
+        if (alike) demandAlike(result, alike);
         results.push(result);
     }
     return results;
+}
+
+// Who says less has less to do: what is compared must have said the same to everybody, to a hundredth.
+function demandAlike(result, bytesEach) {
+    const found = Object.entries(result).map(([variant, reports]) => [variant, bytesEach(reports)]);
+    const each = found.map(([, bytes]) => bytes);
+    if (Math.max(...each) <= Math.min(...each) * 1.01) return;
+    throw new Error(`not the same bytes a delivery: ${found.map(([variant, bytes]) => `${variant} ${bytes?.toFixed(1)}`).join(", ")}`);
 }
 
 // A line of the table: the median of the rounds, and between what they lay.

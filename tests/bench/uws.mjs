@@ -26,7 +26,7 @@ function obey(socket, { id, connect, subscribe, publish }) {
         const push = JSON.stringify({ publication: { channel, ...place, data, client: CLIENT } });
         // The socket's own publish leaves the socket out; a node does not.
         app.publish(channel, push, false);
-        answer({ published: position(channel) });
+        answer({ published: { ...position(channel), duplicate: false } });
     } else if (subscribe) {
         socket.subscribe(subscribe.channel);
         answer({ subscribed: { channel: subscribe.channel, ...position(subscribe.channel) } });

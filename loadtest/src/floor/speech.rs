@@ -75,7 +75,9 @@ pub(super) fn answer(command: &Command<'_>, offset: u64) -> Option<String> {
             format!(r#"{{"id":{id},"subscribed":{{"channel":{channel}{comma}{}}}}}"#, position(channel))
         }
         Command { publish: Some(publish), .. } => {
-            format!(r#"{{"id":{id},"published":{{{}}}}}"#, position(publish.channel()))
+            let channel = publish.channel();
+            let comma = if is_live(channel) { "" } else { "," };
+            format!(r#"{{"id":{id},"published":{{{}{comma}"duplicate":false}}}}"#, position(channel))
         }
         _ => format!(r#"{{"id":{id},"pong":{{}}}}"#),
     })
@@ -101,6 +103,13 @@ mod tests {
         assert_eq!(subscribed, r#"{"id":2,"subscribed":{"channel":"a","position":{"epoch":"floor0_0","offset":7}}}"#);
         let live = said(r#"{"id":3,"subscribe":{"channel":"live:a"}}"#);
         assert_eq!(live, [Some(r#"{"id":3,"subscribed":{"channel":"live:a"}}"#.to_owned())]);
+        for (channel, published) in [
+            ("live:a", r#"{"id":4,"published":{"duplicate":false}}"#),
+            ("a", r#"{"id":4,"published":{"position":{"epoch":"floor0_0","offset":7},"duplicate":false}}"#),
+        ] {
+            let frame = format!(r#"{{"id":4,"publish":{{"channel":"{channel}","data":1}}}}"#);
+            assert_eq!(said(&frame), [Some(published.to_owned())]);
+        }
     }
 
     #[test]

@@ -126,7 +126,7 @@ pub struct Generator {
     pub cpu_seconds: f64,
     /// CPU of the receiving threads.
     pub receiving_cpu_seconds: f64,
-    /// Bytes that the receivers read, TLS removed and nothing inflated.
+    /// Bytes that the receivers read, each from its own entry to its goodbye, TLS removed and nothing inflated.
     pub received_bytes: u64,
     /// In so many reads.
     pub reads: u64,

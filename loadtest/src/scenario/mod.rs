@@ -58,7 +58,7 @@ struct Samples {
     answer: Spread,
     /// Handshakes that were refused for now.
     retries: u64,
-    /// Bytes that were read once everybody was in, TLS removed.
+    /// Bytes that were read, from each one's own entry to its goodbye, TLS removed.
     bytes: u64,
 }
 

@@ -84,26 +84,33 @@ async function orEnded(child, ready) {
 }
 
 // Starts a server, drives it with all the scenarios at the same time, ends it; returns their reports in order. Every scenario ends
-// within `seconds`, or is ended. `beside` is told the server's pid and may watch it meanwhile.
+// within `seconds`, or is ended. One that is `later` begins when all clients of the first are in. `beside` is told the server's
+// pid, and how to wait for that moment, and may watch the server meanwhile.
 export async function drive(serve, scenarios, seconds, beside = () => {}) {
     const server = await serve();
+    const generators = [];
+    const isIn = () => /^all \d+ are in$/m.test(readFileSync(generators[0].log, "utf8"));
+    const allIn = async () => {
+        await until(() => `the first clients are in:\n${tail(generators[0])}`, () => isIn() || generators[0].hasEnded, seconds * 1000);
+        if (!isIn()) throw new Error(`the first clients did not get in:\n${tail(generators[0])}`);
+    };
     try {
-        const driving = scenarios.map((scenario, place) => generate(server, scenario, place, seconds));
-        const [, ...reports] = await Promise.all([beside(server.child.process.pid), ...driving]);
+        const driving = scenarios.map((scenario, place) => generate(server, scenario, place, seconds, generators, allIn));
+        const [, ...reports] = await Promise.all([beside(server.child.process.pid, allIn), ...driving]);
         return reports;
     } finally {
         await kill(server.child);
     }
 }
 
-async function generate({ child: server, url, access }, { after = 0, path = "/ws", load }, place, seconds) {
-    await sleep(after);
+async function generate({ child: server, url, access }, { later = false, path = "/ws", load }, place, seconds, generators, allIn) {
+    if (later) await allIn();
     const file = join(directory, `report-${place}.json`);
     rmSync(file, { force: true });
     const [scenario, ...flags] = load;
     const where = ["--url", url + path, ...access, "--server-pid", String(server.process.pid)];
     const args = [scenario, ...where, "--threads", "1", "--json", file, ...flags];
-    const generator = pinned(`generator-${place}`, GENERATOR_CORE, loadtest, args);
+    const generator = generators[place] = pinned(`generator-${place}`, GENERATOR_CORE, loadtest, args);
     const code = await Promise.race([generator.ended, server.ended.then(() => "server"), sleep(seconds * 1000, "late", { ref: false })]);
     if (code === 0) return JSON.parse(readFileSync(file, "utf8"));
     if (!generator.hasEnded) await kill(generator);

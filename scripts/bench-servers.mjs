@@ -55,7 +55,12 @@ ${settings}
     const child = pinned("node", SERVER_CORE, skywave, ["serve", "--config", config]);
     await orEnded(child, untilAnswers(child, `http://127.0.0.1:${internalPort}/readyz`));
     const url = `${tls ? "wss" : "ws"}://127.0.0.1:${publicPort}`;
-    return { child, url, access: tls ? ["--ca", pem] : [] };
+    const published = async () => {
+        const metrics = await fetch(`http://127.0.0.1:${internalPort}/metrics`).then((response) => response.text());
+        const counted = [...metrics.matchAll(/^skywave_publications_total(?:\{.*\})? (\S+)$/gm)];
+        return counted.reduce((sum, [, count]) => sum + Number(count), 0);
+    };
+    return { child, url, access: tls ? ["--ca", pem] : [], published };
 };
 
 // One of `loadtest floor`, with its flags.
@@ -97,7 +102,9 @@ export async function drive(serve, scenarios, seconds, beside = () => {}) {
     try {
         const driving = scenarios.map((scenario, place) => generate(server, scenario, place, seconds, generators, allIn));
         const [, ...reports] = await Promise.all([beside(server.child.process.pid, allIn), ...driving]);
-        return reports;
+        // Of a node: how many publications it has counted, of all scenarios together. It had none before.
+        const node_published = await server.published?.();
+        return reports.map((report) => ({ ...report, node_published }));
     } finally {
         await kill(server.child);
     }

@@ -76,6 +76,12 @@ impl Inbound {
         if self.server_cpu_seconds.is_none() {
             notes.push("no process of a node can be seen from here: no CPU".to_owned());
         }
+        if !self.comes_back {
+            notes.push(
+                "nothing is answered: whether all of it was published is in the node's skywave_publications_total"
+                    .to_owned(),
+            );
+        }
         self.verdict = reasons.verdict(notes);
         self
     }

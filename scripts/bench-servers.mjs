@@ -1,5 +1,5 @@
 // What a benchmark drives, each as a process of its own on core 0, and the generator that drives it, on core 1.
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -67,7 +67,14 @@ ${settings}
 export const floor = (...work) => () => told("floor", loadtest, ["floor", ...work, "--listen", "127.0.0.1:0"]);
 
 // µWebSockets behind a few lines of JavaScript; `make bench` installs it.
-export const uws = () => () => told("uws", process.execPath, [join(root, "tests/bench/uws.mjs"), "0"]);
+const peer = join(root, "tests/bench/uws.mjs");
+export const uws = () => () => told("uws", process.execPath, [peer, "0"]);
+
+// Why it cannot run here, or undefined.
+export function uwsIsMissing() {
+    const { status, stderr } = spawnSync(process.execPath, [peer, "check"], { encoding: "utf8" });
+    return status === 0 ? undefined : stderr.trim();
+}
 
 // A server that says where it listens.
 async function told(name, program, args) {

@@ -5,21 +5,52 @@
 // stands in the table is the median of the rounds. BENCH_SKYWAVE and BENCH_LOADTEST name other binaries than target/release's.
 import { availableParallelism, cpus } from "node:os";
 import { parseArgs } from "node:util";
-import { groups } from "./bench-rows.mjs";
-import { drive } from "./bench-servers.mjs";
+import { PEER, groups } from "./bench-rows.mjs";
+import { drive, uwsIsMissing } from "./bench-servers.mjs";
 
-const { values: options } = parseArgs({
-    options: { rounds: { type: "string", default: "5" }, only: { type: "string" }, list: { type: "boolean", default: false } },
+const { values: options } = read({
+    rounds: { type: "string", default: "5" }, only: { type: "string" }, list: { type: "boolean", default: false },
 });
 const rounds = Number(options.rounds);
-if (!Number.isInteger(rounds) || rounds < 1) throw new Error("--rounds is a number from 1");
-if (cpus().length < 2 || availableParallelism() < 2) throw new Error("the server and the generator want a core each");
 const wanted = options.only?.split(",");
 // A part of a name names all that begin with it.
-const chosen = groups.filter(({ name }) => wanted === undefined || wanted.some((one) => name.startsWith(one)));
-if (options.list || chosen.length === 0) {
-    console.log(groups.map(({ name }) => name).join("\n"));
-    process.exit(options.list ? 0 : 64);
+const named = (one) => groups.filter(({ name }) => name.startsWith(one));
+const names = groups.map(({ name }) => name).join("\n");
+if (options.list) {
+    console.log(names);
+    process.exit(0);
+}
+const unknown = wanted?.find((one) => one === "" || named(one).length === 0);
+if (!Number.isInteger(rounds) || rounds < 1) misused("--rounds is a number from 1");
+if (unknown !== undefined) misused(`--only: no group begins with "${unknown}"; there are\n${names}`);
+if (cpus().length < 2 || availableParallelism() < 2) misused("the server and the generator want a core each");
+const chosen = groups.filter((group) => wanted === undefined || wanted.some((one) => named(one).includes(group)));
+
+function read(known) {
+    try {
+        return parseArgs({ options: known });
+    } catch (error) {
+        return misused(error.message);
+    }
+}
+
+// As in sysexits.h.
+function misused(why) {
+    console.error(`bench: ${why}`);
+    process.exit(64);
+}
+
+// Said first, and not after a quarter of an hour.
+const noPeer = chosen.some(({ variants }) => variants[PEER]) ? uwsIsMissing() : undefined;
+if (noPeer) console.error(`${noPeer}\nLeft out: the rows that are ratios to it.`);
+
+// A group as this machine can run it, and the figures that it cannot have. Without a peer some have nothing left to compare.
+function possible(group) {
+    if (!noPeer || !group.variants[PEER]) return { group, missing: [] };
+    const { [PEER]: _, ...variants } = group.variants;
+    const isPossible = ({ of }) => !of.wants?.includes(PEER);
+    const figures = group.figures.filter(isPossible);
+    return { group: { ...group, variants, figures }, missing: group.figures.filter((figure) => !isPossible(figure)) };
 }
 
 const median = (figures) => {
@@ -81,7 +112,9 @@ const began = Date.now();
 const asides = [];
 const failures = [];
 console.log("| figure | target | measured | from-to | met |\n|---|---|---|---|---|");
-for (const group of chosen) {
+for (const { group, missing } of chosen.map(possible)) {
+    for (const { figure, target, unit: in_ } of missing) console.log(`| ${figure} | ${wantedAtMost(target, in_)} | left out | | |`);
+    if (group.figures.length === 0) continue;
     // The figures belong to it: one that is missing in a report fails the group, and not the run.
     try {
         const results = await measure(group);

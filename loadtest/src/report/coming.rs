@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::Serialize;
 
 use super::{
-    Generator, Reasons, Verdict,
+    Generator, IN_TICKS, Reasons, Verdict,
     words::{Section, grouped, grouped_f, percent, points, write_table},
 };
 use crate::spread::Percentiles;
@@ -45,6 +45,8 @@ pub struct Coming {
     pub server_pids: Vec<u32>,
     /// Their CPU, from the first connection until they stood still after the last.
     pub server_cpu_seconds: Option<f64>,
+    /// In ticks of 10 ms, for one of their threads ended meanwhile.
+    pub server_cpu_in_ticks: bool,
     /// For each connection, from its opening to its end.
     pub server_cpu_us_per_connection: Option<f64>,
     /// Ourselves.
@@ -71,6 +73,9 @@ impl Coming {
         }
         if self.server_pids.is_empty() {
             notes.push("no process of a node can be seen from here: no CPU".to_owned());
+        }
+        if self.server_cpu_in_ticks {
+            notes.push(IN_TICKS.to_owned());
         }
         self.verdict = reasons.verdict(notes);
         self

@@ -7,9 +7,9 @@ pub mod resting;
 mod table;
 pub(crate) mod words;
 
-use parts::Reasons;
-pub(crate) use parts::{LEFT_OUT, NOT_IN_ORDER};
 pub use parts::{Connecting, Generator, Latency, Publications, Server, Setting, Sightings, Stalled, Verdict};
+use parts::{IN_TICKS, Reasons};
+pub(crate) use parts::{LEFT_OUT, NOT_IN_ORDER};
 use serde::Serialize;
 use words::{grouped, percent, time};
 
@@ -140,6 +140,9 @@ impl Report {
         }
         if let Load::Window(_) = self.setting.load {
             notes.push("a closed loop: compare cost per delivery, not latency".to_owned());
+        }
+        if self.server.as_ref().is_some_and(|server| server.cpu_in_ticks) {
+            notes.push(IN_TICKS.to_owned());
         }
         if self.sightings.foreign > 0 {
             notes.push(format!("{} deliveries of somebody else on the channel", grouped(self.sightings.foreign)));

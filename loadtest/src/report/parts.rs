@@ -172,6 +172,8 @@ pub struct Server {
     pub pids: Vec<u32>,
     /// CPU of all of them.
     pub cpu_seconds: f64,
+    /// In ticks of 10 ms, for one of their threads ended meanwhile.
+    pub cpu_in_ticks: bool,
     /// For each delivery.
     pub cpu_us_per_delivery: f64,
     /// For each publication that was accepted.
@@ -184,6 +186,9 @@ pub struct Server {
     /// After the last delivery.
     pub resident_bytes_after: u64,
 }
+
+/// A note: how the nodes' CPU was read.
+pub(crate) const IN_TICKS: &str = "a thread of the nodes ended meanwhile: their CPU is in ticks of 10 ms";
 
 /// The clients that stopped reading.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    Connecting, Reasons, Sightings, Verdict,
+    Connecting, IN_TICKS, Reasons, Sightings, Verdict,
     words::{Section, grouped, mib, points, write_table},
 };
 use crate::tally::Outcome;
@@ -35,6 +35,8 @@ pub struct Resting {
     pub resident_bytes_each: Option<f64>,
     /// CPU of the nodes while all rested.
     pub cpu_seconds: Option<f64>,
+    /// In ticks of 10 ms, for one of their threads ended meanwhile.
+    pub cpu_in_ticks: bool,
     /// As a share of one core, in percent.
     pub cpu_percent_of_a_core: Option<f64>,
     /// What a burst did, if there was one.
@@ -88,7 +90,11 @@ impl Resting {
             notes.push("memory is of a node's first clients only: later ones use again what those left".to_owned());
         }
         if self.settled == Some(false) {
-            notes.push("the nodes did not come to rest before the rest: its CPU may hold some of getting in".to_owned());
+            notes
+                .push("the nodes did not come to rest before the rest: its CPU may hold some of getting in".to_owned());
+        }
+        if self.cpu_in_ticks {
+            notes.push(IN_TICKS.to_owned());
         }
         self.verdict = reasons.verdict(notes);
         self
@@ -132,7 +138,11 @@ impl Resting {
                     ("received", grouped(burst.deliveries.received)),
                     (
                         "memory",
-                        format!("{} before, {} after", bytes(burst.resident_bytes_before), bytes(burst.resident_bytes_after)),
+                        format!(
+                            "{} before, {} after",
+                            bytes(burst.resident_bytes_before),
+                            bytes(burst.resident_bytes_after)
+                        ),
                     ),
                     ("grown each", each(burst.resident_bytes_grown_each)),
                 ],

@@ -211,8 +211,7 @@ mod tests {
             let channel = &plan.channels[0].name;
             let line = format!(r#"{{"publication":{{"channel":"{channel}","data":{data}}}}}"#);
             let (plan, progress, samples) = (&plan, &progress, &mut samples);
-            let mut entering =
-                Entering { plan, progress, samples, last, channel: 0, answers: None, now: 1, fresh: 0 };
+            let mut entering = Entering { plan, progress, samples, last, channel: 0, answers: None, now: 1, fresh: 0 };
             books.message(line.as_bytes(), &mut entering);
             (entering.fresh, books.sightings.unreadable)
         };

@@ -136,6 +136,7 @@ impl Broadcast<'_> {
         let server = nodes.zip(memory).map(|(cpu, ((before, connected), after))| Server {
             pids: servers.pids.clone(),
             cpu_seconds: cpu.as_secs_f64(),
+            cpu_in_ticks: meter.is_in_ticks(),
             cpu_us_per_delivery: 0.0,
             cpu_us_per_publication: 0.0,
             resident_bytes_before: before,

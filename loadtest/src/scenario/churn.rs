@@ -151,6 +151,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Coming, ScenarioErr
         failures: came.failures,
         server_pids: servers.pids.clone(),
         server_cpu_seconds: cpu.map(|cpu| cpu.as_secs_f64()),
+        server_cpu_in_ticks: meter.is_in_ticks(),
         generator: Generator::new(&own, RECEIVING, access.threads, wall),
         ..Coming::default()
     }

@@ -92,11 +92,12 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Inbound, ScenarioEr
     }
     let keeper = settings.stopped.then(|| Keeper::new(&servers.pids)).transpose()?;
     let crew = Crew::start(&orders, plan.clone())?;
-    let sent = if crew.await_connected(bar) { Some(Sending::new(settings, &crew, &servers).send(keeper, bar)?) } else { None };
+    let sent =
+        if crew.await_connected(bar) { Some(Sending::new(settings, &crew, &servers).send(keeper, bar)?) } else { None };
     bar.finish_and_clear();
     let echoed = crew.progress.delivered();
     let Gathered { sightings, .. } = crew.dismiss(&Ledger::default())?;
-    let Sent { frames, unsent, cpu, rounds, generator, timed_out } = sent.unwrap_or_default();
+    let Sent { frames, unsent, cpu, in_ticks, rounds, generator, timed_out } = sent.unwrap_or_default();
     Ok(Inbound {
         scenario: "echo",
         urls: settings.access.urls.clone(),
@@ -112,6 +113,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Inbound, ScenarioEr
         timed_out,
         server_pids: servers.pids,
         server_cpu_seconds: cpu.map(|cpu| cpu.as_secs_f64()),
+        server_cpu_in_ticks: in_ticks,
         rounds_us_per_frame: rounds,
         sightings,
         generator,
@@ -156,6 +158,7 @@ struct Sent {
     frames: u64,
     unsent: u64,
     cpu: Option<Duration>,
+    in_ticks: bool,
     /// Microseconds of each.
     rounds: Vec<f64>,
     generator: Generator,
@@ -190,6 +193,7 @@ impl<'a> Sending<'a> {
         } else {
             self.send_at_rate(&meter)
         };
+        self.sent.in_ticks |= meter.is_in_ticks();
         let (own, wall) = (meter.own(), meter.began().elapsed());
         self.sent.generator = Generator::new(&own, RECEIVING, self.settings.access.threads, wall);
         Ok(self.sent)
@@ -207,6 +211,7 @@ impl<'a> Sending<'a> {
             self.await_echoes();
             let used = before.1.await_still(self.settings.patience);
             self.sent.timed_out |= used.is_none() && self.servers.cpu().is_some();
+            self.sent.in_ticks |= before.1.is_in_ticks();
             total = total.zip(used).map(|(total, used)| total + used);
             let frames = self.sent.frames - before.0;
             if let Some(used) = used.filter(|_| frames > 0) {

@@ -119,6 +119,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
         resident_bytes_before: resident_before,
         resident_bytes_connected: rest.resident_connected,
         cpu_seconds: rest.cpu.map(|cpu| cpu.as_secs_f64()),
+        cpu_in_ticks: rest.in_ticks,
         burst: settings.burst.map(|(publications, size)| AfterBurst {
             publications,
             size,
@@ -140,6 +141,7 @@ struct Rest {
     settled: Option<bool>,
     resident_connected: Option<u64>,
     cpu: Option<Duration>,
+    in_ticks: bool,
     /// After the rest: what answering pings has grown is none of a burst's.
     resident_rested: Option<u64>,
     resident_after: Option<u64>,
@@ -167,8 +169,14 @@ impl Settings {
         bar.set_message("resting");
         let meter = Meter::start(servers, &[]);
         pause(self.duration, bar);
-        let cpu = meter.nodes();
-        Rest { settled, resident_connected, cpu, resident_rested: servers.resident(), resident_after: None }
+        Rest {
+            settled,
+            resident_connected,
+            cpu: meter.nodes(),
+            in_ticks: meter.is_in_ticks(),
+            resident_rested: servers.resident(),
+            resident_after: None,
+        }
     }
 
     /// Publishes to all of them at once, and waits until they have it.

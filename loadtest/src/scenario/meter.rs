@@ -1,6 +1,7 @@
 //! What a stretch of the run cost: the nodes' processes and our own threads, read before and after.
 
 use std::{
+    cell::Cell,
     net::SocketAddr,
     process, thread,
     time::{Duration, Instant},
@@ -68,6 +69,7 @@ pub(super) struct Meter<'a> {
     /// Our processes.
     own: Vec<(u32, Cpu)>,
     nodes: Option<Vec<Cpu>>,
+    in_ticks: Cell<bool>,
 }
 
 /// The nodes stand still when they use less than this over [`STILL_FOR`]: timers tick on in an idle process.
@@ -80,7 +82,7 @@ impl<'a> Meter<'a> {
     pub(super) fn start(servers: &'a Servers, children: &[u32]) -> Self {
         let read = |pid: &u32| (*pid, Cpu::read(*pid).unwrap_or_default());
         let own = [&[process::id()], children].concat().iter().map(read).collect();
-        Self { servers, own, nodes: servers.cpu(), began: Instant::now() }
+        Self { servers, own, nodes: servers.cpu(), in_ticks: Cell::new(false), began: Instant::now() }
     }
 
     pub(super) fn began(&self) -> Instant {
@@ -90,7 +92,13 @@ impl<'a> Meter<'a> {
     /// CPU of the nodes since the start.
     pub(super) fn nodes(&self) -> Option<Duration> {
         let (now, before) = (self.servers.cpu()?, self.nodes.as_ref()?);
+        self.in_ticks.set(now.iter().zip(before).any(|(now, before)| now.is_in_ticks_since(before)));
         Some(now.iter().zip(before).map(|(now, before)| now.since(before)).sum())
+    }
+
+    /// Whether what was last read of the nodes was in ticks of 10 ms: a thread of theirs had ended.
+    pub(super) fn is_in_ticks(&self) -> bool {
+        self.in_ticks.get()
     }
 
     /// Waits until the nodes stand still; returns what they had used by then, since the start. `None`: they did not within

@@ -1,5 +1,7 @@
 //! The command line, as the library takes it.
 
+pub(crate) mod floor;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;

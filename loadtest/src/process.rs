@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn limits_are_read_also_when_there_are_none() {
-        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 unlimited            files\n";
+        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files     1024      unlimited     files\n";
         assert_eq!(file_limits(limits), Some((1024, u64::MAX)));
         assert!(open_file_limits().is_some());
     }

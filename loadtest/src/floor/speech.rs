@@ -97,8 +97,13 @@ mod tests {
 
     #[test]
     fn every_command_with_an_id_is_answered_as_a_node_would() {
-        let frame = "{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"a\"}}\n{\"publish\":{\"channel\":\"a\",\"data\":1}}\n";
-        let [Some(connected), Some(subscribed), None] = &said(frame)[..] else { panic!("{:?}", said(frame)) };
+        let frame = [
+            r#"{"id":1,"connect":{}}"#,
+            r#"{"id":2,"subscribe":{"channel":"a"}}"#,
+            r#"{"publish":{"channel":"a","data":1}}"#,
+        ];
+        let said_to_all = said(&frame.join("\n"));
+        let [Some(connected), Some(subscribed), None] = &said_to_all[..] else { panic!("{said_to_all:?}") };
         assert_eq!(connected, r#"{"id":1,"connected":{"client":"00000000000000000000000000"}}"#);
         assert_eq!(subscribed, r#"{"id":2,"subscribed":{"channel":"a","position":{"epoch":"floor0_0","offset":7}}}"#);
         let live = said(r#"{"id":3,"subscribe":{"channel":"live:a"}}"#);

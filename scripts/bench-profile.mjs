@@ -4,7 +4,6 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { start, tail } from "../tests/cluster/processes.mjs";
 import { drive, node } from "./bench-servers.mjs";
 
@@ -17,8 +16,8 @@ process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
 const data = join(directory, "perf.data");
 
 // Once all are connected, and not until the end.
-async function record(pid) {
-    await sleep(4000);
+async function record(pid, allIn) {
+    await allIn();
     const perf = start("perf", directory, "perf", ["record", "-q", "-F", "1999", "-o", data, "-p", String(pid), "--", "sleep", SECONDS]);
     const code = await perf.ended;
     if (code !== 0) throw new Error(`perf ended with ${code}:\n${tail(perf)}`);

@@ -28,7 +28,9 @@ async function cost(urls) {
     const load = ["fanout", ...where, "--clients", CLIENTS, "--rate", "20", "--duration", "6s", "--json", file];
     const code = await run(join(root, "target/release/loadtest"), load);
     if (code !== 0) throw new Error(`loadtest ended with ${code}`);
-    return JSON.parse(readFileSync(file, "utf8")).server.cpu_us_per_delivery;
+    const cost = JSON.parse(readFileSync(file, "utf8")).server?.cpu_us_per_delivery;
+    if (!(cost > 0)) throw new Error("no figure: the report has no CPU of the nodes");
+    return cost;
 }
 
 const median = (figures) => figures.toSorted((a, b) => a - b)[Math.floor(figures.length / 2)];

@@ -306,7 +306,10 @@ struct Heard {
     ended: Option<String>,
 }
 
-/// Reads once into the thread's buffer and hands over what came; returns the bytes that were read. In words how the connection ended, if it did.
+/// Reads once into the thread's buffer and hands over what came; returns the bytes that were read.
+///
+/// # Errors
+/// The connection ended: in words, how.
 ///
 /// # Cancel safety
 /// Cancel-safe: nothing is read unless it is handed over.

@@ -1,6 +1,5 @@
 //! `loadtest`: reads the command line, runs a scenario, prints its report. The work is in the library.
 
-mod bare;
 mod options;
 
 use std::{fmt::Display, fs, path::PathBuf, process::ExitCode};
@@ -48,7 +47,7 @@ enum Scenario {
     /// What the generator itself can take on this machine, and whether it notices faults. Needs no node.
     Selftest(SelfTest),
     /// A server that does the bare work and nothing else, for a node's figures to be ratios to. Ends at SIGTERM.
-    Floor(bare::Floor),
+    Floor(options::floor::Floor),
 }
 
 #[derive(Args)]

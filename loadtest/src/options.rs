@@ -1,5 +1,7 @@
 //! The command line, as the library takes it.
 
+pub(crate) mod floor;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
@@ -28,7 +30,7 @@ pub(crate) struct Nodes {
     #[arg(long)]
     deflate: bool,
     /// A node's process, for its CPU and memory; by default whoever listens behind a loopback URL.
-    #[arg(long = "server-pid", value_name = "PID")]
+    #[arg(long = "server-pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     server_pids: Vec<u32>,
     /// Connections opened at the same time.
     #[arg(long, value_name = "N", default_value_t = 200)]
@@ -133,11 +135,14 @@ pub(crate) struct Stalled {
     /// The share of the subscribers that stop reading.
     #[arg(long = "stalled", value_name = "SHARE", default_value = "10%", value_parser = share)]
     share: f64,
+    /// Fail unless the outcome of each of them begins so, like `ended: 4002` or `open, gap told`.
+    #[arg(long, value_name = "WORDS")]
+    expect: Option<String>,
 }
 
 impl Stalled {
     pub(crate) fn settings(self) -> stalled::Settings {
-        stalled::Settings { fanout: self.fanout.settings(), share: self.share }
+        stalled::Settings { fanout: self.fanout.settings(), share: self.share, expect: self.expect }
     }
 }
 

@@ -61,13 +61,18 @@ impl Cpu {
 
     /// CPU time that the whole process used since `before`.
     ///
-    /// To the nanosecond, unless a thread ended in between and took its figures along: then to the tick of 10 ms.
+    /// To the nanosecond, unless it is [in ticks](Self::is_in_ticks_since).
     pub fn since(&self, before: &Self) -> Duration {
-        if before.threads.keys().all(|tid| self.threads.contains_key(tid)) && !self.threads.is_empty() {
-            self.threads_since(before).iter().map(|thread| thread.ran).sum()
-        } else {
+        if self.is_in_ticks_since(before) {
             TICK * u32::try_from(self.ticks.saturating_sub(before.ticks)).unwrap_or(u32::MAX)
+        } else {
+            self.threads_since(before).iter().map(|thread| thread.ran).sum()
         }
+    }
+
+    /// Whether a thread ended since `before` and took its figures along: what is left is in ticks of 10 ms.
+    pub fn is_in_ticks_since(&self, before: &Self) -> bool {
+        self.threads.is_empty() || before.threads.keys().any(|tid| !self.threads.contains_key(tid))
     }
 
     /// What each thread did since `before`.
@@ -200,9 +205,19 @@ mod tests {
 
     #[test]
     fn limits_are_read_also_when_there_are_none() {
-        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 unlimited            files\n";
+        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files     1024      unlimited     files\n";
         assert_eq!(file_limits(limits), Some((1024, u64::MAX)));
         assert!(open_file_limits().is_some());
+    }
+
+    #[test]
+    fn a_thread_that_ended_leaves_ticks() {
+        let thread = |ran| Thread { ran, ..Thread::default() };
+        let before = Cpu { threads: [(1, thread(5)), (2, thread(5))].into(), ticks: 3 };
+        let all = Cpu { threads: [(1, thread(7)), (2, thread(5)), (3, thread(1))].into(), ticks: 4 };
+        assert_eq!((all.is_in_ticks_since(&before), all.since(&before)), (false, Duration::from_nanos(3)));
+        let fewer = Cpu { threads: [(1, thread(7))].into(), ticks: 4 };
+        assert_eq!((fewer.is_in_ticks_since(&before), fewer.since(&before)), (true, TICK));
     }
 
     #[test]

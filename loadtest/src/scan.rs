@@ -1,5 +1,5 @@
 //! Finds what a publication of ours says without parsing it: the words stand where the node puts them, and the payload is
-//! as long as it was made.
+//! as long as it was made. Every byte of the line is compared, so that what is found is what a full parse would find.
 //!
 //! A line that is anything else is nobody's fault and costs a full parse; so is every publication of somebody else.
 
@@ -56,20 +56,45 @@ impl Scanner {
         let (seq, rest) = number(rest.strip_prefix(br#","seq":"#)?)?;
         let (due, rest) = number(rest.strip_prefix(br#","due":"#)?)?;
         let (sent, rest) = number(rest.strip_prefix(br#","sent":"#)?)?;
-        rest.strip_prefix(br#","pad":""#)?;
+        let rest = rest.strip_prefix(br#","pad":""#)?;
         let from = u32::try_from(from).ok()?;
 
-        // What lies between is padding. A payload that had no room for it ends elsewhere, and is not found here.
+        // A payload that had no room for padding ends elsewhere, and is not found here.
+        let padding = text.get(text.len() - rest.len()..payload + self.size - br#""}"#.len())?;
         let tail = text.get(payload + self.size - br#""}"#.len()..)?.strip_prefix(br#""}"#)?;
         let line = tail.iter().position(|byte| *byte == b'\n');
         let (tail, next) = match line {
             Some(end) => (&tail[..end], text.len() - tail.len() + end + 1),
             None => (tail, text.len()),
         };
-        let is_whole = tail == b"}}" || tail.starts_with(b",\"") && tail.ends_with(b"}}");
         let stamp = Stamp { run: &self.run, from, seq, due, sent };
-        is_whole.then_some((Found { position, stamp }, next))
+        (is_padding(padding) && is_end(tail)).then_some((Found { position, stamp }, next))
     }
+}
+
+/// Whether it is what [`Stamp::write`] fills up with.
+fn is_padding(text: &[u8]) -> bool {
+    static PADDING: [u8; 4096] = [b'x'; 4096];
+    text.chunks(PADDING.len()).all(|chunk| *chunk == PADDING[..chunk.len()])
+}
+
+/// Whether a line may end so behind its payload: with who published it, or without.
+fn is_end(tail: &[u8]) -> bool {
+    let mut rest = tail;
+    for field in [br#","client":""#.as_slice(), br#","user":""#] {
+        if let Some(after) = rest.strip_prefix(field) {
+            let Some(after) = past_plain(after) else { return false };
+            rest = after;
+        }
+    }
+    rest == b"}}"
+}
+
+/// What follows a string of which the first quote was read, if it holds only what needs no second look: no escape, nothing
+/// that JSON forbids, and no bytes that might not be UTF-8.
+fn past_plain(text: &[u8]) -> Option<&[u8]> {
+    let end = text.iter().position(|byte| matches!(byte, ..b' ' | b'"' | b'\\' | b'{' | b'}' | 0x7F..))?;
+    text[end..].strip_prefix(b"\"")
 }
 
 /// A number as JSON writes it without sign and fraction, and what follows it.
@@ -121,35 +146,42 @@ mod tests {
             offset in prop::option::of(any::<u64>()),
             (from, seq, due, sent) in (any::<u32>(), 0..1_000_000_000_u64, 0..1_000_000_000_000_u64, any::<u32>()),
             size in 60..400_usize,
-            rest in prop_oneof![Just(""), Just(r#","client":"01J","user":"}}\n""#)],
+            (rest, is_plain) in prop_oneof![
+                Just(("", true)),
+                Just((r#","client":"01J""#, true)),
+                Just((r#","client":"01J","user":"ann""#, true)),
+                Just((r#","client":"01J","user":"}}\n""#, false)),
+                Just((r#","client":"01J","user":"änn""#, false)),
+            ],
             others in 0..3_usize,
         ) {
             let stamp = Stamp { run: RUN, from, seq, due, sent: sent.into() };
             let one = line(&channel, offset, &payload(&stamp, size), rest);
             let text = vec![one.as_str(); others + 1].join("\n");
             let scanner = Scanner::new(&channel, RUN, size);
-            // A stamp longer than its size is left to the full parse.
+            // A stamp longer than its size is left to the full parse, and so is what must be looked at twice.
             if let Some((found, next)) = scanner.scan(text.as_bytes()) {
                 let (position, stamp) = parsed(&one, &channel).unwrap();
                 prop_assert_eq!(found, Found { position, stamp });
                 prop_assert_eq!(next, if others == 0 { text.len() } else { one.len() + 1 });
             } else {
-                prop_assert!(size < Stamp::MIN_SIZE);
+                prop_assert!(size < Stamp::MIN_SIZE || !is_plain);
             }
         }
 
         #[test]
-        fn a_line_with_a_wrong_byte_is_found_only_if_it_says_the_same(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        fn a_line_with_a_wrong_byte_is_found_only_if_it_says_the_same(
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            tail in prop_oneof![Just(""), Just(r#","client":"01J""#), Just(r#","client":"01J","user":"ann""#)],
+        ) {
             let stamp = Stamp { run: RUN, from: 3, seq: 14, due: 15, sent: 92 };
-            let whole = line("a", Some(7), &payload(&stamp, 128), "");
-            let mut text = whole.clone().into_bytes();
+            let mut text = line("a", Some(7), &payload(&stamp, 128), tail).into_bytes();
             let at = at.index(text.len());
             text[at] = byte;
             let scanner = Scanner::new("a", RUN, 128);
-            let padding = whole.find("xxx").unwrap()..whole.rfind("xxx").unwrap() + 3;
-            if let Some((found, _)) = scanner.scan(&text)
-                && !padding.contains(&at)
-            {
+            if let Some((found, next)) = scanner.scan(&text) {
+                prop_assert_eq!(next, text.len());
                 let text = str::from_utf8(&text).unwrap();
                 let (position, stamp) = parsed(text, "a").unwrap();
                 prop_assert_eq!(found, Found { position, stamp });
@@ -163,6 +195,32 @@ mod tests {
             let keep = keep.index(text.len());
             let scanner = Scanner::new("a", RUN, 128);
             prop_assert_eq!(scanner.scan(&text.as_bytes()[..keep]), None);
+        }
+    }
+
+    #[test]
+    fn two_lines_without_a_newline_between_are_not_found() {
+        let stamp = Stamp { run: RUN, from: 3, seq: 14, due: 15, sent: 92 };
+        for tail in ["", r#","client":"01J""#, r#","client":"01J","user":"ann""#] {
+            let one = line("a", Some(7), &payload(&stamp, 128), tail);
+            let scanner = Scanner::new("a", RUN, 128);
+            assert!(scanner.scan(one.as_bytes()).is_some());
+            for glued in [format!("{one}{one}"), format!("{one},{one}"), format!("{one} {one}")] {
+                assert_eq!(scanner.scan(glued.as_bytes()), None, "{glued}");
+            }
+        }
+    }
+
+    #[test]
+    fn padding_is_looked_at_to_its_end() {
+        let stamp = Stamp { run: RUN, from: 3, seq: 14, due: 15, sent: 92 };
+        let whole = line("a", None, &payload(&stamp, 10_000), r#","client":"01J""#);
+        let scanner = Scanner::new("a", RUN, 10_000);
+        assert!(scanner.scan(whole.as_bytes()).is_some());
+        for at in [whole.find("xx").unwrap(), 5_000, whole.rfind("xx").unwrap() + 1] {
+            let mut text = whole.clone();
+            text.replace_range(at..=at, "y");
+            assert_eq!(scanner.scan(text.as_bytes()), None, "{at}");
         }
     }
 

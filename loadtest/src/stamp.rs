@@ -94,9 +94,12 @@ mod tests {
 
     #[test]
     fn a_clock_goes_the_same_in_another_process() {
+        const MAY_BE_OFF: u64 = 100_000_000;
         let clock = Clock::start();
+        std::thread::park_timeout(std::time::Duration::from_millis(500));
         let other: Clock = serde_json::from_str(&serde_json::to_string(&clock).unwrap()).unwrap();
-        assert!(clock.now().abs_diff(other.now()) < 1_000_000);
+        let (before, there, after) = (clock.now(), other.now(), clock.now());
+        assert!(before <= there + MAY_BE_OFF && there <= after + MAY_BE_OFF, "{before} {there} {after}");
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! The program as scripts use it: exit codes, and the JSON file.
 
-use std::{env, fs, process::Command};
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader},
+    net::TcpStream,
+    process::{Command, Stdio},
+};
 
 use serde_json::Value;
 use skywave_loadtest::standin::{Fault, StandIn};
@@ -29,7 +34,9 @@ fn every_load_passes_with_code_0_and_writes_its_figures() {
         let arguments = [load, &["--url", &url, "--json", file.to_str().unwrap()]].concat();
         let (code, said) = loadtest(&arguments);
         assert_eq!(code, Some(0), "{load:?}: {said}");
-        assert!(said.trim_end().ends_with("PASSED"), "{said}");
+        assert!(said.contains("\nPASSED\n"), "{said}");
+        // For whoever waits for that moment; nobody stays in where connections come and go.
+        assert_eq!(said.contains(" are in\n"), load[0] != "churn", "{said}");
         let figures: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
         fs::remove_file(file).unwrap();
         assert_eq!(figures["verdict"]["passed"], Value::Bool(true), "{figures}");
@@ -81,6 +88,39 @@ fn what_goes_wrong_is_code_1() {
     assert!(said.contains("1 deliveries lost"), "{said}");
     let (code, said) = loadtest(&["churn", "--clients", "2", "--url", "ws://127.0.0.1:1/ws"]);
     assert_eq!(code, Some(1), "{said}");
+}
+
+#[test]
+fn a_floor_that_has_no_file_left_says_how_to_get_more() {
+    let floor = |work: &str| {
+        let script = "ulimit -n 16; exec \"$0\" floor \"$1\"";
+        Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_loadtest"), work])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    for work in ["fanout", "upgrade", "idle"] {
+        let mut floor = floor(work);
+        let mut line = String::new();
+        BufReader::new(floor.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
+        let clients: Vec<_> = (0..20).map_while(|_| TcpStream::connect(&address).ok()).collect();
+        let output = floor.wait_with_output().unwrap();
+        drop(clients);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("ulimit -n 16"), "{work}: {said}");
+    }
+}
+
+#[test]
+fn process_0_is_wrong_usage() {
+    // To `kill` it is the whole group of whoever asks.
+    for load in ["echo", "fanout"] {
+        let (code, said) = loadtest(&[load, "--server-pid", "0"]);
+        assert!(code == Some(64) && said.contains("--server-pid"), "{said}");
+    }
 }
 
 #[test]

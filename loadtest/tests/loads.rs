@@ -92,12 +92,15 @@ fn those_who_stall_do_not_count_and_tell_how_they_ended() {
         patience: Duration::from_secs(2),
         ..fanout::Settings::default()
     };
-    let report = stalled::run(&stalled::Settings { fanout, share: 0.1 }, &bar()).unwrap();
+    let settings = stalled::Settings { fanout, share: 0.1, expect: Some("open, continuous".to_owned()) };
+    let report = stalled::run(&settings, &bar()).unwrap();
     assert!(report.verdict.passed, "{report}");
     assert_eq!(report.deliveries, Outcome { received: 30 * 19, ..Outcome::default() });
     let stalled = report.stalled.unwrap();
     // The stand-in keeps everything for them.
     assert_eq!((stalled.clients, stalled.outcomes), (2, BTreeMap::from([("open, continuous".to_owned(), 2)])));
+    let report = stalled::run(&stalled::Settings { expect: Some("ended".to_owned()), ..settings }, &bar()).unwrap();
+    assert_eq!(report.verdict.reasons, ["2 × stalled: open, continuous"]);
 }
 
 #[test]
@@ -105,7 +108,7 @@ fn a_share_that_is_none_is_wrong_usage() {
     let (_node, access) = node(Fault::None);
     let fanout = fanout::Settings { access, clients: 1, ..fanout::Settings::default() };
     for share in [-0.1, 1.1, f64::NAN] {
-        let settings = stalled::Settings { fanout: fanout.clone(), share };
+        let settings = stalled::Settings { fanout: fanout.clone(), share, expect: None };
         assert!(stalled::run(&settings, &bar()).unwrap_err().is_usage());
     }
 }
@@ -163,6 +166,26 @@ fn only_a_process_that_can_be_seen_is_stopped() {
     let (_node, access) = node(Fault::None);
     let settings = echo::Settings { access, clients: 1, stopped: true, ..echo::Settings::default() };
     assert!(echo::run(&settings, &bar()).unwrap_err().is_usage());
+}
+
+#[test]
+fn a_process_that_was_named_and_cannot_be_read_is_wrong_usage() {
+    let (_node, access) = node(Fault::None);
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let access = Access { server_pids: vec![gone.id()], ..access };
+    let fanout = fanout::Settings { access: access.clone(), clients: 1, ..fanout::Settings::default() };
+    let idle = idle::Settings { access: access.clone(), clients: 1, ..idle::Settings::default() };
+    let echo = echo::Settings { access: access.clone(), clients: 1, ..echo::Settings::default() };
+    let churn = churn::Settings { access, clients: 1, ..churn::Settings::default() };
+    for error in [
+        fanout::run(&fanout, &bar()).unwrap_err(),
+        idle::run(&idle, &bar()).unwrap_err(),
+        echo::run(&echo, &bar()).unwrap_err(),
+        churn::run(&churn, &bar()).unwrap_err(),
+    ] {
+        assert!(error.is_usage() && error.to_string().contains("--server-pid"), "{error}");
+    }
 }
 
 #[test]

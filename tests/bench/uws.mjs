@@ -1,13 +1,22 @@
 // The peer: µWebSockets with its own publish, speaking just enough of skywave.v1.json that `loadtest` drives it and a node alike.
-// node uws.mjs [PORT]: says `listening on 127.0.0.1:PORT`, serves until it is ended.
+// node uws.mjs [PORT]: says `listening on 127.0.0.1:PORT`, serves until it is ended. `check` instead: only whether it could.
 import { createRequire } from "node:module";
 
-const uws = createRequire(import.meta.url)("@trufflesuite/uws-js-unofficial");
-// For a Node.js that it has no binary for the package falls back to another server in JavaScript: that is no peer.
-if (uws.H3App === undefined) {
-    console.error(`no µWebSockets for Node.js ${process.version}: it takes 16, 18 and 20`);
+const fail = (why) => {
+    console.error(why);
     process.exit(1);
-}
+};
+const load = () => {
+    try {
+        return createRequire(import.meta.url)("@trufflesuite/uws-js-unofficial");
+    } catch (error) {
+        return fail(`µWebSockets is not installed: ${error.code ?? error.message}`);
+    }
+};
+const uws = load();
+// For a Node.js that it has no binary for the package falls back to another server in JavaScript: that is no peer.
+if (uws.H3App === undefined) fail(`no µWebSockets for Node.js ${process.version}: run the bench with Node.js 20`);
+if (process.argv[2] === "check") process.exit(0);
 
 const CLIENT = "0".repeat(26); // as long as a node's
 const offsets = new Map();
@@ -26,7 +35,7 @@ function obey(socket, { id, connect, subscribe, publish }) {
         const push = JSON.stringify({ publication: { channel, ...place, data, client: CLIENT } });
         // The socket's own publish leaves the socket out; a node does not.
         app.publish(channel, push, false);
-        answer({ published: position(channel) });
+        answer({ published: { ...position(channel), duplicate: false } });
     } else if (subscribe) {
         socket.subscribe(subscribe.channel);
         answer({ subscribed: { channel: subscribe.channel, ...position(subscribe.channel) } });
@@ -48,9 +57,6 @@ app.ws("/*", {
     },
 });
 app.listen("127.0.0.1", Number(process.argv[2] ?? 0), (listener) => {
-    if (!listener) {
-        console.error("cannot listen");
-        process.exit(1);
-    }
+    if (!listener) fail("cannot listen");
     console.log(`listening on 127.0.0.1:${uws.us_socket_local_port(listener)}`);
 });

@@ -75,7 +75,9 @@ pub(super) fn answer(command: &Command<'_>, offset: u64) -> Option<String> {
             format!(r#"{{"id":{id},"subscribed":{{"channel":{channel}{comma}{}}}}}"#, position(channel))
         }
         Command { publish: Some(publish), .. } => {
-            format!(r#"{{"id":{id},"published":{{{}}}}}"#, position(publish.channel()))
+            let channel = publish.channel();
+            let comma = if is_live(channel) { "" } else { "," };
+            format!(r#"{{"id":{id},"published":{{{}{comma}"duplicate":false}}}}"#, position(channel))
         }
         _ => format!(r#"{{"id":{id},"pong":{{}}}}"#),
     })
@@ -95,12 +97,24 @@ mod tests {
 
     #[test]
     fn every_command_with_an_id_is_answered_as_a_node_would() {
-        let frame = "{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"a\"}}\n{\"publish\":{\"channel\":\"a\",\"data\":1}}\n";
-        let [Some(connected), Some(subscribed), None] = &said(frame)[..] else { panic!("{:?}", said(frame)) };
+        let frame = [
+            r#"{"id":1,"connect":{}}"#,
+            r#"{"id":2,"subscribe":{"channel":"a"}}"#,
+            r#"{"publish":{"channel":"a","data":1}}"#,
+        ];
+        let said_to_all = said(&frame.join("\n"));
+        let [Some(connected), Some(subscribed), None] = &said_to_all[..] else { panic!("{said_to_all:?}") };
         assert_eq!(connected, r#"{"id":1,"connected":{"client":"00000000000000000000000000"}}"#);
         assert_eq!(subscribed, r#"{"id":2,"subscribed":{"channel":"a","position":{"epoch":"floor0_0","offset":7}}}"#);
         let live = said(r#"{"id":3,"subscribe":{"channel":"live:a"}}"#);
         assert_eq!(live, [Some(r#"{"id":3,"subscribed":{"channel":"live:a"}}"#.to_owned())]);
+        for (channel, published) in [
+            ("live:a", r#"{"id":4,"published":{"duplicate":false}}"#),
+            ("a", r#"{"id":4,"published":{"position":{"epoch":"floor0_0","offset":7},"duplicate":false}}"#),
+        ] {
+            let frame = format!(r#"{{"id":4,"publish":{{"channel":"{channel}","data":1}}}}"#);
+            assert_eq!(said(&frame), [Some(published.to_owned())]);
+        }
     }
 
     #[test]

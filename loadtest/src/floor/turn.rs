@@ -3,12 +3,14 @@
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
+    time::Duration,
 };
 
 use mio::{
     Events, Interest, Poll, Token,
     net::{TcpListener, TcpStream},
 };
+use socket2::{SockRef, TcpKeepalive};
 
 use super::{
     crowd::{Crowd, Read},
@@ -90,7 +92,7 @@ impl<W: Work> Turn<W> {
     }
 
     fn enter(&mut self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
+        tune(&stream)?;
         self.poll.registry().register(&mut stream, Token(self.crowd.next()), Interest::READABLE)?;
         self.crowd.enter(stream);
         Ok(())
@@ -146,4 +148,13 @@ impl<W: Work> Turn<W> {
         self.work.forget(who);
         Ok(())
     }
+}
+
+/// As a node does, so that the kernel has the same to do for both.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(16 * 1024)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(35)))
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::Serialize;
 
 use super::{
-    Generator, Reasons, Verdict,
+    Generator, IN_TICKS, Reasons, Verdict,
     words::{Section, grouped, grouped_f, percent, points, write_table},
 };
 use crate::spread::Percentiles;
@@ -45,6 +45,8 @@ pub struct Coming {
     pub server_pids: Vec<u32>,
     /// Their CPU, from the first connection until they stood still after the last.
     pub server_cpu_seconds: Option<f64>,
+    /// In ticks of 10 ms, for one of their threads ended meanwhile.
+    pub server_cpu_in_ticks: bool,
     /// For each connection, from its opening to its end.
     pub server_cpu_us_per_connection: Option<f64>,
     /// Ourselves.
@@ -63,12 +65,17 @@ impl Coming {
         if self.failures.is_empty() {
             reasons.count((self.clients as u64).saturating_sub(self.connections), "connections are missing");
         }
+        let is_unread = self.server_cpu_seconds.is_none();
+        reasons.add(is_unread && !self.server_pids.is_empty(), "the nodes did not come to rest in time: no CPU");
         let mut notes = Vec::new();
         if self.retries > 0 {
             notes.push(format!("{} handshakes were refused for now and tried again", grouped(self.retries)));
         }
-        if self.server_cpu_seconds.is_none() {
-            notes.push("no process of a node can be seen from here, or it did not come to rest: no CPU".to_owned());
+        if self.server_pids.is_empty() {
+            notes.push("no process of a node can be seen from here: no CPU".to_owned());
+        }
+        if self.server_cpu_in_ticks {
+            notes.push(IN_TICKS.to_owned());
         }
         self.verdict = reasons.verdict(notes);
         self
@@ -134,5 +141,13 @@ mod tests {
         let failures = [("connect: no".to_owned(), 1)].into();
         let failed = Coming { connections: 9, failures, ..clean }.judged();
         assert_eq!(failed.verdict.reasons, ["1 × connect: no"]);
+    }
+
+    #[test]
+    fn a_node_that_is_seen_and_does_not_come_to_rest_fails_the_run() {
+        let unseen = Coming { clients: 1, connections: 1, ..Coming::default() };
+        assert!(unseen.clone().judged().verdict.passed);
+        let busy = Coming { server_pids: vec![7], ..unseen }.judged();
+        assert!(!busy.verdict.passed && busy.verdict.reasons[0].contains("come to rest"), "{:?}", busy.verdict);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    Generator, Reasons, Sightings, Verdict,
+    Generator, IN_TICKS, Reasons, Sightings, Verdict,
     words::{Section, grouped, percent, write_table},
 };
 
@@ -40,6 +40,8 @@ pub struct Inbound {
     pub server_pids: Vec<u32>,
     /// Their CPU, until they stood still.
     pub server_cpu_seconds: Option<f64>,
+    /// In ticks of 10 ms, for one of their threads ended meanwhile.
+    pub server_cpu_in_ticks: bool,
     /// For each frame.
     pub server_cpu_us_per_frame: Option<f64>,
     /// Stopped: of each round.
@@ -75,6 +77,15 @@ impl Inbound {
         let mut notes = Vec::new();
         if self.server_cpu_seconds.is_none() {
             notes.push("no process of a node can be seen from here: no CPU".to_owned());
+        }
+        if !self.comes_back {
+            notes.push(
+                "nothing is answered: whether all of it was published is in the node's skywave_publications_total"
+                    .to_owned(),
+            );
+        }
+        if self.server_cpu_in_ticks {
+            notes.push(IN_TICKS.to_owned());
         }
         self.verdict = reasons.verdict(notes);
         self

@@ -7,8 +7,9 @@ pub mod resting;
 mod table;
 pub(crate) mod words;
 
-use parts::Reasons;
 pub use parts::{Connecting, Generator, Latency, Publications, Server, Setting, Sightings, Stalled, Verdict};
+use parts::{IN_TICKS, Reasons};
+pub(crate) use parts::{LEFT_OUT, NOT_IN_ORDER};
 use serde::Serialize;
 use words::{grouped, percent, time};
 
@@ -101,6 +102,7 @@ impl Report {
         reasons.count(publications.unanswered, "publications never answered");
         reasons.count_each(&publications.refusals, "publications refused: ");
         reasons.count_sightings(&self.sightings);
+        self.stalled.iter().for_each(|stalled| stalled.judge(&mut reasons));
         reasons.add(self.deliveries.received == 0, "nothing was delivered at all");
         let p99 = self.latency.from_schedule.p99_us;
         let limit = self.setting.max_p99_us.filter(|limit| p99 > *limit);
@@ -138,6 +140,9 @@ impl Report {
         }
         if let Load::Window(_) = self.setting.load {
             notes.push("a closed loop: compare cost per delivery, not latency".to_owned());
+        }
+        if self.server.as_ref().is_some_and(|server| server.cpu_in_ticks) {
+            notes.push(IN_TICKS.to_owned());
         }
         if self.sightings.foreign > 0 {
             notes.push(format!("{} deliveries of somebody else on the channel", grouped(self.sightings.foreign)));
@@ -206,6 +211,35 @@ mod tests {
             assert!(!failed.verdict.passed);
             assert!(failed.verdict.reasons[0].contains(word), "{:?}", failed.verdict);
         }
+    }
+
+    #[test]
+    fn those_who_stall_are_judged_by_how_they_end() {
+        let reasons = |outcome: &str, expected: Option<&str>| {
+            let outcomes = [(outcome.to_owned(), 2)].into();
+            let stalled = Stalled { clients: 2, expected: expected.map(str::to_owned), outcomes, ..Stalled::default() };
+            let mut reasons = Reasons::default();
+            stalled.judge(&mut reasons);
+            reasons.verdict(Vec::new()).reasons
+        };
+        let (ended, latest) = ("ended: 4002 slow_consumer", "open, some left out without a word, ends with the last");
+        for (outcome, expected) in
+            [(ended, None), (ended, Some("ended")), ("open, recovered", None), (latest, Some(latest))]
+        {
+            assert!(reasons(outcome, expected).is_empty(), "{outcome}, {expected:?}");
+        }
+        for (outcome, expected) in [
+            (latest, None),
+            (ended, Some("open, recovered")),
+            ("open, continuous, not in order", None),
+            ("open, continuous, not in order", Some("open, continuous")),
+        ] {
+            assert_eq!(reasons(outcome, expected), [format!("2 × stalled: {outcome}")]);
+        }
+        let missing = Stalled { clients: 3, ..Stalled::default() };
+        let mut reasons = Reasons::default();
+        missing.judge(&mut reasons);
+        assert!(!reasons.verdict(Vec::new()).passed);
     }
 
     #[test]

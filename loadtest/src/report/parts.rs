@@ -126,7 +126,7 @@ pub struct Generator {
     pub cpu_seconds: f64,
     /// CPU of the receiving threads.
     pub receiving_cpu_seconds: f64,
-    /// Bytes that the receivers read, TLS removed and nothing inflated.
+    /// Bytes that the receivers read, each from its own entry to its goodbye, TLS removed and nothing inflated.
     pub received_bytes: u64,
     /// In so many reads.
     pub reads: u64,
@@ -172,6 +172,8 @@ pub struct Server {
     pub pids: Vec<u32>,
     /// CPU of all of them.
     pub cpu_seconds: f64,
+    /// In ticks of 10 ms, for one of their threads ended meanwhile.
+    pub cpu_in_ticks: bool,
     /// For each delivery.
     pub cpu_us_per_delivery: f64,
     /// For each publication that was accepted.
@@ -185,6 +187,9 @@ pub struct Server {
     pub resident_bytes_after: u64,
 }
 
+/// A note: how the nodes' CPU was read.
+pub(crate) const IN_TICKS: &str = "a thread of the nodes ended meanwhile: their CPU is in ticks of 10 ms";
+
 /// The clients that stopped reading.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Stalled {
@@ -195,8 +200,30 @@ pub struct Stalled {
     pub resident_bytes_each: f64,
     /// The same at its highest, as far as was looked: a node that gives up on them gives their memory back.
     pub resident_bytes_each_at_most: f64,
+    /// How all of them are to end: the words with which each outcome must begin.
+    pub expected: Option<String>,
     /// How each ended, and what it got when it began to read again.
     pub outcomes: BTreeMap<String, u64>,
+}
+
+/// In an outcome: publications were left out, and the client was not told.
+pub(crate) const LEFT_OUT: &str = ", some left out without a word";
+/// At the end of an outcome: something came twice, or after a later one.
+pub(crate) const NOT_IN_ORDER: &str = ", not in order";
+
+impl Stalled {
+    /// What must not become of somebody who does not read; of what may, only what is expected, if anything is.
+    pub(super) fn judge(&self, reasons: &mut Reasons) {
+        for (outcome, times) in &self.outcomes {
+            let is_expected = self.expected.as_ref().map(|words| outcome.starts_with(words.as_str()));
+            let is_silent = outcome.contains(LEFT_OUT) && is_expected != Some(true);
+            if outcome.ends_with(NOT_IN_ORDER) || is_silent || is_expected == Some(false) {
+                reasons.count(*times, &format!("× stalled: {outcome}"));
+            }
+        }
+        let told: u64 = self.outcomes.values().sum();
+        reasons.count(self.clients.saturating_sub(told), "stalled clients of which nothing is known");
+    }
 }
 
 /// Passed or not.

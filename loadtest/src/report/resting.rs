@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    Connecting, Reasons, Sightings, Verdict,
+    Connecting, IN_TICKS, Reasons, Sightings, Verdict,
     words::{Section, grouped, mib, points, write_table},
 };
 use crate::tally::Outcome;
@@ -25,6 +25,8 @@ pub struct Resting {
     pub duration_seconds: f64,
     /// The nodes' processes.
     pub server_pids: Vec<u32>,
+    /// Whether they stood still between the last connection and the rest; `None` if they cannot be seen.
+    pub settled: Option<bool>,
     /// Their resident memory before the first connection.
     pub resident_bytes_before: Option<u64>,
     /// With all connections, when the nodes had come to rest.
@@ -33,6 +35,8 @@ pub struct Resting {
     pub resident_bytes_each: Option<f64>,
     /// CPU of the nodes while all rested.
     pub cpu_seconds: Option<f64>,
+    /// In ticks of 10 ms, for one of their threads ended meanwhile.
+    pub cpu_in_ticks: bool,
     /// As a share of one core, in percent.
     pub cpu_percent_of_a_core: Option<f64>,
     /// What a burst did, if there was one.
@@ -54,6 +58,8 @@ pub struct AfterBurst {
     pub refused: u64,
     /// What became of the deliveries.
     pub deliveries: Outcome,
+    /// Resident memory just before the burst, when all had rested.
+    pub resident_bytes_before: Option<u64>,
     /// Resident memory two seconds after the last delivery.
     pub resident_bytes_after: Option<u64>,
     /// How much more that is than before the burst, for each connection.
@@ -71,7 +77,7 @@ impl Resting {
         self.cpu_percent_of_a_core = self.cpu_seconds.map(|cpu| cpu / self.duration_seconds.max(f64::EPSILON) * 100.0);
         let mut reasons = Reasons::default();
         if let Some(burst) = &mut self.burst {
-            burst.resident_bytes_grown_each = each(burst.resident_bytes_after, self.resident_bytes_connected);
+            burst.resident_bytes_grown_each = each(burst.resident_bytes_after, burst.resident_bytes_before);
             reasons.count(burst.refused, "publications refused");
             reasons.count_outcome(&burst.deliveries);
             reasons.add(burst.deliveries.received == 0, "nothing of the burst was delivered");
@@ -82,6 +88,13 @@ impl Resting {
             notes.push("no process of a node can be seen from here: no memory, no CPU".to_owned());
         } else {
             notes.push("memory is of a node's first clients only: later ones use again what those left".to_owned());
+        }
+        if self.settled == Some(false) {
+            notes
+                .push("the nodes did not come to rest before the rest: its CPU may hold some of getting in".to_owned());
+        }
+        if self.cpu_in_ticks {
+            notes.push(IN_TICKS.to_owned());
         }
         self.verdict = reasons.verdict(notes);
         self
@@ -123,7 +136,14 @@ impl Resting {
                 vec![
                     ("publications", format!("{} of {} B", burst.publications, grouped(burst.size as u64))),
                     ("received", grouped(burst.deliveries.received)),
-                    ("memory after", bytes(burst.resident_bytes_after)),
+                    (
+                        "memory",
+                        format!(
+                            "{} before, {} after",
+                            bytes(burst.resident_bytes_before),
+                            bytes(burst.resident_bytes_after)
+                        ),
+                    ),
                     ("grown each", each(burst.resident_bytes_grown_each)),
                 ],
             ));
@@ -147,6 +167,7 @@ mod tests {
     fn memory_is_told_for_each_connection() {
         let burst = AfterBurst {
             deliveries: Outcome { received: 1, ..Outcome::default() },
+            resident_bytes_before: Some(1_800),
             resident_bytes_after: Some(1_500),
             ..AfterBurst::default()
         };
@@ -162,7 +183,14 @@ mod tests {
         let resting = resting.judged();
         assert!(resting.verdict.passed);
         assert_eq!((resting.resident_bytes_each, resting.cpu_percent_of_a_core), (Some(100.0), Some(0.5)));
-        assert_eq!(resting.burst.unwrap().resident_bytes_grown_each, Some(-50.0));
+        assert_eq!(resting.burst.unwrap().resident_bytes_grown_each, Some(-30.0));
+    }
+
+    #[test]
+    fn nodes_that_did_not_settle_are_told() {
+        let notes = |settled| Resting { settled, ..Resting::default() }.judged().verdict.notes.join("\n");
+        assert!(notes(Some(false)).contains("did not come to rest"));
+        assert!(!notes(Some(true)).contains("did not come to rest") && !notes(None).contains("did not come to rest"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What one receiver got, and what the receivers of a thread share: the one place where an arrival is entered.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Plan, Progress, Samples, plan::Channel, publisher::Answers};
@@ -134,6 +136,11 @@ impl Books {
     }
 
     fn ours(&mut self, stamp: &Stamp<'_>, entering: &mut Entering<'_>) {
+        // Nobody has published it yet, and room is kept for every number below: one off the wire is not believed.
+        if stamp.seq >= entering.progress.queued.load(Relaxed) {
+            self.sightings.unreadable += 1;
+            return;
+        }
         match self.tally.arrived(stamp.from, stamp.seq) {
             Some(_) if self.is_stalled => self.last = Some((stamp.from, stamp.seq)),
             Some(Arrival::New | Arrival::Late) => {
@@ -183,5 +190,33 @@ impl Books {
             Some(stamp) => self.ours(&stamp, entering),
             None => self.sightings.foreign += 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Orders;
+
+    #[test]
+    fn a_publication_that_nobody_has_published_is_not_believed() {
+        let orders = Orders::new(Entry::Subscribed);
+        let (plan, progress) = (orders.plan().unwrap(), Progress::default());
+        let (mut samples, mut last) = (Samples::default(), LastSeen::default());
+        let mut books = Books { tally: Tally::new(1), ..Books::default() };
+        progress.queued.store(2, Relaxed);
+        let mut hear = |seq: u64, last: &mut LastSeen| {
+            let mut data = String::new();
+            Stamp { run: &plan.run, from: 0, seq, due: 0, sent: 0 }.write(Stamp::MIN_SIZE, &mut data);
+            let channel = &plan.channels[0].name;
+            let line = format!(r#"{{"publication":{{"channel":"{channel}","data":{data}}}}}"#);
+            let (plan, progress, samples) = (&plan, &progress, &mut samples);
+            let mut entering = Entering { plan, progress, samples, last, channel: 0, answers: None, now: 1, fresh: 0 };
+            books.message(line.as_bytes(), &mut entering);
+            (entering.fresh, books.sightings.unreadable)
+        };
+        assert_eq!(hear(1, &mut last), (1, 0));
+        assert_eq!((hear(2, &mut last), hear(u64::MAX, &mut last)), ((0, 1), (0, 2)));
+        assert_eq!(last.0[0][0].len(), 2);
     }
 }

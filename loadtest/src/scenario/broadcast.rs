@@ -41,6 +41,8 @@ pub(super) struct Broadcast<'a> {
     pub(super) channel: Option<&'a str>,
     pub(super) patience: Duration,
     pub(super) max_p99: Option<Duration>,
+    /// How those who stall are to end.
+    pub(super) expected: Option<&'a str>,
 }
 
 /// What was read between the first publication and the last delivery.
@@ -68,7 +70,7 @@ impl Broadcast<'_> {
             ..Orders::new(Entry::Subscribed)
         };
         let plan = Arc::new(orders.plan()?);
-        let servers = Servers::find(self.access, &plan.targets);
+        let servers = Servers::find(self.access, &plan.targets)?;
         let resident_before = servers.resident();
         let mut crew = Crew::start(&orders, plan.clone())?;
         let (progress, threads) = (crew.progress.clone(), crew.threads());
@@ -129,14 +131,17 @@ impl Broadcast<'_> {
         let wall = self.await_deliveries(crew, meter.began(), &pacing, &mut peak, bar);
         let (own, nodes) = (meter.own(), meter.nodes());
         let reads = crew.progress.frames.load(Relaxed) - reads_before;
-        let server = nodes.map(|cpu| Server {
+        // All of it or nothing: what could not be read is no 0.
+        let memory = resident_before.zip(resident_connected).zip(servers.resident());
+        let server = nodes.zip(memory).map(|(cpu, ((before, connected), after))| Server {
             pids: servers.pids.clone(),
             cpu_seconds: cpu.as_secs_f64(),
+            cpu_in_ticks: meter.is_in_ticks(),
             cpu_us_per_delivery: 0.0,
             cpu_us_per_publication: 0.0,
-            resident_bytes_before: resident_before.unwrap_or_default(),
-            resident_bytes_connected: resident_connected.unwrap_or_default(),
-            resident_bytes_after: servers.resident().unwrap_or_default(),
+            resident_bytes_before: before,
+            resident_bytes_connected: connected,
+            resident_bytes_after: after,
         });
         crew.await_quiet(QUIET, Instant::now() + self.patience);
         if self.seats.stalled() > 0 {
@@ -208,6 +213,7 @@ impl Broadcast<'_> {
                 // The last look may have been before the end.
                 resident_peak.max(server.resident_bytes_after)
             })),
+            expected: self.expected.map(str::to_owned),
             outcomes: fates,
         });
         let Samples { connect, subscribe, from_due, from_sent, answer, retries, bytes } = &samples;

@@ -69,6 +69,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Report, ScenarioErr
         channel: settings.channel.as_deref(),
         patience: settings.patience,
         max_p99: settings.max_p99,
+        expected: None,
     };
     broadcast.run(bar)
 }

@@ -93,7 +93,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Coming, ScenarioErr
         return Err(ScenarioError::Usage("--rate must be a positive number".to_owned()));
     }
     let mut targets = access.targets()?;
-    let servers = Servers::find(access, &targets);
+    let servers = Servers::find(access, &targets)?;
     if let Some(path) = &settings.path {
         targets.iter_mut().for_each(|target| *target = target.at(path));
     }
@@ -151,6 +151,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Coming, ScenarioErr
         failures: came.failures,
         server_pids: servers.pids.clone(),
         server_cpu_seconds: cpu.map(|cpu| cpu.as_secs_f64()),
+        server_cpu_in_ticks: meter.is_in_ticks(),
         generator: Generator::new(&own, RECEIVING, access.threads, wall),
         ..Coming::default()
     }

@@ -85,7 +85,8 @@ impl Crew {
         self.receiving.len() * (self.outposts.len() + 1)
     }
 
-    /// Waits until all are in. False: they are [broken](Self::is_broken).
+    /// Waits until all are in, and says so on standard error, for whoever watches the node from then on. False: they are
+    /// [broken](Self::is_broken).
     pub(super) fn await_connected(&self, bar: &ProgressBar) -> bool {
         let clients = self.plan.seats.clients() as u64;
         bar.set_length(clients);
@@ -94,6 +95,7 @@ impl Crew {
             let connected = self.progress.connected.load(Relaxed);
             bar.set_position(connected);
             if connected == clients {
+                bar.suspend(|| eprintln!("all {clients} are in"));
                 return true;
             }
             if self.is_broken() {

@@ -17,7 +17,7 @@ use super::{
     ledger::{Gathered, Ledger},
     meter::{Meter, RECEIVING, Servers},
     publisher::Mouth,
-    stopped::{Stopped, go_on_when_interrupted},
+    stopped::Keeper,
 };
 use crate::{
     pace::Pace,
@@ -86,19 +86,18 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Inbound, ScenarioEr
         ..Orders::new(if settings.path.is_some() { Entry::Bare } else { Entry::Connected })
     };
     let plan = Arc::new(orders.plan()?);
-    let servers = Servers::find(&settings.access, &plan.targets);
-    if settings.stopped {
-        if servers.pids.is_empty() {
-            return Err(ScenarioError::Usage("--stopped needs a node on this machine, or its --server-pid".to_owned()));
-        }
-        go_on_when_interrupted(servers.pids.clone())?;
+    let servers = Servers::find(&settings.access, &plan.targets)?;
+    if settings.stopped && servers.pids.is_empty() {
+        return Err(ScenarioError::Usage("--stopped needs a node on this machine, or its --server-pid".to_owned()));
     }
+    let keeper = settings.stopped.then(|| Keeper::new(&servers.pids)).transpose()?;
     let crew = Crew::start(&orders, plan.clone())?;
-    let sent = if crew.await_connected(bar) { Some(Sending::new(settings, &crew, &servers).send(bar)?) } else { None };
+    let sent =
+        if crew.await_connected(bar) { Some(Sending::new(settings, &crew, &servers).send(keeper, bar)?) } else { None };
     bar.finish_and_clear();
     let echoed = crew.progress.delivered();
     let Gathered { sightings, .. } = crew.dismiss(&Ledger::default())?;
-    let Sent { frames, unsent, cpu, rounds, generator, timed_out } = sent.unwrap_or_default();
+    let Sent { frames, unsent, cpu, in_ticks, rounds, generator, timed_out } = sent.unwrap_or_default();
     Ok(Inbound {
         scenario: "echo",
         urls: settings.access.urls.clone(),
@@ -114,6 +113,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Inbound, ScenarioEr
         timed_out,
         server_pids: servers.pids,
         server_cpu_seconds: cpu.map(|cpu| cpu.as_secs_f64()),
+        server_cpu_in_ticks: in_ticks,
         rounds_us_per_frame: rounds,
         sightings,
         generator,
@@ -158,6 +158,7 @@ struct Sent {
     frames: u64,
     unsent: u64,
     cpu: Option<Duration>,
+    in_ticks: bool,
     /// Microseconds of each.
     rounds: Vec<f64>,
     generator: Generator,
@@ -179,35 +180,38 @@ impl<'a> Sending<'a> {
         Self { settings, crew, servers, mouths: crew.mouths(), frames, sent: Sent::default() }
     }
 
-    fn send(mut self, bar: &ProgressBar) -> Result<Sent, ScenarioError> {
+    /// `keeper`: of the nodes, if they are to stand still.
+    fn send(mut self, keeper: Option<Keeper>, bar: &ProgressBar) -> Result<Sent, ScenarioError> {
         // What connecting left behind is no part of it.
         Meter::start(self.servers, &[]).await_still(self.settings.patience);
         bar.set_message("sending");
         let meter = Meter::start(self.servers, &[]);
-        self.sent.cpu = if self.settings.stopped {
-            self.send_stopped(bar)?
+        self.sent.cpu = if let Some(mut keeper) = keeper {
+            self.send_stopped(&mut keeper, bar)?
         } else if self.settings.path.is_some() {
             self.send_and_wait(&meter)
         } else {
             self.send_at_rate(&meter)
         };
+        self.sent.in_ticks |= meter.is_in_ticks();
         let (own, wall) = (meter.own(), meter.began().elapsed());
         self.sent.generator = Generator::new(&own, RECEIVING, self.settings.access.threads, wall);
         Ok(self.sent)
     }
 
     /// Every round: stop, write, go on, wait until all is used.
-    fn send_stopped(&mut self, bar: &ProgressBar) -> Result<Option<Duration>, ScenarioError> {
+    fn send_stopped(&mut self, keeper: &mut Keeper, bar: &ProgressBar) -> Result<Option<Duration>, ScenarioError> {
         bar.set_length(self.settings.rounds.into());
         let mut total = Some(Duration::ZERO);
         for round in 0..self.settings.rounds {
             let before = (self.sent.frames, Meter::start(self.servers, &[]));
-            let moment = Stopped::stop(&self.servers.pids)?;
+            let moment = keeper.stop()?;
             (0..self.mouths.len()).for_each(|place| self.write(place));
             drop(moment);
             self.await_echoes();
             let used = before.1.await_still(self.settings.patience);
             self.sent.timed_out |= used.is_none() && self.servers.cpu().is_some();
+            self.sent.in_ticks |= before.1.is_in_ticks();
             total = total.zip(used).map(|(total, used)| total + used);
             let frames = self.sent.frames - before.0;
             if let Some(used) = used.filter(|_| frames > 0) {

@@ -63,6 +63,7 @@ impl Settings {
             channel: self.channel.as_deref(),
             patience: self.patience,
             max_p99: self.max_p99,
+            expected: None,
         })
     }
 }

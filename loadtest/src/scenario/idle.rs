@@ -93,7 +93,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
         })
     };
     let plan = Arc::new(orders.plan()?);
-    let servers = Servers::find(&settings.access, &plan.targets);
+    let servers = Servers::find(&settings.access, &plan.targets)?;
     let resident_before = servers.resident();
     let crew = Crew::start(&orders, plan.clone())?;
     let (mut rest, mut published) = (Rest::default(), Vec::new());
@@ -115,14 +115,17 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
         connecting: Connecting { connect, subscribe, retries: samples.retries },
         duration_seconds: settings.duration.as_secs_f64(),
         server_pids: servers.pids,
+        settled: rest.settled,
         resident_bytes_before: resident_before,
         resident_bytes_connected: rest.resident_connected,
         cpu_seconds: rest.cpu.map(|cpu| cpu.as_secs_f64()),
+        cpu_in_ticks: rest.in_ticks,
         burst: settings.burst.map(|(publications, size)| AfterBurst {
             publications,
             size,
             refused: published.iter().map(|publisher| publisher.sent().refused.len() as u64).sum(),
             deliveries: outcome,
+            resident_bytes_before: rest.resident_rested,
             resident_bytes_after: rest.resident_after,
             ..AfterBurst::default()
         }),
@@ -135,8 +138,12 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Resting, ScenarioEr
 /// What was read of the nodes while nothing happened.
 #[derive(Default)]
 struct Rest {
+    settled: Option<bool>,
     resident_connected: Option<u64>,
     cpu: Option<Duration>,
+    in_ticks: bool,
+    /// After the rest: what answering pings has grown is none of a burst's.
+    resident_rested: Option<u64>,
     resident_after: Option<u64>,
 }
 
@@ -156,12 +163,20 @@ impl Settings {
 
     fn rest(&self, servers: &Servers, bar: &ProgressBar) -> Rest {
         bar.set_message("settling");
-        Meter::start(servers, &[]).await_still(self.patience);
+        let stood = Meter::start(servers, &[]).await_still(self.patience).is_some();
         let resident_connected = servers.resident();
+        let settled = resident_connected.map(|_| stood);
         bar.set_message("resting");
         let meter = Meter::start(servers, &[]);
         pause(self.duration, bar);
-        Rest { resident_connected, cpu: meter.nodes(), resident_after: None }
+        Rest {
+            settled,
+            resident_connected,
+            cpu: meter.nodes(),
+            in_ticks: meter.is_in_ticks(),
+            resident_rested: servers.resident(),
+            resident_after: None,
+        }
     }
 
     /// Publishes to all of them at once, and waits until they have it.

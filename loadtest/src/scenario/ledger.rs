@@ -10,7 +10,7 @@ use super::{
     publisher::Published,
 };
 use crate::{
-    report::Sightings,
+    report::{LEFT_OUT, NOT_IN_ORDER, Sightings},
     tally::{Outcome, Sent},
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Ledger(Vec<Vec<Sent>>);
 pub(super) struct Gathered {
     /// Of those who read.
     pub(super) outcome: Outcome,
-    /// Of those who read.
+    /// Of those who read; of those who stalled, what nobody may meet however it ended.
     pub(super) sightings: Sightings,
     /// How each of those who stalled ended.
     pub(super) fates: BTreeMap<String, u64>,
@@ -56,6 +56,7 @@ impl Gathered {
             let sent = ledger.of(*channel);
             if books.is_stalled {
                 *self.fates.entry(fate(books, sent)).or_default() += 1;
+                self.sightings.merge(&never_right(&books.sightings));
             } else {
                 self.outcome += settled(books, sent);
                 self.sightings.merge(&books.sightings);
@@ -77,20 +78,27 @@ impl Gathered {
     }
 }
 
-/// Closes a reader's books. What came compressed is taken for what is missing.
+/// Closes a reader's books. What came compressed is taken for what is missing, and what is beyond that for doubled.
 fn settled(books: &Books, sent: &[Sent]) -> Outcome {
     let mut outcome = books.tally.close(sent);
     let unread = outcome.lost.min(books.sightings.compressed);
     outcome.lost -= unread;
     outcome.received += unread;
+    outcome.doubled += books.sightings.compressed - unread;
     outcome
+}
+
+/// What a client may not meet, whether it reads or not.
+fn never_right(met: &Sightings) -> Sightings {
+    let Sightings { strays, unreadable, errors, .. } = met;
+    Sightings { strays: *strays, unreadable: *unreadable, errors: errors.clone(), ..Sightings::default() }
 }
 
 /// How a client that stopped reading ended, and what it got when it read again.
 fn fate(books: &Books, sent: &[Sent]) -> String {
     let Books { sightings, last, .. } = books;
     let outcome = settled(books, sent);
-    let order = if outcome.doubled + outcome.reordered > 0 { ", not in order" } else { "" };
+    let order = if outcome.doubled + outcome.reordered > 0 { NOT_IN_ORDER } else { "" };
     let told = |what: &str, reasons: &BTreeMap<String, u64>| {
         let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
         format!("{what}: {}{order}", reasons.join(", "))
@@ -106,13 +114,12 @@ fn fate(books: &Books, sent: &[Sent]) -> String {
         return told("open, gap told", &sightings.gaps);
     }
     let is_last = last.is_some_and(|(from, seq)| sent.get(from as usize).is_some_and(|sent| sent.count == seq + 1));
-    let what = match (outcome.lost, sightings.recovered) {
-        (0, 0) => "open, continuous",
-        (0, _) => "open, recovered",
-        _ if is_last => "open, some left out without a word, ends with the last",
-        _ => "open, some left out without a word",
-    };
-    format!("{what}{order}")
+    let last = if is_last { ", ends with the last" } else { "" };
+    match (outcome.lost, sightings.recovered) {
+        (0, 0) => format!("open, continuous{order}"),
+        (0, _) => format!("open, recovered{order}"),
+        _ => format!("open{LEFT_OUT}{last}{order}"),
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +137,22 @@ mod tests {
     }
 
     #[test]
+    fn what_came_compressed_is_counted_against_what_was_sent() {
+        let outcome = |read: &[u64], compressed| {
+            let mut books = Books { tally: crate::tally::Tally::new(1), ..Books::default() };
+            for seq in read {
+                books.tally.arrived(0, *seq);
+            }
+            books.sightings.compressed = compressed;
+            settled(&books, &[Sent { count: 3, refused: Vec::new() }])
+        };
+        assert_eq!(outcome(&[], 3), Outcome { received: 3, ..Outcome::default() });
+        assert_eq!(outcome(&[], 2), Outcome { received: 2, lost: 1, ..Outcome::default() });
+        assert_eq!(outcome(&[], 4), Outcome { received: 3, doubled: 1, ..Outcome::default() });
+        assert_eq!(outcome(&[0], 3), Outcome { received: 3, doubled: 1, ..Outcome::default() });
+    }
+
+    #[test]
     fn every_fate_has_its_words() {
         assert_eq!(books(&[0, 1, 2], |_| {}), "open, continuous");
         assert_eq!(books(&[0, 1, 2], |books| books.sightings.recovered = 1), "open, recovered");
@@ -140,5 +163,19 @@ mod tests {
         assert_eq!(gap, "open, gap told: slow_consumer");
         let ended = books(&[0], |books| books.closed("4002 slow_consumer"));
         assert_eq!(ended, "ended: 4002 slow_consumer");
+    }
+
+    #[test]
+    fn what_nobody_may_meet_is_kept_of_those_who_stall() {
+        let mut books = Books { is_stalled: true, ..Books::default() };
+        books.sightings.strays = 1;
+        books.sightings.unreadable = 2;
+        books.sightings.errors = [("internal".to_owned(), 3)].into();
+        books.closed("4002 slow_consumer");
+        let mut gathered = Gathered::default();
+        gathered.close(&[(0, books)], &Samples::default(), &LastSeen::default(), &Ledger::default());
+        assert_eq!((gathered.sightings.strays, gathered.sightings.unreadable), (1, 2));
+        assert_eq!(gathered.sightings.errors, [("internal".to_owned(), 3)].into());
+        assert!(gathered.sightings.endings.is_empty() && gathered.fates.len() == 1);
     }
 }

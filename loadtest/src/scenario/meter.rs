@@ -1,12 +1,13 @@
 //! What a stretch of the run cost: the nodes' processes and our own threads, read before and after.
 
 use std::{
+    cell::Cell,
     net::SocketAddr,
     process, thread,
     time::{Duration, Instant},
 };
 
-use super::Access;
+use super::{Access, ScenarioError};
 use crate::{
     process::{Cpu, ThreadUse, listeners, resident_bytes},
     target::Target,
@@ -24,8 +25,17 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    pub(super) fn find(access: &Access, targets: &[Target]) -> Self {
+    /// Those that were named, or who listens where the targets lead.
+    ///
+    /// # Errors
+    /// [`ScenarioError::Usage`]: one that was named cannot be read. Its figures would be missing without a word.
+    pub(super) fn find(access: &Access, targets: &[Target]) -> Result<Self, ScenarioError> {
         let mut pids = access.server_pids.clone();
+        for pid in &pids {
+            if let Err(error) = Cpu::read(*pid).and_then(|_| resident_bytes(*pid)) {
+                return Err(ScenarioError::Usage(format!("--server-pid {pid} cannot be read: {error}")));
+            }
+        }
         if pids.is_empty() {
             let addresses = targets.iter().flat_map(|target| target.addresses().iter().copied());
             pids = addresses.flat_map(|address: SocketAddr| listeners(address)).collect();
@@ -34,7 +44,7 @@ impl Servers {
         pids.retain(|pid| *pid != process::id());
         pids.sort_unstable();
         pids.dedup();
-        Self { pids }
+        Ok(Self { pids })
     }
 
     /// `None` also when one of them cannot be read: half a sum is no figure.
@@ -59,6 +69,7 @@ pub(super) struct Meter<'a> {
     /// Our processes.
     own: Vec<(u32, Cpu)>,
     nodes: Option<Vec<Cpu>>,
+    in_ticks: Cell<bool>,
 }
 
 /// The nodes stand still when they use less than this over [`STILL_FOR`]: timers tick on in an idle process.
@@ -71,7 +82,7 @@ impl<'a> Meter<'a> {
     pub(super) fn start(servers: &'a Servers, children: &[u32]) -> Self {
         let read = |pid: &u32| (*pid, Cpu::read(*pid).unwrap_or_default());
         let own = [&[process::id()], children].concat().iter().map(read).collect();
-        Self { servers, own, nodes: servers.cpu(), began: Instant::now() }
+        Self { servers, own, nodes: servers.cpu(), in_ticks: Cell::new(false), began: Instant::now() }
     }
 
     pub(super) fn began(&self) -> Instant {
@@ -81,7 +92,13 @@ impl<'a> Meter<'a> {
     /// CPU of the nodes since the start.
     pub(super) fn nodes(&self) -> Option<Duration> {
         let (now, before) = (self.servers.cpu()?, self.nodes.as_ref()?);
+        self.in_ticks.set(now.iter().zip(before).any(|(now, before)| now.is_in_ticks_since(before)));
         Some(now.iter().zip(before).map(|(now, before)| now.since(before)).sum())
+    }
+
+    /// Whether what was last read of the nodes was in ticks of 10 ms: a thread of theirs had ended.
+    pub(super) fn is_in_ticks(&self) -> bool {
+        self.in_ticks.get()
     }
 
     /// Waits until the nodes stand still; returns what they had used by then, since the start. `None`: they did not within
@@ -95,7 +112,7 @@ impl<'a> Meter<'a> {
             if used.saturating_sub(stood.1) >= STILL {
                 stood = (now, used);
             } else if now - stood.0 >= STILL_FOR {
-                return Some(stood.1);
+                return Some(used);
             }
             if now > latest {
                 return None;

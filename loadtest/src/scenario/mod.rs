@@ -58,7 +58,7 @@ struct Samples {
     answer: Spread,
     /// Handshakes that were refused for now.
     retries: u64,
-    /// Bytes that were read once everybody was in, TLS removed.
+    /// Bytes that were read, from each one's own entry to its goodbye, TLS removed.
     bytes: u64,
 }
 
@@ -129,10 +129,13 @@ impl ScenarioError {
     pub fn advice(&self) -> Option<&str> {
         match self {
             Self::Client { source, .. } => Some(source.advice()),
-            Self::Signal { .. } => Some("run as who runs the node, and correct --server-pid"),
+            // The shell's own words, about who may signal whom.
+            Self::Signal { source, .. } if source.kind() == io::ErrorKind::Other => {
+                Some("run as who runs the node, and correct --server-pid")
+            }
             Self::Start(_) => Some("lower --threads"),
             Self::Elsewhere { advice, .. } => advice.as_deref(),
-            Self::Target(_) | Self::Usage(_) | Self::Outpost(_) => None,
+            Self::Target(_) | Self::Usage(_) | Self::Signal { .. } | Self::Outpost(_) => None,
         }
     }
 

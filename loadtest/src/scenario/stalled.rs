@@ -6,7 +6,7 @@
 
 use indicatif::ProgressBar;
 
-use super::{ScenarioError, fanout};
+use super::{ScenarioError, broadcast::Broadcast, fanout};
 use crate::report::Report;
 
 /// What to run.
@@ -16,9 +16,12 @@ pub struct Settings {
     pub fanout: fanout::Settings,
     /// The share of its clients, 0 to 1, who stop reading.
     pub share: f64,
+    /// How all of them are to end: the words with which each outcome must begin, such as `ended: 4002` or `open, recovered`.
+    /// `None`: as the node likes, as long as nothing is left out without a word.
+    pub expect: Option<String>,
 }
 
-/// Runs the scenario. `bar` shows how far it is. The verdict is about those who read.
+/// Runs the scenario. `bar` shows how far it is. The verdict is about those who read, and about how the others ended.
 ///
 /// # Errors
 /// [`ScenarioError`] if it could not be run at all. What goes wrong while it runs is in the report.
@@ -26,5 +29,6 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Report, ScenarioErr
     if !(0.0..=1.0).contains(&settings.share) {
         return Err(ScenarioError::Usage("--stalled must be a share, like 10%".to_owned()));
     }
-    settings.fanout.broadcast("stalled", settings.share)?.run(bar)
+    let broadcast = settings.fanout.broadcast("stalled", settings.share)?;
+    Broadcast { expected: settings.expect.as_deref(), ..broadcast }.run(bar)
 }

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use skywave_loadtest::floor;
+use skywave_loadtest::{floor, process::open_file_limits};
+
+/// `EMFILE` of Linux.
+const NO_FILE_LEFT: i32 = 24;
 
 #[derive(Args)]
 pub(crate) struct Floor {
@@ -49,6 +52,9 @@ impl Floor {
         }
         if let Err(error) = floor::run(work, self.listen, |address| println!("listening on {address}")) {
             eprintln!("loadtest: {error}");
+            if let Some((_, hard)) = open_file_limits().filter(|_| error.raw_os_error() == Some(NO_FILE_LEFT)) {
+                eprintln!("  try: run `ulimit -n {hard}` first, or connect fewer clients");
+            }
         }
         ExitCode::FAILURE
     }

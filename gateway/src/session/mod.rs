@@ -8,6 +8,7 @@ mod command;
 mod connecting;
 mod opening;
 mod outcome;
+mod recovery;
 mod rights;
 mod seal;
 mod subscriptions;

@@ -20,7 +20,8 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use self::heartbeat::{Beat, Heartbeat};
 use super::{
-    framed::{Compression, Ending, Framed},
+    framed::{Ending, Framed},
+    prepare::Compression,
     socket::Socket,
     websocket::{self, Event},
 };

@@ -85,12 +85,29 @@ async fn up_to(client: &mut Client<TcpStream>, last: u64) -> Vec<Value> {
     }
 }
 
+/// So many who read all that comes on a channel: enough for it to be a crowd, whose members are written to another way.
+async fn crowd(node: &Running, channel: &str) -> tokio::task::JoinSet<()> {
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..150 {
+        let mut reader = node.client(&[channel]).await;
+        crowd.spawn(async move { while reader.stream.next().await.is_some_and(|message| message.is_ok()) {} });
+    }
+    crowd
+}
+
 #[tokio::test]
 async fn the_oldest_are_dropped_and_the_gap_says_how_many_and_where() {
-    let node = node().await;
-    let mut client = slow(&node, &["drop:a"]).await;
+    for is_crowded in [false, true] {
+        let node = node().await;
+        let _crowd = if is_crowded { Some(crowd(&node, "drop:a").await) } else { None };
+        the_oldest_are_dropped(&node).await;
+    }
+}
+
+async fn the_oldest_are_dropped(node: &Running) {
+    let mut client = slow(node, &["drop:a"]).await;
     let ping = client.tell(json!({"ping": {}})).await;
-    publish(&node, &["drop:a"], 0..PUBLICATIONS).await;
+    publish(node, &["drop:a"], 0..PUBLICATIONS).await;
     let late = client.tell(json!({"history": {"channel": "drop:a", "limit": 0}})).await;
 
     let mut next = 0;
@@ -117,13 +134,14 @@ async fn the_oldest_are_dropped_and_the_gap_says_how_many_and_where() {
         replies.push(late);
     }
     assert_eq!(replies, [ping, late], "replies are never dropped");
-    publish(&node, &["drop:a"], PUBLICATIONS..PUBLICATIONS + 1).await;
+    publish(node, &["drop:a"], PUBLICATIONS..PUBLICATIONS + 1).await;
     assert_eq!(number(&client.push("publication").await), PUBLICATIONS, "and it goes on");
 }
 
 #[tokio::test]
 async fn of_each_channel_only_the_latest_waits() {
     let node = node().await;
+    let _crowd = crowd(&node, "latest:b").await;
     let mut client = slow(&node, &["latest:a", "latest:b"]).await;
     publish(&node, &["latest:a", "latest:b"], 0..PUBLICATIONS).await;
     let mut got = [Vec::new(), Vec::new()];
@@ -142,14 +160,21 @@ async fn of_each_channel_only_the_latest_waits() {
 
 #[tokio::test]
 async fn who_is_behind_goes_on_from_history_and_misses_nothing() {
-    let node = node().await;
-    let mut client = slow(&node, &["resync:a"]).await;
-    publish(&node, &["resync:a"], 0..PUBLICATIONS).await;
+    for is_crowded in [false, true] {
+        let node = node().await;
+        let _crowd = if is_crowded { Some(crowd(&node, "resync:a").await) } else { None };
+        who_is_behind_goes_on(&node).await;
+    }
+}
+
+async fn who_is_behind_goes_on(node: &Running) {
+    let mut client = slow(node, &["resync:a"]).await;
+    publish(node, &["resync:a"], 0..PUBLICATIONS).await;
     let got = up_to(&mut client, PUBLICATIONS - 1).await;
     let numbers = got.iter().map(|push| number(push.get("publication").expect("nothing else")));
     assert!(numbers.eq(0..PUBLICATIONS));
     // It is live again, and may fall behind again.
-    publish(&node, &["resync:a"], PUBLICATIONS..2 * PUBLICATIONS).await;
+    publish(node, &["resync:a"], PUBLICATIONS..2 * PUBLICATIONS).await;
     let got = up_to(&mut client, 2 * PUBLICATIONS - 1).await;
     assert!(got.iter().map(|push| number(&push["publication"])).eq(PUBLICATIONS..2 * PUBLICATIONS));
 }

@@ -22,8 +22,8 @@ use super::link::Link;
 pub struct Backlog {
     bound: Option<NonZeroUsize>,
     total: AtomicUsize,
-    /// The largest outbox of each shard, as it was when it was last looked for: while all is within the bound nobody
-    /// does.
+    /// The largest outbox of each shard, or more: that it has become smaller is seen when it is looked for, once all of them
+    /// are beyond the bound.
     largest: Box<[AtomicUsize]>,
 }
 
@@ -69,6 +69,7 @@ impl Waiting {
     pub(super) fn changed(&self, key: u64, link: &Weak<Link>, before: usize, now: usize) {
         if now >= before {
             self.node.total.fetch_add(now - before, Relaxed);
+            self.node.largest[self.shard].fetch_max(now, Relaxed);
         } else {
             self.node.total.fetch_sub(before - now, Relaxed);
         }

@@ -212,13 +212,19 @@ impl Line {
         let Self { reader, inbox, outlet, books, seat, answers } = self;
         let books = &mut *books.borrow_mut();
         loop {
-            let (mut pongs, mut closed) = (Vec::new(), None);
+            let (mut answers_due, mut closed) = (Vec::new(), None);
             let read = desk.enter_read(seat.channel, answers.as_deref(), |entering| {
                 let read = poll_events(cx, reader, inbox, |event| match event {
                     Event::Message(text) => books.message(text, entering),
                     Event::Compressed(bytes) => books.compressed(bytes, entering),
-                    Event::Ping(payload) => desk.masks.borrow_mut().pong(payload, &mut pongs),
-                    Event::Close(code, reason) => closed = Some(ending(code, reason)),
+                    Event::Ping(payload) => desk.masks.borrow_mut().pong(payload, &mut answers_due),
+                    Event::Close(code, reason) => {
+                        closed = Some(ending(code, reason));
+                        // Answered, unless it is the answer to ours: a node waits for it.
+                        if !desk.leaving.get() {
+                            desk.masks.borrow_mut().close(&mut answers_due);
+                        }
+                    }
                 });
                 if let Poll::Ready(Ok(read)) = read {
                     entering.samples.bytes += read as u64;
@@ -227,8 +233,8 @@ impl Line {
             });
             let read = ready!(read);
             desk.progress.frames.fetch_add(1, Relaxed);
-            if !pongs.is_empty() {
-                let _ = outlet.send(&pongs);
+            if !answers_due.is_empty() {
+                let _ = outlet.send(&answers_due);
             }
             let Some(ended) = closed.or(read.err()) else { continue };
             if !desk.leaving.get() {

@@ -22,7 +22,8 @@ use self::client::{Clients, Load};
 const BATCH: usize = 64;
 
 fn main() {
-    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(7);
+    let rounds =
+        std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).filter(|rounds| *rounds > 0).unwrap_or(7);
     parse::measure(rounds);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let bare = bare::start();

@@ -35,7 +35,7 @@ pub use self::{
     handle::{Item, Seat, ShardHandle, ShardSpawnError},
     hub::{Activation, Attach, Attached, Hub},
     link::Link,
-    outbox::Outbox,
+    outbox::{Outbox, Pushed},
     wheel::TICK,
 };
 use self::{backlog::Waiting, flush::Dirty, wheel::Wheel};

@@ -5,7 +5,10 @@ use std::{
     io::Write as _,
     net::{SocketAddr, TcpListener},
     process::Stdio,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,9 +36,18 @@ pub fn program() -> &'static str {
     })
 }
 
-/// A port that was free a moment ago.
+/// A port that is free, and that nobody else of the suite gets. Not one of the kernel's choosing: a Redis that a test has
+/// killed comes back on its port, and until then another test's would be given it, and heard by the first one's nodes.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000; // below what the kernel chooses from (net.ipv4.ip_local_port_range)
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let port = FIRST + TAKEN.fetch_add(1, Ordering::Relaxed) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Runs one command at whoever speaks the protocol there.

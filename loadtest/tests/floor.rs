@@ -102,6 +102,7 @@ async fn the_reading_floor_puts_split_frames_together() {
     let bytes = [masked(br#"{"publish":{}}"#), masked(SUBSCRIBE), masked(br#"{"publish":{}}"#)].concat();
     for half in bytes.chunks(bytes.len() / 2) {
         stream.write_all(half).await.unwrap();
+        // So that they are most likely read apart: the answer is the same if they are not.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let read = timeout(Duration::from_secs(5), stream.read(&mut answer)).await.unwrap().unwrap();

@@ -16,8 +16,10 @@ use super::{
     flush::Dirty,
     outbox::{self, Outbox, Pushed},
 };
-use crate::config::SlowConsumer;
-use crate::push::{Encoded, Format, Frame, Goodbye, Prepared, Push};
+use crate::{
+    config::SlowConsumer,
+    push::{Encoded, Format, Frame, Goodbye, Prepared, Push},
+};
 
 /// The sending half of one connection. The shard appends, and writes to the socket at the end of its turn; what the socket
 /// does not take then the connection's task writes as it drains.

@@ -1,10 +1,6 @@
 //! Who is on a channel: places that stay what they are while their owners come and go.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    ops::{Index, IndexMut},
-};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// Members by place. To add, to find and to take one away costs the same whatever their number.
 ///
@@ -56,10 +52,6 @@ impl<T> Members<T> {
         Some(removed)
     }
 
-    pub(super) fn get(&self, place: usize) -> Option<&T> {
-        self.places.get(place)?.as_ref()
-    }
-
     pub(super) fn get_mut(&mut self, place: usize) -> Option<&mut T> {
         self.places.get_mut(place)?.as_mut()
     }
@@ -87,20 +79,6 @@ impl<T> Members<T> {
     }
 }
 
-impl<T> Index<usize> for Members<T> {
-    type Output = T;
-
-    fn index(&self, place: usize) -> &T {
-        self.get(place).expect("the place of a member that is there")
-    }
-}
-
-impl<T> IndexMut<usize> for Members<T> {
-    fn index_mut(&mut self, place: usize) -> &mut T {
-        self.get_mut(place).expect("the place of a member that is there")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,7 +89,10 @@ mod tests {
         let places: Vec<_> = "abcd".chars().map(|name| members.insert(name)).collect();
         assert_eq!(members.remove(places[1]), Some('b'));
         assert_eq!(members.remove(places[1]), None);
-        assert_eq!((members.len(), members.get(places[2]), members.get(places[1])), (3, Some(&'c'), None));
+        assert_eq!(
+            (members.len(), members.get_mut(places[2]).copied(), members.get_mut(places[1]).copied()),
+            (3, Some('c'), None)
+        );
         assert_eq!(members.insert('e'), places[1]);
         assert_eq!(members.iter().collect::<String>(), "aecd");
         members.remove(places[2]);

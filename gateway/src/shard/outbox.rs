@@ -317,11 +317,6 @@ impl Outbox {
         self.first.is_none() && self.goodbye.is_none()
     }
 
-    /// Makes room for so many more.
-    pub fn reserve(&mut self, more: usize) {
-        self.rest.reserve(more);
-    }
-
     /// Nothing is waiting for the socket.
     pub fn is_empty(&self) -> bool {
         self.first.is_none()

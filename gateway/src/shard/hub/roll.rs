@@ -296,10 +296,10 @@ impl Topic {
 mod tests {
     use std::{rc::Rc, time::Duration};
 
-    use skywave_backplane::{Any, Gap, Interest, Memory};
-    use skywave_proto::{Member, Publication};
+    use skywave_backplane::{Any, Interest, Memory};
+    use skywave_proto::Member;
 
-    use super::*;
+    use super::{super::tests::Nobody, *};
     use crate::{
         config::SlowConsumer,
         metrics::Figures,
@@ -389,17 +389,6 @@ mod tests {
             };
             Encoded::Frame(Frame::text(word))
         }
-    }
-
-    struct Nobody;
-
-    impl skywave_backplane::Sink for Nobody {
-        fn publication(&self, _: &ChannelName, _: Publication) {}
-        fn gap(&self, _: &ChannelName, _: Gap) {}
-        fn presence(&self, _: &ChannelName, _: PresenceEvent) {}
-        fn presence_gap(&self, _: &ChannelName) {}
-        fn signal(&self, _: Arc<str>, _: bytes::Bytes) {}
-        fn state(&self, _: BackplaneState) {}
     }
 
     #[tokio::test]

@@ -30,7 +30,8 @@ impl Format for Words {
     }
 }
 
-struct Nobody;
+/// Hears nothing.
+pub(super) struct Nobody;
 
 impl skywave_backplane::Sink for Nobody {
     fn publication(&self, _: &ChannelName, _: Publication) {}

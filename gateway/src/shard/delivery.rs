@@ -32,12 +32,12 @@ pub struct Parcel {
 impl Parcel {
     /// A frame that must not be left out.
     pub fn of(frame: Frame) -> Rc<Self> {
-        Rc::new(Self { frame, label: None })
+        Self::new(frame, None)
     }
 
-    /// A publication of a channel.
-    pub fn publication(frame: Frame, label: Rc<Label>) -> Rc<Self> {
-        Rc::new(Self { frame, label: Some(label) })
+    /// `label`: it is a publication of this channel.
+    pub fn new(frame: Frame, label: Option<Rc<Label>>) -> Rc<Self> {
+        Rc::new(Self { frame, label })
     }
 
     /// What goes out.
@@ -84,7 +84,7 @@ impl Delivery {
     /// What a connection with this format gets.
     pub(super) fn ready(&self, format: &dyn Format) -> &Ready {
         self.ready[format.slot()].get_or_init(|| match self.push.encoding(format) {
-            Encoded::Frame(frame) => Ready::Parcel(Rc::new(Parcel { frame: frame.clone(), label: self.label.clone() })),
+            Encoded::Frame(frame) => Ready::Parcel(Parcel::new(frame.clone(), self.label.clone())),
             Encoded::Nothing => Ready::Nothing,
             Encoded::Close(goodbye) => Ready::Close(goodbye.clone()),
         })

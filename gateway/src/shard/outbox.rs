@@ -421,7 +421,7 @@ mod tests {
         fn publish(&mut self, label: &Rc<Label>, offset: u64) -> Pushed {
             let text = format!("{}{offset:<999}", label.channel).into();
             let frame = Frame::new(true, text, Some(self.at(offset)));
-            self.outbox.push(Parcel::publication(frame, label.clone()), true)
+            self.outbox.push(Parcel::new(frame, Some(label.clone())), true)
         }
 
         fn reply(&mut self) -> Pushed {
@@ -523,7 +523,7 @@ mod tests {
         }
         assert_eq!(bench.drain(), ["a999", "b999"]);
         let frame = |offset| Frame::new(true, format!("a{offset}").into(), Some(bench.at(offset)));
-        let parcels = [1, 2].map(|offset| Parcel::publication(frame(offset), a.clone()));
+        let parcels = [1, 2].map(|offset| Parcel::new(frame(offset), Some(a.clone())));
         for parcel in &parcels {
             assert_eq!(bench.outbox.push(parcel.clone(), false), Pushed::Queued, "whoever reads gets all");
         }

@@ -1,11 +1,6 @@
 //! One node: builds the parts, owns their tasks, stops them in order.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::Rng as _;
@@ -23,7 +18,7 @@ use crate::{
     metrics,
     push::Goodbye,
     relay::{Answers, Mailbox, Relay, Routes},
-    session::{Clients, Ground, Seal},
+    session::{Ground, Seal},
     shard::{Backlog, ShardHandle, ShardSpawnError},
     tls::{self, Tls},
     transport::{self, ListenError, Public, origin::OriginRules},
@@ -107,13 +102,7 @@ impl Node {
         let threads =
             seats.into_iter().map(|seat| seat.spawn(relay.clone(), backlog.clone())).collect::<Result<_, _>>()?;
 
-        let ground = Arc::new(Ground {
-            node: settings.node.name.as_str().into(),
-            seal: OnceLock::new(),
-            clients: Clients::default(),
-            shards: shards.clone(),
-            settings: settings.clone(),
-        });
+        let ground = Arc::new(Ground::new(settings.clone(), settings.node.name.as_str().into(), shards.clone()));
         find_secret(ground.clone(), redis.clone());
         let origins = OriginRules { allowed: settings.public.origins.clone(), development: settings.development() };
         let public = Arc::new(Public::new(ground.clone(), origins, public_tls));
@@ -176,7 +165,7 @@ impl Node {
     /// # Cancel safety
     /// Dropping the future cuts everybody at once.
     pub async fn drain(self) {
-        let settings = &self.public.ground.settings;
+        let settings = Arc::clone(&self.public.ground.settings());
         let (grace, window) = if settings.development() {
             (Duration::ZERO, LEAVE_WINDOW_DEVELOPMENT)
         } else {
@@ -294,7 +283,7 @@ fn open_backplane(redis: Option<RedisOptions>, sink: Arc<dyn Sink>) -> (Any, Opt
 /// backplane, or, for a node alone, a fresh one. Clients are let in once it is known.
 fn find_secret(ground: Arc<Ground>, redis: Option<Redis>) {
     let found = |secret: &[u8]| drop(ground.seal.set(Seal::new(secret)));
-    match (&ground.settings.node.secret, redis) {
+    match (&ground.settings().node.secret, redis) {
         (Some(secret), None) => found(secret.reveal().as_bytes()),
         (None, None) => found(&rand::random::<[u8; 32]>()),
         (_, Some(redis)) => {
@@ -307,7 +296,8 @@ fn find_secret(ground: Arc<Ground>, redis: Option<Redis>) {
                     }
                     tokio::time::sleep(SECRET_INTERVAL).await;
                 };
-                let secret = ground.settings.node.secret.as_ref();
+                let settings = ground.settings();
+                let secret = settings.node.secret.as_ref();
                 let seal = secret.map_or_else(|| Seal::new(&shared), |secret| Seal::new(secret.reveal().as_bytes()));
                 let _ = ground.seal.set(seal); // nobody else sets it
             });

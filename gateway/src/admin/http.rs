@@ -41,7 +41,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Serves until `closed`; with TLS if there is one.
 pub async fn serve(listener: TcpListener, internal: Arc<Internal>, tls: Option<Arc<Tls>>, closed: CancellationToken) {
-    let patience = internal.ground.settings.timeouts.tls;
+    let patience = internal.ground.settings().timeouts.tls;
     let app = Router::new()
         .route("/metrics", get(render))
         .route("/livez", get(livez))

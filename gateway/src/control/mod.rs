@@ -238,8 +238,6 @@ fn meant(who: Option<signal::Who>) -> Option<Who> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
     use skywave_backplane::{Any, Memory, SubscribeError};
     use skywave_proto::StreamPosition;
     use tokio::sync::mpsc::{Receiver, Sender};
@@ -249,7 +247,6 @@ mod tests {
         config::{Flags, Settings},
         push::{Encoded, Format, Goodbye, Push},
         relay::{Answer, Answers, Mailbox, Routes},
-        session::Clients,
         shard::{Backlog, Link, ShardHandle},
     };
 
@@ -340,8 +337,7 @@ mod tests {
         let memory = Any::Memory(Memory::new(routes.clone()));
         let relay = Relay::start(memory, routes, Answers::new(mailboxes));
         seats.into_iter().for_each(|seat| drop(seat.spawn(relay.clone(), Backlog::new(2, None)).unwrap()));
-        let (seal, clients) = (OnceLock::new(), Clients::default());
-        let ground = Arc::new(Ground { settings, node: "paris".into(), seal, clients, shards: shards.clone() });
+        let ground = Arc::new(Ground::new(settings, "paris".into(), shards.clone()));
         let gone = CancellationToken::new();
         let (what, told) = mpsc::channel(64);
         for shard in &shards {

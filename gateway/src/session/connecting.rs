@@ -43,17 +43,18 @@ impl Session {
         if connect.token.is_some() {
             return self.turn_away(id, "this node has no token keys, so it cannot accept a token");
         }
-        if !self.ground.settings.auth.anonymous {
+        if !self.ground.settings().auth.anonymous {
             return self.turn_away(id, "anonymous clients are not allowed here: connect with a token");
         }
-        let limit = self.ground.settings.limits.channels_per_connection.map_or(MAX_LIST, |limit| limit.get() as usize);
+        let limit =
+            self.ground.settings().limits.channels_per_connection.map_or(MAX_LIST, |limit| limit.get() as usize);
         if connect.subscribe.len() > limit {
             let message = format!("connect subscribes to at most {limit} channels (limits.channels_per_connection)");
             return self.refuse(id, Refusal::new(ErrorCode::Limit, message));
         }
         let now_ms = now_ms();
         let earlier = connect.session.and_then(|session| self.ground.seal.get()?.open(&session, None, now_ms));
-        let info = connect.info.filter(|_| self.ground.settings.development());
+        let info = connect.info.filter(|_| self.ground.settings().development());
         self.become_client(earlier, now_ms, info);
         let outcomes = connect.subscribe.iter().map(|_| None).collect();
         self.state.borrow_mut().connecting = Some(Connecting { id, outcomes, opened: Vec::new() });
@@ -75,7 +76,7 @@ impl Session {
     /// Lets a client in that did not say `connect`; the answer to it comes without an id. False if it must say who it
     /// is.
     pub fn welcome(&self) -> bool {
-        if !self.ground.settings.auth.anonymous {
+        if !self.ground.settings().auth.anonymous {
             return false;
         }
         self.become_client(None, now_ms(), None);
@@ -150,7 +151,7 @@ impl Session {
 
     fn say_connected(&self, id: Option<u64>, subscribed: Vec<Result<Subscribed, (String, Refusal)>>) {
         let Some(client) = self.state.borrow().client.clone() else { return };
-        let settings = &self.ground.settings;
+        let settings = self.ground.settings();
         let incarnation = self.shard.relay().incarnation();
         let reply = Reply::Connected(Connected {
             session: self.ground.seal.get().map_or_else(String::new, |seal| {

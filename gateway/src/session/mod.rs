@@ -23,6 +23,7 @@ use std::{
     time::Instant,
 };
 
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use metrics::Counter;
 use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication, PublishError, Published};
@@ -78,8 +79,7 @@ pub trait Voice: Format {
 
 /// What all sessions of a node share.
 pub struct Ground {
-    /// The settings in force.
-    pub settings: Arc<Settings>,
+    settings: ArcSwap<Settings>,
     /// The node's name.
     pub node: Arc<str>,
     /// Signs sessions; set before the first of them, once the cluster's secret is known.
@@ -91,6 +91,22 @@ pub struct Ground {
 }
 
 impl Ground {
+    /// For a node of this name; nobody is connected yet.
+    pub fn new(settings: Arc<Settings>, node: Arc<str>, shards: Vec<crate::shard::ShardHandle>) -> Self {
+        let (settings, seal, clients) = (ArcSwap::new(settings), OnceLock::new(), Clients::default());
+        Self { settings, node, seal, clients, shards }
+    }
+
+    /// The settings in force: a look that costs nothing. Not to be held while something is awaited: clone it for that.
+    pub fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    /// From now on these are in force.
+    pub fn replace_settings(&self, settings: Arc<Settings>) {
+        self.settings.store(settings);
+    }
+
     /// A newer connection speaks for the client of this one.
     pub fn replace(&self, (shard, key): Seat) {
         self.shards[shard].run(move |shard| {
@@ -194,7 +210,7 @@ impl Session {
 
     /// Whether the client has not said who it is in time.
     pub fn is_overdue(&self) -> bool {
-        self.state.borrow().client.is_none() && self.opened.elapsed() > self.ground.settings.timeouts.connect
+        self.state.borrow().client.is_none() && self.opened.elapsed() > self.ground.settings().timeouts.connect
     }
 
     /// Whether this command waits for an earlier one: who publishes right behind a subscribe wants to hear it, and who
@@ -271,15 +287,15 @@ impl Session {
         payload: Payload,
         key: Option<Arc<str>>,
     ) -> Result<(), Refusal> {
-        let settings = &self.ground.settings;
-        let (name, namespace) = named_namespace(settings, &channel)?;
+        let settings = self.ground.settings();
+        let (name, namespace) = named_namespace(&settings, &channel)?;
         let publication = {
             let state = self.state.borrow();
             // Only this right makes it worth a look.
             let subscribed =
                 namespace.publish == PublishRight::Subscribers && state.subscriptions.contains_key(&channel);
             may_publish(namespace, &channel, subscribed)?;
-            check_size(settings, &payload)?;
+            check_size(&settings, &payload)?;
             let client = state.client.as_ref().expect("handle lets only connect through before there is a client");
             NewPublication {
                 payload,
@@ -333,7 +349,8 @@ impl Session {
         since: Option<Since>,
         limit: Option<u32>,
     ) -> Result<(), Refusal> {
-        let namespace = namespace(&self.ground.settings, &channel)?;
+        let settings = self.ground.settings();
+        let namespace = namespace(&settings, &channel)?;
         may_subscribe(namespace, &channel, self.client().user.as_deref())?;
         require_history(namespace, &channel)?;
         let query = history_query(since, limit);
@@ -343,7 +360,8 @@ impl Session {
     }
 
     fn presence(&self, id: Option<u64>, channel: ChannelName, after: Option<String>) -> Result<(), Refusal> {
-        let namespace = namespace(&self.ground.settings, &channel)?;
+        let settings = self.ground.settings();
+        let namespace = namespace(&settings, &channel)?;
         may_subscribe(namespace, &channel, self.client().user.as_deref())?;
         subscriptions::require_presence(namespace, &channel)?;
         let receipt = self.ask(Asked::Presence { id });
@@ -416,7 +434,7 @@ impl Session {
     pub fn ended(&self, at_once: bool) {
         let state = std::mem::take(&mut *self.state.borrow_mut());
         let Some(client) = state.client else { return };
-        let grace = if at_once { std::time::Duration::ZERO } else { self.ground.settings.timeouts.session_grace };
+        let grace = if at_once { std::time::Duration::ZERO } else { self.ground.settings().timeouts.session_grace };
         for (channel, subscription) in state.subscriptions {
             self.shard.hub().detach(&channel, subscription.place, self.link.key());
             if subscription.is_member {

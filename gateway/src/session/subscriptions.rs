@@ -63,9 +63,9 @@ pub fn require_presence(namespace: &Namespace, channel: &ChannelName) -> Result<
 
 impl Session {
     pub(super) fn subscribe(&self, asker: Asker, request: Subscribe) -> Result<(), Refusal> {
-        let settings = &self.ground.settings;
+        let settings = self.ground.settings();
         let channel = request.channel.clone();
-        let (name, namespace) = named_namespace(settings, &channel)?;
+        let (name, namespace) = named_namespace(&settings, &channel)?;
         may_subscribe(namespace, &channel, self.client().user.as_deref())?;
         if request.presence {
             require_presence(namespace, &channel)?;
@@ -126,7 +126,7 @@ impl Session {
         }) else {
             return;
         };
-        let has_members = namespace(&self.ground.settings, channel).is_ok_and(|namespace| namespace.presence);
+        let has_members = namespace(&self.ground.settings(), channel).is_ok_and(|namespace| namespace.presence);
         if has_members && !self.link.is_closing() && !self.enter(channel, presence) {
             return;
         }
@@ -306,7 +306,7 @@ impl Session {
 
     /// What is read of a history at once: it has to fit into the outbox.
     pub(super) fn page_bytes(&self) -> usize {
-        REPLY_BYTES.min(self.ground.settings.limits.outbox_bytes / 2)
+        REPLY_BYTES.min(self.ground.settings().limits.outbox_bytes / 2)
     }
 
     /// The subscription cannot be opened.
@@ -354,9 +354,9 @@ impl Session {
     /// Looks at the rights behind every subscription again. Those to publish are looked at with each publication.
     pub fn refresh(&self) {
         let Some(user) = self.state.borrow().client.as_ref().map(|client| client.user.clone()) else { return };
-        let settings = &self.ground.settings;
+        let settings = self.ground.settings();
         let may_stay = |channel: &ChannelName| {
-            named_namespace(settings, channel)
+            named_namespace(&settings, channel)
                 .and_then(|(_, namespace)| may_subscribe(namespace, channel, user.as_deref()))
                 .is_ok()
         };

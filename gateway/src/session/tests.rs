@@ -60,8 +60,7 @@ impl Bench {
         let (routes, _signals) = Routes::new(mailboxes.clone());
         let routes = Arc::new(routes);
         let relay = Relay::start(backplane(routes.clone()), routes, Answers::new(mailboxes));
-        let (seal, clients) = (OnceLock::new(), Clients::default());
-        let ground = Arc::new(Ground { settings, node: "paris".into(), seal, clients, shards: vec![handle.clone()] });
+        let ground = Arc::new(Ground::new(settings, "paris".into(), vec![handle.clone()]));
         let shard = Shard::new(handle, relay, Backlog::new(1, None));
         let link = shard.link(&Json, 1 << 20);
         let session = Session::new(ground, shard.clone(), link.clone(), &Json);
@@ -185,7 +184,7 @@ async fn the_embedded_backplane_answers_a_publication_at_once() {
             user: None,
             published_at_ms: 0,
             key: None,
-            history: bench.session.ground.settings.namespace("default").unwrap().history,
+            history: bench.session.ground.settings().namespace("default").unwrap().history,
             durability: skywave_backplane::Durability::Accepted,
         };
         bench.shard.relay().publish_and_wait(publication).await

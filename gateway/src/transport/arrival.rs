@@ -113,7 +113,7 @@ async fn prepare(
     accepted: Instant,
     public: &Public,
 ) -> Result<(Stream, Arrival, Instant), Unprepared> {
-    let (entrance, timeouts) = (&public.entrance, &public.ground.settings.timeouts);
+    let (entrance, timeouts) = (&public.entrance, public.ground.settings().timeouts.clone());
     if let Some(proxies) = &entrance.proxies {
         let heard = hear_proxy(&mut socket, &arrival, proxies, accepted + timeouts.handshake).await;
         if let Some(client) = heard.map_err(|error| Unprepared { stage: "proxy_protocol", error })? {

@@ -61,7 +61,7 @@ pub(super) fn serve(
             Ok(socket) => socket,
             Err(error) => return tracing::warn!(%error, "a socket could not be taken over"),
         };
-        let patience = door.public.ground.settings.timeouts.handshake;
+        let patience = door.public.ground.settings().timeouts.handshake;
         let opened = tokio::select! {
             opened = Wire::open(socket) => opened,
             () = door.requests.quiet_for(patience) => return tracing::debug!("no request came in time"),
@@ -93,7 +93,7 @@ async fn http1(wire: Wire, door: Rc<Door>, patience: Duration) -> hyper::Result<
 }
 
 async fn http2(wire: Wire, door: Rc<Door>, patience: Duration) -> hyper::Result<()> {
-    let (requests, timeouts) = (door.requests.clone(), door.public.ground.settings.timeouts.clone());
+    let (requests, timeouts) = (door.requests.clone(), door.public.ground.settings().timeouts.clone());
     let service = service_fn(move |request| {
         let door = door.clone();
         async move { Ok::<_, Infallible>(count(request, &door).await) }
@@ -139,7 +139,7 @@ async fn count(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
 }
 
 async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
-    match Endpoint::at(request.uri().path(), door.public.ground.settings.debug.echo) {
+    match Endpoint::at(request.uri().path(), door.public.ground.settings().debug.echo) {
         Some(Ok(endpoint)) => return upgrade::answer(request, endpoint, door).await,
         Some(Err(refusal)) => {
             metrics::refused("channel");
@@ -155,7 +155,7 @@ async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
         answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
-    page::answer(&request, &door.public.ground.settings)
+    page::answer(&request, &door.public.ground.settings())
 }
 
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {

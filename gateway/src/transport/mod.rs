@@ -55,7 +55,7 @@ pub struct Public {
 impl Public {
     /// Open for everyone whom the settings let in; `tls` is what the listeners speak.
     pub fn new(ground: Arc<Ground>, origins: OriginRules, tls: Option<Arc<Tls>>) -> Self {
-        let entrance = Entrance::new(tls, &ground.settings.public);
+        let entrance = Entrance::new(tls, &ground.settings().public);
         Self { ground, origins, entrance, draining: CancellationToken::new(), websockets: AtomicUsize::new(0) }
     }
 
@@ -82,7 +82,7 @@ impl Public {
 
     /// Counts a WebSocket until the seat is dropped; `None` if `limits.connections` are taken.
     fn seat(self: &Arc<Self>) -> Option<WebSocketSeat> {
-        let limit = self.ground.settings.limits.connections;
+        let limit = self.ground.settings().limits.connections;
         let taken = self.websockets.fetch_add(1, Ordering::Relaxed);
         let seat = WebSocketSeat(self.clone());
         limit.is_none_or(|limit| taken < limit.get() as usize).then_some(seat)

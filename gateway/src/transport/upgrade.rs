@@ -65,8 +65,8 @@ impl Endpoint {
 /// Answers a handshake, and makes a connection of it if all is well.
 pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, door: &Rc<Door>) -> Answer {
     let (shard, public) = (&door.shard, &door.public);
-    let proxies = &public.ground.settings.public.trusted_proxies;
-    let client = forwarded::client(request.headers(), door.arrival.client, proxies);
+    let settings = Arc::clone(&public.ground.settings());
+    let client = forwarded::client(request.headers(), door.arrival.client, &settings.public.trusted_proxies);
     let arrival = Arrival { client, ..door.arrival };
     let handshake = match Handshake::check(&request) {
         Ok(handshake) => handshake,
@@ -112,10 +112,10 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
     };
     tracing::debug!(address = %arrival.client, version = ?request.version(), "a WebSocket is opened");
     let since = since(request.uri().query());
-    let (compression, extensions) = compression(request.headers(), &public.ground.settings.public).unzip();
+    let (compression, extensions) = compression(request.headers(), &settings.public).unzip();
     let upgrade = hyper::upgrade::on(&mut request);
     let opening = Opening { shard, public, codec, endpoint, since, token, compression };
-    let deadline = public.ground.settings.timeouts.handshake;
+    let deadline = settings.timeouts.handshake;
     let opened = opening.opened(deadline).await;
     tokio::task::spawn_local(open(opened, upgrade, deadline, held));
     handshake.answer(subprotocol, extensions)
@@ -164,7 +164,7 @@ fn since(query: Option<&str>) -> Option<Since> {
 }
 
 fn may_open_raw(public: &Public, channel: &ChannelName, token: bool) -> Result<(), Refusal> {
-    let settings = &public.ground.settings;
+    let settings = public.ground.settings();
     if token {
         let message = "this node has no token keys, so it cannot accept a token";
         return Err(Refusal::new(ErrorCode::Unauthenticated, message));
@@ -173,7 +173,7 @@ fn may_open_raw(public: &Public, channel: &ChannelName, token: bool) -> Result<(
         let message = "anonymous clients are not allowed here";
         return Err(Refusal::new(ErrorCode::PermissionDenied, message));
     }
-    session::may_subscribe(session::namespace(settings, channel)?, channel, None)
+    session::may_subscribe(session::namespace(&settings, channel)?, channel, None)
 }
 
 /// What a WebSocket keeps as long as it is open.
@@ -252,7 +252,7 @@ impl Opening<'_> {
     /// Makes the connection. One that is subscribed by its address is answered only when the subscription is there, or
     /// cannot be: its client has no other way to know from when on it hears everything.
     async fn opened(self, deadline: Duration) -> Opened {
-        let settings = &self.public.ground.settings;
+        let settings = Arc::clone(&self.public.ground.settings());
         let limits = Rc::new(WebSocketLimits {
             message: websocket::Limits {
                 frame_bytes: settings.limits.frame_bytes,

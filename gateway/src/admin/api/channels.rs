@@ -67,7 +67,7 @@ pub(super) struct Channels {
 /// `history`: as for clients.
 pub(super) async fn history(internal: &Internal, History { channel, since, limit }: History) -> Answer {
     let (channel, namespace) = channel_and_namespace(internal, &channel)?;
-    session::require_history(namespace, &channel)?;
+    session::require_history(&namespace, &channel)?;
     let since = since.map(|since| match since.epoch.parse() {
         Ok(epoch) => Since::Position(StreamPosition { epoch, offset: since.offset }),
         Err(_) => Since::Foreign,
@@ -79,7 +79,7 @@ pub(super) async fn history(internal: &Internal, History { channel, since, limit
 /// `presence`: as for clients.
 pub(super) async fn presence(internal: &Internal, Presence { channel, after }: Presence) -> Answer {
     let (channel, namespace) = channel_and_namespace(internal, &channel)?;
-    session::require_presence(namespace, &channel)?;
+    session::require_presence(&namespace, &channel)?;
     let page = internal.relay.backplane().members(&channel, after.as_deref(), MEMBERS_PAGE).await;
     raw(members_object(&page.map_err(Refusal::from)?))
 }
@@ -87,7 +87,7 @@ pub(super) async fn presence(internal: &Internal, Presence { channel, after }: P
 /// `presence_count`.
 pub(super) async fn presence_count(internal: &Internal, OneChannel { channel }: OneChannel) -> Answer {
     let (channel, namespace) = channel_and_namespace(internal, &channel)?;
-    session::require_presence(namespace, &channel)?;
+    session::require_presence(&namespace, &channel)?;
     let total = internal.relay.backplane().count(&channel).await.map_err(Refusal::from)?;
     answer(&json!({ "total": total }))
 }
@@ -95,7 +95,7 @@ pub(super) async fn presence_count(internal: &Internal, OneChannel { channel }: 
 /// `forget`: the history, and with it everybody's positions.
 pub(super) async fn forget(internal: &Internal, OneChannel { channel }: OneChannel) -> Answer {
     let (channel, namespace) = channel_and_namespace(internal, &channel)?;
-    session::require_history(namespace, &channel)?;
+    session::require_history(&namespace, &channel)?;
     internal.relay.backplane().forget(&channel).await.map_err(Refusal::from)?;
     answer(&json!({}))
 }

@@ -76,8 +76,8 @@ pub(super) async fn call(
     Path(word): Path<String>,
     request: Request,
 ) -> Result<Json<Box<RawValue>>, Problem> {
-    let settings = &internal.ground.settings;
-    let caller = guard::admit(settings, request.headers(), arrival)?;
+    let settings = Arc::clone(&internal.ground.settings());
+    let caller = guard::admit(&settings, request.headers(), arrival)?;
     let limit = settings.limits.publication_bytes * 2 + BODY_BESIDE_PAYLOAD;
     if word == batch::WORD {
         return batch::batch(&internal, caller, &read(request, limit).await?).await.map(Json);
@@ -157,9 +157,9 @@ fn channel(name: &str) -> Result<ChannelName, Refusal> {
 }
 
 /// A channel and the namespace that decides about it.
-fn channel_and_namespace<'a>(internal: &'a Internal, name: &str) -> Result<(ChannelName, &'a Namespace), Refusal> {
+fn channel_and_namespace(internal: &Internal, name: &str) -> Result<(ChannelName, Namespace), Refusal> {
     let channel = channel(name)?;
-    let namespace = session::namespace(&internal.ground.settings, &channel)?;
+    let namespace = session::namespace(&internal.ground.settings(), &channel)?.clone();
     Ok((channel, namespace))
 }
 

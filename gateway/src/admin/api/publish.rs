@@ -1,6 +1,9 @@
 //! Publications of back ends.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use serde::Deserialize;
@@ -121,10 +124,10 @@ pub(super) async fn broadcast(internal: &Internal, publisher: String, words: Bro
 }
 
 async fn publish_to(internal: &Internal, name: &str, what: What) -> Result<Published, Refusal> {
-    let settings = &internal.ground.settings;
+    let settings = Arc::clone(&internal.ground.settings());
     let channel = channel(name)?;
-    let (name, namespace) = session::named_namespace(settings, &channel)?;
-    session::check_size(settings, &what.payload)?;
+    let (name, namespace) = session::named_namespace(&settings, &channel)?;
+    session::check_size(&settings, &what.payload)?;
     let publication = NewPublication {
         channel,
         payload: what.payload,

@@ -9,7 +9,8 @@
 //! - [`session`]: what one client has asked for and may do
 //! - [`shard`]: one thread, its connections, who is on which channel
 //! - [`relay`]: which shard wants which channel, and the node's one way to its backplane
-//! - ground floor: [`config`], [`metrics`], [`push`] (what a node says unasked), [`clock`], [`tls`]
+//! - ground floor: [`config`], [`metrics`], [`push`] (what a node says unasked), [`clock`], [`tls`],
+//!   [`outbound`] (HTTP to what the operator names)
 
 pub mod admin;
 pub mod cli;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod control;
 pub mod metrics;
 pub mod node;
+pub mod outbound;
 pub mod protocol;
 pub mod push;
 pub mod relay;

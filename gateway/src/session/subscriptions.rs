@@ -25,6 +25,8 @@ pub(super) struct Subscription {
     pub(super) request: Subscribe,
     /// Whether the client was ordered to be a member, and so leaves when the subscription ends.
     pub(super) is_member: bool,
+    /// A back end has ordered it.
+    is_ordered: bool,
     pub(super) stage: Stage,
 }
 
@@ -66,7 +68,10 @@ impl Session {
         let settings = self.ground.settings();
         let channel = request.channel.clone();
         let (name, namespace) = named_namespace(&settings, &channel)?;
-        may_subscribe(namespace, &channel, self.client().user.as_deref())?;
+        let is_ordered = asker == Asker::Order;
+        if !is_ordered {
+            may_subscribe(namespace, &channel, self.client().user.as_deref())?;
+        }
         if request.presence {
             require_presence(namespace, &channel)?;
         }
@@ -93,7 +98,7 @@ impl Session {
         let stage = Stage::Opening(Box::new(Opening::new(asker)));
         state.subscribed += 1;
         let number = state.subscribed;
-        let subscription = Box::new(Subscription { number, place, request, is_member: false, stage });
+        let subscription = Box::new(Subscription { number, place, request, is_member: false, is_ordered, stage });
         state.subscriptions.insert(channel.clone(), subscription);
         drop(state);
         if let Attached::At(position) = attached {
@@ -288,6 +293,10 @@ impl Session {
                 self.reply(id, &Reply::Subscribed(answer));
                 self.go_live(channel, more);
             }
+            Asker::Order => {
+                self.link.send(self.voice.reply(None, &Reply::Subscribed(answer)));
+                self.go_live(channel, more);
+            }
             Asker::Connect(place) => {
                 self.leave_out_own(&request, &mut answer);
                 if let Some(connecting) = &mut self.state.borrow_mut().connecting {
@@ -320,6 +329,7 @@ impl Session {
     fn not_opened(&self, asker: Asker, channel: &ChannelName, refusal: Refusal) {
         match asker {
             Asker::Command(id) => self.refuse(id, refusal),
+            Asker::Order => tracing::debug!(code = %refusal.code, "a subscription that a back end ordered was not opened"),
             Asker::Connect(place) => {
                 self.settle_connect(place, Err((channel.as_str().to_owned(), refusal)));
                 self.finish_connect();
@@ -337,6 +347,18 @@ impl Session {
         }
         self.reply(id, &Reply::Unsubscribed(channel.clone()));
         Ok(())
+    }
+
+    /// Subscribes the client because a back end has ordered it, whatever its own rights. Nothing happens if it is subscribed
+    /// already, or speaks a protocol that cannot say of which channel a publication is.
+    pub fn subscribe_by_order(&self, channel: &ChannelName) {
+        if !self.voice.carries_publications() || !self.is_connected() {
+            return;
+        }
+        let request = Subscribe { channel: channel.clone(), since: None, presence: false, echo: true };
+        if let Err(refusal) = self.subscribe(Asker::Order, request) {
+            self.not_opened(Asker::Order, channel, refusal);
+        }
     }
 
     /// Ends a subscription that the client would keep.
@@ -360,7 +382,11 @@ impl Session {
                 .and_then(|(_, namespace)| may_subscribe(namespace, channel, user.as_deref()))
                 .is_ok()
         };
-        let subscribed: Vec<_> = self.state.borrow().subscriptions.keys().cloned().collect();
+        let state = self.state.borrow();
+        // What a back end has ordered stands beside the client's own rights.
+        let own = state.subscriptions.iter().filter(|(_, subscription)| !subscription.is_ordered);
+        let subscribed: Vec<_> = own.map(|(channel, _)| channel.clone()).collect();
+        drop(state);
         for channel in subscribed.iter().filter(|channel| !may_stay(channel)) {
             self.end_subscription(channel, "permission");
         }

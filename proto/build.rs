@@ -63,7 +63,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     builder = builder
         .type_attribute(".skywave.v1.Position", "#[derive(::serde::Deserialize, ::serde::Serialize)]")
         .type_attribute(".skywave.v1.Position", "#[serde(deny_unknown_fields)]")
-        .field_attribute(".skywave.v1.ConnectionsResponse.more", "#[serde(skip_serializing_if = \"::std::ops::Not::not\")]");
+        .field_attribute(
+            ".skywave.v1.ConnectionsResponse.more",
+            "#[serde(skip_serializing_if = \"::std::ops::Not::not\")]",
+        );
     for field in LEFT_OUT.iter().map(name) {
         builder = builder.field_attribute(&field, "#[serde(skip_serializing_if = \"Option::is_none\")]");
     }

@@ -114,7 +114,7 @@ impl Node {
         for watch in [public_watch, internal_watch].into_iter().flatten() {
             tokio::spawn(watch.run(gone.clone()));
         }
-        let internal = Arc::new(Internal { ground, relay, control, public: public.clone(), metrics: metrics.clone() });
+        let internal = Arc::new(Internal::new(ground, relay, control, public.clone(), metrics.clone()));
 
         let mut node = Self {
             public,

@@ -118,16 +118,17 @@ impl Control {
     /// `not_found` if no node of this name is alive, `unavailable` while the backplane is away.
     pub async fn drain(&self, name: &str) -> Result<(), Refusal> {
         let nodes = self.nodes().await?;
-        let mut named = nodes.iter().filter(|node| &*node.info.name == name).peekable();
-        if named.peek().is_none() {
+        let named = nodes.iter().filter(|node| &*node.info.name == name);
+        let named: Vec<_> = named.map(|node| node.incarnation.clone()).collect();
+        if named.is_empty() {
             let known: Vec<_> = nodes.iter().take(NAMED_NODES).map(|node| &*node.info.name).collect();
             let message = format!("no node {name:?} is alive; there are {}", known.join(", "));
             return Err(Refusal::new(ErrorCode::NotFound, message));
         }
         // After a crash two runs of one name may be listed for a while: the order is for both.
-        for node in named {
+        for incarnation in named {
             let order = signal::Op::Drain(signal::Drain {});
-            self.relay.signal_and_wait(Target::Node(node.incarnation.clone()), order).await?;
+            self.relay.signal_and_wait(Target::Node(incarnation), order).await?;
         }
         Ok(())
     }

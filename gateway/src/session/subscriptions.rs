@@ -329,7 +329,9 @@ impl Session {
     fn not_opened(&self, asker: Asker, channel: &ChannelName, refusal: Refusal) {
         match asker {
             Asker::Command(id) => self.refuse(id, refusal),
-            Asker::Order => tracing::debug!(code = %refusal.code, "a subscription that a back end ordered was not opened"),
+            Asker::Order => {
+                tracing::debug!(code = %refusal.code, "a subscription that a back end ordered was not opened")
+            }
             Asker::Connect(place) => {
                 self.settle_connect(place, Err((channel.as_str().to_owned(), refusal)));
                 self.finish_connect();

@@ -75,6 +75,8 @@ pub struct Node {
     gone: CancellationToken,
     /// The backplane, where it has to be left in good order.
     redis: Option<Redis>,
+    /// Cancelled once a back end has ordered the node to leave.
+    leave: CancellationToken,
 }
 
 impl Node {
@@ -114,6 +116,7 @@ impl Node {
         for watch in [public_watch, internal_watch].into_iter().flatten() {
             tokio::spawn(watch.run(gone.clone()));
         }
+        let leave = control.leave().clone();
         let internal = Arc::new(Internal::new(ground, relay, control, public.clone(), metrics.clone()));
 
         let mut node = Self {
@@ -126,6 +129,7 @@ impl Node {
             leaving,
             gone,
             redis,
+            leave,
         };
         let shards: Arc<[ShardHandle]> = node.shards.clone().into();
         for (address, listener) in public_listeners {
@@ -151,6 +155,14 @@ impl Node {
     /// Where back ends and operators connect.
     pub fn internal_addresses(&self) -> &[SocketAddr] {
         &self.internal_addresses
+    }
+
+    /// Returns once a back end has ordered the node to leave; [`Node::drain`] is what to do then.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: only waits.
+    pub async fn asked_to_leave(&self) {
+        self.leave.cancelled().await;
     }
 
     /// What the backplane delivers to: with it a test can play a backplane that has bad days.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Certificate, Client, Request, redirect};
+use reqwest::{Certificate, Client, ClientBuilder, Request, redirect};
 
 /// How long a connection may take to be there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,9 +51,21 @@ impl Outbound {
     /// # Errors
     /// If `ca` cannot be read.
     pub fn new(ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
+        Self::build(Client::builder(), ca)
+    }
+
+    /// The same, but never through a proxy that the environment names: for what is on this machine, or beside it.
+    ///
+    /// # Errors
+    /// As [`Outbound::new`].
+    pub fn direct(ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
+        Self::build(Client::builder().no_proxy(), ca)
+    }
+
+    fn build(builder: ClientBuilder, ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
         // The one that everything else here uses. Whoever was first has installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = Client::builder()
+        let mut client = builder
             .user_agent(concat!("skywave/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -98,7 +110,7 @@ impl Outbound {
 }
 
 /// An error and what caused it, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use skywave_proto::v1::api_server::SERVICE_NAME;
 use tonic::{Request, Response, Status};
-use tonic_health::{
-    ServingStatus,
-    pb::{HealthCheckRequest, HealthCheckResponse, health_server},
-};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
 
 use super::Internal;
 
@@ -34,7 +31,7 @@ fn is_known(service: &str) -> bool {
 
 fn response(status: ServingStatus) -> HealthCheckResponse {
     let mut response = HealthCheckResponse::default();
-    response.set_status(status.into());
+    response.set_status(status);
     response
 }
 
@@ -52,7 +49,7 @@ impl health_server::Health for Health {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         if !is_known(&request.get_ref().service) {
             // The protocol wants the stream to go on: the service might come. Here none ever does.
-            let unknown = stream::iter([Ok(response(ServingStatus::Unknown))]).chain(stream::pending());
+            let unknown = stream::iter([Ok(response(ServingStatus::ServiceUnknown))]).chain(stream::pending());
             return Ok(Response::new(unknown.boxed()));
         }
         let looks = tokio::time::interval(LOOK_INTERVAL);

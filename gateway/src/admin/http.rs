@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic_health::pb::health_server::HealthServer;
 
-use super::{Internal, api, connection, health::Health, problem::Problem};
+use super::{Internal, api, connection, health::Health, openapi, problem::Problem};
 use crate::{
     tls::Tls,
     transport::{self, Arrival},
@@ -45,6 +45,7 @@ fn routes(internal: Arc<Internal>) -> Router {
         .route("/metrics", get(render))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/api/v1/openapi.json", get(describe).fallback(wrong_method))
         .route("/api/v1/{method}", post(api::call_json).fallback(wrong_method))
         .with_state(internal)
         .merge(grpc)
@@ -134,6 +135,10 @@ async fn readyz(State(internal): State<Arc<Internal>>) -> (StatusCode, String) {
     }
 }
 
+async fn describe() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], openapi::document())
+}
+
 async fn wrong_method() -> Problem {
     Problem::new(ErrorCode::BadRequest, "methods of the server API are called with POST")
         .with_status(StatusCode::METHOD_NOT_ALLOWED)
@@ -143,5 +148,6 @@ async fn not_found(request: Request) -> Response {
     if api::is_grpc(&request) {
         return Status::unimplemented("here are skywave.v1.Api, grpc.health.v1.Health and reflection").into_http();
     }
-    Problem::new(ErrorCode::NotFound, "here are /api/v1/{method}, /metrics, /livez and /readyz").into_response()
+    Problem::new(ErrorCode::NotFound, "here are /api/v1/{method}, /api/v1/openapi.json, /metrics, /livez and /readyz")
+        .into_response()
 }

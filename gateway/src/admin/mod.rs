@@ -5,6 +5,7 @@ mod connection;
 mod guard;
 mod health;
 mod http;
+mod openapi;
 mod problem;
 
 use std::sync::Arc;

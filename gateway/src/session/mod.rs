@@ -522,7 +522,7 @@ pub fn check_size(settings: &Settings, payload: &Payload) -> Result<(), Refusal>
 }
 
 /// The longest idempotency key, in bytes: it is kept for minutes.
-const KEY_BYTES: usize = 128;
+pub const KEY_BYTES: usize = 128;
 
 /// Whether an idempotency key is one.
 ///

@@ -85,7 +85,7 @@ async fn admitted(internal: &Internal, arrival: Arrival, rpc: &str, request: Req
 }
 
 /// Whether a method's word is this name in the schema: `presence_count` is `PresenceCount`.
-pub(super) fn is_word_of(word: &str, rpc: &str) -> bool {
+pub(in crate::admin) fn is_word_of(word: &str, rpc: &str) -> bool {
     let camel = word.split('_').flat_map(|part| {
         let (first, rest) = part.split_at(1);
         [first.to_ascii_uppercase(), rest.to_owned()]

@@ -2,7 +2,7 @@
 //!
 //! What has no payload in it is read into the types of the schema as they are; those refuse what they do not know.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use axum::{
     Extension, Json,
@@ -10,7 +10,10 @@ use axum::{
     extract::{Path, Request, State},
     response::{IntoResponse as _, Response},
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use skywave_proto::{
     ErrorCode, Payload, PayloadKind,
@@ -61,7 +64,7 @@ struct Publish<'a> {
     channel: String,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     data_base64: Option<String>,
     #[serde(default)]
     key: Option<String>,
@@ -75,12 +78,17 @@ struct Broadcast<'a> {
     channels: Vec<String>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     data_base64: Option<String>,
     #[serde(default)]
     key: Option<String>,
     #[serde(default)]
     durability: Option<v1::Durability>,
+}
+
+/// `null` is a value of `data`, so it does not say that there is none.
+fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }
 
 /// Reads a `publish`.
@@ -111,7 +119,34 @@ fn payload(data: Option<&RawValue>, data_base64: Option<&str>) -> Result<Option<
 struct Batch<'a> {
     /// Each `{"method": {…}}`.
     #[serde(borrow)]
-    commands: Vec<BTreeMap<String, &'a RawValue>>,
+    commands: Vec<Command<'a>>,
+}
+
+/// The fields of an object, a repeated one too.
+struct Command<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Command<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Command<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with one field, its method")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command<'de>, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Command(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 async fn batch(internal: &Internal, caller: &Caller, body: &Bytes) -> Result<Box<RawValue>, Refusal> {
@@ -139,10 +174,10 @@ async fn batch(internal: &Internal, caller: &Caller, body: &Bytes) -> Result<Box
     raw(Ok(format!("{{\"results\":[{}]}}", results.await.join(","))))
 }
 
-fn only<'a>(command: &'a BTreeMap<String, &'a RawValue>) -> Result<(&'a str, &'a RawValue), Refusal> {
-    match command.first_key_value() {
-        Some((word, _)) if word == "batch" => Err(bad_request("a batch has no batch in it")),
-        Some((word, words)) if command.len() == 1 => Ok((word, words)),
+fn only<'a>(command: &'a Command<'a>) -> Result<(&'a str, &'a RawValue), Refusal> {
+    match &command.0[..] {
+        [(word, _)] if word == "batch" => Err(bad_request("a batch has no batch in it")),
+        [(word, words)] => Ok((word, words)),
         _ => Err(bad_request("a command is an object with one field, its method: {\"publish\":{…}}")),
     }
 }

@@ -7,6 +7,8 @@ mod answer;
 mod batch;
 mod channels;
 mod control;
+#[cfg(test)]
+mod equality;
 mod grpc;
 mod json;
 mod publish;
@@ -21,8 +23,12 @@ use tokio::sync::Semaphore;
 
 use self::answer::Answer;
 pub(super) use self::{
-    grpc::{Grpc, call as call_grpc, is_grpc},
+    batch::COMMANDS,
+    channels::{AFTER_BYTES, CHANNELS_AT_MOST},
+    control::NODE_BYTES,
+    grpc::{Grpc, call as call_grpc, is_grpc, is_word_of},
     json::call as call_json,
+    publish::{BROADCAST_CHANNELS, REPLICAS, WITHIN_MS},
 };
 use super::{Internal, guard::Caller, problem::Problem};
 use crate::{

@@ -18,6 +18,7 @@ mod count;
 mod development;
 mod duration;
 mod flags;
+mod hook_url;
 mod later;
 mod layer;
 mod locate;
@@ -33,6 +34,8 @@ mod size;
 mod source;
 mod tls;
 mod twins;
+mod webhook_problems;
+mod webhooks;
 
 use std::{collections::BTreeMap, ffi::OsString};
 
@@ -43,6 +46,7 @@ pub use self::{
     backplane::{Authorities, BackplaneSettings},
     backplane_url::{BackplaneUrl, RedisUrl},
     flags::Flags,
+    hook_url::HookUrl,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,
@@ -53,6 +57,7 @@ pub use self::{
         NodeSettings, ProxyProtocol, PublicSettings, Timeouts,
     },
     tls::{TlsError, TlsFiles, TlsSettings},
+    webhooks::{DecideHook, EventHook, EventType, OnFailure, WebhookSettings},
 };
 use self::{layer::Layer, schema::Document, source::Sources};
 
@@ -81,6 +86,8 @@ pub struct Settings {
     pub demo: DemoSettings,
     /// For those who test a node.
     pub debug: DebugSettings,
+    /// What the user's back end decides, and what it is told.
+    pub webhooks: WebhookSettings,
     namespaces: BTreeMap<String, Namespace>,
     development: bool,
 }
@@ -137,6 +144,7 @@ impl Settings {
             drain: document.drain,
             demo: document.demo,
             debug: document.debug,
+            webhooks: document.webhooks,
             namespaces: document.namespaces,
             development,
         }
@@ -179,6 +187,7 @@ impl Settings {
                 "public.trusted_proxies has {everybody}: every client says itself which address it has; name the proxies"
             ));
         }
+        warnings.extend(self.webhooks.warnings());
         warnings
     }
 }

@@ -7,6 +7,8 @@ use super::{layer::Path, problem::Problem, source::Sources};
 
 const TWINS: [[&str; 2]; 4] =
     [["node", "secret"], ["backplane", "url"], ["backplane", "password"], ["backplane", "sentinel_password"]];
+/// Of each webhook.
+const OF_A_WEBHOOK: [&str; 2] = ["url", "secret"];
 /// Where the backplane is: said in one of these ways.
 const BACKPLANE: [&str; 3] = ["url", "url_file", "urls"];
 
@@ -17,6 +19,7 @@ pub(super) fn of(path: &[String]) -> Option<Path> {
     let known = match around {
         [section] => TWINS.iter().any(|[s, k]| s == section && *k == plain),
         [api, keys, _] => api == "api" && keys == "keys" && plain == "key",
+        [webhooks, _] => webhooks == "webhooks" && OF_A_WEBHOOK.contains(&plain),
         _ => false,
     };
     let other = if plain == key { format!("{key}_file") } else { plain.to_owned() };
@@ -53,6 +56,14 @@ pub(super) fn read(tree: &mut Json, sources: &Sources, problems: &mut Vec<Proble
     for [section, key] in TWINS {
         if let Some(table) = tree.get_mut(section) {
             read_one(table, &[section.to_owned()], key, sources, problems);
+        }
+    }
+    if let Some(hooks) = tree.get_mut("webhooks").and_then(Json::as_object_mut) {
+        for (name, hook) in hooks.iter_mut().filter(|(_, hook)| hook.is_object()) {
+            let around = ["webhooks", name].map(str::to_owned);
+            for key in OF_A_WEBHOOK {
+                read_one(hook, &around, key, sources, problems);
+            }
         }
     }
     if let Some(keys) = tree.pointer_mut("/api/keys").and_then(Json::as_array_mut) {
@@ -100,6 +111,8 @@ mod tests {
         assert_eq!(of("node.secret").as_deref(), Some("node.secret_file"));
         assert_eq!(of("backplane.url_file").as_deref(), Some("backplane.url"));
         assert_eq!(of("api.keys.3.key").as_deref(), Some("api.keys.3.key_file"));
+        assert_eq!(of("webhooks.rpc.secret").as_deref(), Some("webhooks.rpc.secret_file"));
+        assert_eq!(of("webhooks.ca"), None);
         assert_eq!(of("node.name"), None);
         assert_eq!(of("limits.url"), None);
     }

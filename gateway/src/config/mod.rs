@@ -18,6 +18,7 @@ mod count;
 mod development;
 mod duration;
 mod flags;
+mod jwks_url;
 mod later;
 mod layer;
 mod locate;
@@ -32,17 +33,20 @@ mod sections;
 mod size;
 mod source;
 mod tls;
+mod tokens;
 mod twins;
 
 use std::{collections::BTreeMap, ffi::OsString};
 
 use rand::Rng as _;
 
+pub(crate) use self::tokens::{check_secret, fits};
 pub use self::{
     api::{ApiKey, ApiSettings, Scope},
     backplane::{Authorities, BackplaneSettings},
     backplane_url::{BackplaneUrl, RedisUrl},
     flags::Flags,
+    jwks_url::JwksUrl,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,
@@ -53,6 +57,7 @@ pub use self::{
         NodeSettings, ProxyProtocol, PublicSettings, Timeouts,
     },
     tls::{TlsError, TlsFiles, TlsSettings},
+    tokens::{TokenAlgorithm, TokenKey, TokenKeyError, TokenSettings},
 };
 use self::{layer::Layer, schema::Document, source::Sources};
 
@@ -179,6 +184,7 @@ impl Settings {
                 "public.trusted_proxies has {everybody}: every client says itself which address it has; name the proxies"
             ));
         }
+        warnings.extend(self.auth.tokens.warnings());
         warnings
     }
 }

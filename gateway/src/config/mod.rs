@@ -19,6 +19,7 @@ mod development;
 mod duration;
 mod flags;
 mod hook_url;
+mod jwks_url;
 mod later;
 mod layer;
 mod locate;
@@ -33,6 +34,7 @@ mod sections;
 mod size;
 mod source;
 mod tls;
+mod tokens;
 mod twins;
 mod webhook_problems;
 mod webhooks;
@@ -41,12 +43,14 @@ use std::{collections::BTreeMap, ffi::OsString};
 
 use rand::Rng as _;
 
+pub(crate) use self::tokens::{check_secret, fits};
 pub use self::{
     api::{ApiKey, ApiSettings, Scope},
     backplane::{Authorities, BackplaneSettings},
     backplane_url::{BackplaneUrl, RedisUrl},
     flags::Flags,
     hook_url::HookUrl,
+    jwks_url::JwksUrl,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,
@@ -58,6 +62,7 @@ pub use self::{
     },
     tls::{TlsError, TlsFiles, TlsSettings},
     webhooks::{DecideHook, EventHook, EventType, OnFailure, WebhookSettings},
+    tokens::{TokenAlgorithm, TokenKey, TokenKeyError, TokenSettings},
 };
 use self::{layer::Layer, schema::Document, source::Sources};
 
@@ -188,6 +193,7 @@ impl Settings {
             ));
         }
         warnings.extend(self.webhooks.warnings());
+        warnings.extend(self.auth.tokens.warnings());
         warnings
     }
 }

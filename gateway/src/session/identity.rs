@@ -164,7 +164,7 @@ impl Session {
         let (mut user, mut info) =
             claims.as_ref().map(|claims| (claims.user.clone(), claims.info.clone())).unwrap_or_default();
         let is_known = claims.is_some() || welcome.is_some();
-        let mut grant = claims.map_or_else(Grant::default, |claims| Grant::of_token(claims));
+        let mut grant = claims.map_or_else(Grant::default, Grant::of_token);
         if let Some(welcome) = welcome {
             if let Err(mistake) = grant.add(&welcome, now_ms) {
                 tracing::error!(

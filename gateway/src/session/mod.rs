@@ -323,7 +323,8 @@ impl Session {
         if let Command::Connect(connect) = command {
             return self.connect(id, connect);
         }
-        if !self.is_connected() && !(self.welcome() && self.is_connected()) {
+        let is_in = self.is_connected() || (self.welcome() && self.is_connected());
+        if !is_in {
             return self.turn_away(id, "say who you are first: connect with a token");
         }
         self.state.borrow_mut().introduced = false;

@@ -311,6 +311,12 @@ async fn the_users_of_a_dead_node_go_once_and_those_who_are_elsewhere_too_do_not
         .await
         .unwrap();
     assert_eq!(users_told(&[&dying], &room).len(), 500);
+    // As if it had died before it heard of one more.
+    let unheard = channel("unheard");
+    let pattern = format!("skywave:*}}:pn:{}", dead.incarnation());
+    let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", &pattern]).await).unwrap();
+    let untold = keys[0].replace(":pn:", ":pt:");
+    server.command(&["SADD", &untold, "J1 1 abcdefgh:1 unheard\n\n\u{1}c"]).await;
     // Users 0 to 99 have a client that came back, users 100 to 149 one that was elsewhere all the time.
     let others =
         (100..150).map(|user| living[1].join(&room, client_of(Some(&format!("u{user}")), &format!("d{user}")), 1));
@@ -334,6 +340,9 @@ async fn the_users_of_a_dead_node_go_once_and_those_who_are_elsewhere_too_do_not
         let stays = user[1..].parse::<u32>().unwrap() < 150;
         assert_eq!((came, went), (1, u32::from(!stays)), "{user}");
     }
+    let inherited = heard.iter().map(|heard| heard.transitions(&unheard).len()).sum::<usize>();
+    assert_eq!(inherited, 1, "whoever buries it tells what it has not told");
+    assert!(dying.transitions(&unheard).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -404,4 +413,35 @@ async fn users_are_counted_again_when_redis_has_lost_them() {
     assert_eq!(users_told(&[&heard], &room)["u0"], (1, 1));
     let lives: i64 = redis::from_redis_value(server.command(&["PTTL", &keys[0]]).await).unwrap();
     assert!(lives > 3_000_000, "{lives}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_did_without_an_answer_is_told_all_the_same() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let node = node(&server, heard.clone()).await;
+    node.tell_transitions(true);
+    let room = channel("room");
+    join_users(&node, &room, 0..40, 1).await;
+    // What is sent now is carried out when nobody waits for it any more, and then sent again.
+    server.signal("STOP");
+    let joins =
+        (40..80).map(|client| node.join(&room, client_of(Some(&format!("u{client}")), &format!("c{client}")), 1));
+    let leaves = (0..40).map(async |client| node.leave(&room, &format!("c{client}").into(), 1, Duration::ZERO).await);
+    let answers = futures_util::future::join(
+        futures_util::future::join_all(joins),
+        futures_util::future::join_all(leaves.map(Box::pin)),
+    );
+    let (joins, leaves) = answers.await;
+    assert!(joins.iter().chain(&leaves).all(Result::is_err), "redis stands still");
+    server.signal("CONT");
+    let told = |heard: &Recorder| (heard.transitions(&room).len() >= 60).then_some(());
+    heard.until("10 that came before, 40 that came and 10 that went", told).await;
+    until_count(&node, &room, 40).await;
+    let told = users_told(&[&heard], &room);
+    assert_eq!(told.len(), 50);
+    for (user, times) in told {
+        let went = user[1..].parse::<u32>().unwrap() < 10;
+        assert_eq!(times, (1, u32::from(went)), "{user}");
+    }
 }

@@ -120,7 +120,7 @@ impl Registry {
             let asked: Vec<_> = transitions.iter().flat_map(|_| partitions.iter().copied()).collect();
             asked.iter().for_each(|asked| Transitions::ask(&mut pipeline, self.keys(), *asked, incarnation));
             let mut answers = link.ask(&pipeline).await?;
-            let untold = answers.split_off(partitions.len());
+            let untold = answers.split_off(partitions.len().min(answers.len()));
             self.tell(transitions, incarnation, asked.into_iter().zip(untold)).await?;
             let mut work = Vec::new();
             for answer in answers {
@@ -159,7 +159,7 @@ impl Registry {
         }
         asked.iter().for_each(|asked| Transitions::ask(&mut pipeline, self.keys(), *asked, incarnation));
         let mut answers = link.ask(&pipeline).await?;
-        let told = answers.split_off(channels.len());
+        let told = answers.split_off(channels.len().min(answers.len()));
         self.tell(transitions, incarnation, asked.into_iter().zip(told)).await?;
         let (mut left, mut again, mut stale) = (0, Vec::new(), Vec::new());
         for ((channel, after), answer) in channels.into_iter().zip(answers) {

@@ -280,7 +280,7 @@ async fn join_users(node: &Redis, room: &ChannelName, clients: std::ops::Range<u
 fn users_told(heard: &[&Arc<Recorder>], room: &ChannelName) -> BTreeMap<String, (u32, u32)> {
     let mut tally = BTreeMap::<String, (u32, u32)>::new();
     for transition in heard.iter().flat_map(|heard| heard.transitions(room)) {
-        let (came, went) = tally.entry(transition.member.user.unwrap().to_string()).or_default();
+        let (came, went) = tally.entry(transition.member.user.expect("all have one").to_string()).or_default();
         match transition.kind {
             TransitionKind::Joined => *came += 1,
             TransitionKind::Left => *went += 1,

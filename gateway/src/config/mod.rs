@@ -43,6 +43,7 @@ pub use self::{
     backplane::{Authorities, BackplaneSettings},
     backplane_url::{BackplaneUrl, RedisUrl},
     flags::Flags,
+    memory::used as memory_used,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,

@@ -6,6 +6,8 @@
 mod clients;
 mod command;
 mod connecting;
+mod flood;
+mod limits;
 mod opening;
 mod outcome;
 mod recovery;
@@ -39,6 +41,7 @@ pub use self::{
 };
 use self::{
     connecting::{Connecting, Opened},
+    limits::Rates,
     opening::Asker,
     subscriptions::Subscription,
 };
@@ -125,6 +128,7 @@ pub struct Session {
     voice: &'static dyn Voice,
     opened: TokioInstant,
     state: RefCell<State>,
+    rates: RefCell<Rates>,
     in_flight: Cell<usize>,
     /// Publications that were done since a turn of the shard was last waited for: less than [`TURN`].
     done: Cell<usize>,
@@ -196,6 +200,7 @@ impl Session {
             voice,
             opened: TokioInstant::now(),
             state: RefCell::default(),
+            rates: RefCell::default(),
             in_flight: Cell::new(0),
             done: Cell::new(0),
             replaying: Cell::new(0),
@@ -244,7 +249,7 @@ impl Session {
 
     /// Carries out one command.
     pub fn handle(&self, Envelope { id, command }: Envelope) {
-        if self.link.is_closing() {
+        if self.link.is_closing() || !self.admits(id, &command) {
             return;
         }
         let command = match command {

@@ -71,6 +71,7 @@ impl Session {
             require_presence(namespace, &channel)?;
         }
         let limit = settings.limits.channels_per_connection;
+        self.admit_channel(&channel, &settings.limits)?;
         let mut state = self.state.borrow_mut();
         if state.subscriptions.contains_key(&channel) {
             return Err(Refusal::new(ErrorCode::AlreadySubscribed, format!("already subscribed to {channel}")));

@@ -99,9 +99,9 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
             Err(error) => return no_upgrade(error, request.version()),
         },
     };
-    let Some(seat) = public.seat() else {
-        metrics::refused("connections");
-        return text(StatusCode::SERVICE_UNAVAILABLE, "limits.connections is reached: connect to another node\n");
+    let seat = match public.admit(client, door.has_queued.take()).await.and_then(|()| public.seat(client)) {
+        Ok(seat) => seat,
+        Err(refused) => return refused.answer(),
     };
     let held = match handshake {
         Handshake::Http1 { .. } => Held { _seat: seat, _load: door.load.clone(), _request: None },
@@ -160,6 +160,8 @@ fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
 
 fn since(query: Option<&str>) -> Option<Since> {
     let text = percent_encoding::percent_decode_str(parameter(query, "since")?).decode_utf8_lossy();
+    // A close reason as it came: behind the position may stand why (see `Raw::farewell`).
+    let text = text.split([' ', '+']).next().unwrap_or_default();
     Some(text.parse::<StreamPosition>().map_or(Since::Foreign, Since::Position))
 }
 

@@ -28,8 +28,14 @@ function certificate() {
     return { key, pem };
 }
 
+// Limits that no load of ours reaches, so that what it costs to count is in every figure.
+const HIGH = {
+    handshakes_per_second: 1_000_000, new_channels_per_minute: 1_000_000_000, commands_per_second: 1_000_000_000,
+    publications_per_second: 1_000_000_000, bytes_per_second: "100GiB",
+};
+
 // A node: one shard, for it may use one core. `live:` is a namespace without history, `chat:` one with it.
-export const node = ({ tls = false, settings = "" } = {}) => async () => {
+export const node = ({ tls = false, settings = "", limits = {} } = {}) => async () => {
     const [publicPort, internalPort] = await freePorts(2);
     const { key, pem } = tls ? certificate() : {};
     const config = join(directory, "node.toml");
@@ -43,6 +49,8 @@ listen = ["127.0.0.1:${internalPort}"]
 anonymous = true
 [debug]
 echo = true
+[limits]
+${Object.entries({ ...HIGH, ...limits }).map(([name, limit]) => `${name} = ${JSON.stringify(limit)}`).join("\n")}
 [namespaces.live]
 subscribe = "anyone"
 publish = "anyone"

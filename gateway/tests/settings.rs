@@ -106,6 +106,13 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(settings.limits.outbox_bytes, 1 << 20);
     assert!(settings.limits.node_outbox_bytes.is_some(), "a quarter of whatever memory there is");
     assert_eq!(settings.limits.node_ring_bytes, 256 << 20);
+    assert_eq!((settings.limits.connections_per_ip, settings.limits.connections_per_user), (None, None));
+    assert_eq!(settings.limits.handshakes_per_second, NonZeroU32::new(500));
+    assert_eq!(settings.limits.new_channels_per_minute, NonZeroU32::new(600));
+    assert_eq!(settings.limits.commands_per_second, NonZeroU32::new(200));
+    assert_eq!(settings.limits.publications_per_second, NonZeroU32::new(100));
+    assert_eq!(settings.limits.bytes_per_second, NonZeroUsize::new(1 << 20));
+    assert_eq!((settings.limits.overload_memory, settings.limits.overload_lag), (0.9, seconds(1)));
     assert_eq!(settings.backplane.generation, Generation::Replid);
     assert!(settings.backplane.ca.is_none() && settings.backplane.redis().is_empty());
     assert_eq!(settings.timeouts.tls, seconds(5));
@@ -148,7 +155,16 @@ fn a_full_file_is_read() {
         scopes = ["publish", "read"]
         [limits]
         connections = 5
+        connections_per_ip = 6
+        connections_per_user = 7
+        handshakes_per_second = 8
         channels_per_connection = 0
+        new_channels_per_minute = 9
+        commands_per_second = 0
+        publications_per_second = 0
+        bytes_per_second = "64KiB"
+        overload_memory = 0
+        overload_lag = "500ms"
         message_bytes = "2MiB"
         frame_bytes = "4 MiB"
         publication_bytes = 100
@@ -188,6 +204,12 @@ fn a_full_file_is_read() {
     let key = &settings.api.keys[0];
     assert!(key.allows(Scope::Read) && key.allows(Scope::Publish) && !key.allows(Scope::Control));
     assert_eq!(settings.limits.connections, NonZeroU32::new(5));
+    let of = |limit: Option<NonZeroU32>| limit.map_or(0, NonZeroU32::get);
+    assert_eq!((of(settings.limits.connections_per_ip), of(settings.limits.connections_per_user)), (6, 7));
+    assert_eq!((of(settings.limits.handshakes_per_second), of(settings.limits.new_channels_per_minute)), (8, 9));
+    assert_eq!((settings.limits.commands_per_second, settings.limits.publications_per_second), (None, None));
+    assert_eq!(settings.limits.bytes_per_second, NonZeroUsize::new(64 << 10));
+    assert_eq!((settings.limits.overload_memory, settings.limits.overload_lag), (0.0, Duration::from_millis(500)));
     assert_eq!(settings.limits.channels_per_connection, None);
     assert_eq!((settings.limits.message_bytes, settings.limits.frame_bytes), (2 << 20, 4 << 20));
     assert_eq!((settings.limits.publication_bytes, settings.limits.outbox_bytes), (100, 10_000));
@@ -290,8 +312,8 @@ fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
         ("[webhooks.connect]\nurl = \"x\"", "1:2: webhooks: `webhooks` is not supported by this version yet"),
         ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
         (
-            "[limits]\ncommands_per_second = 5",
-            "2:1: limits.commands_per_second: `commands_per_second` is not supported by this version yet",
+            "[timeouts]\nconnection_age = 5",
+            "2:1: timeouts.connection_age: `connection_age` is not supported by this version yet",
         ),
         ("[drain]\nwindow = \"60s\"", "2:1: drain.window: `window` is not supported by this version yet"),
         ("[drain]\nrate = 5", "2:1: drain.rate: `rate` is not supported by this version yet"),
@@ -447,6 +469,8 @@ fn values_out_of_range_are_refused() {
             "2:1: limits.frame_bytes: must be more than 0: without a bound one client could take all memory",
         ),
         ("[limits]\nnode_ring_bytes = 0", "2:1: limits.node_ring_bytes: must be more than 0: without a bound"),
+        ("[limits]\noverload_memory = 90", "2:1: limits.overload_memory: is a part of the memory: from 0, which is"),
+        ("[limits]\noverload_memory = nan", "2:1: limits.overload_memory: is a part of the memory: from 0, which is"),
         ("[timeouts]\nhandshake = \"0s\"", "2:1: timeouts.handshake: must be more than 0s"),
         ("[timeouts]\nconnect = \"0s\"", "2:1: timeouts.connect: must be more than 0s"),
         ("[timeouts]\nping_interval = \"0s\"", "2:1: timeouts.ping_interval: must be more than 0s"),
@@ -974,6 +998,16 @@ fn development_mode_is_open_on_loopback() {
     }
     assert_eq!(settings.namespace("#user"), None);
     assert!(settings.warnings().is_empty());
+}
+
+#[test]
+fn development_mode_limits_no_rate_that_nobody_limited() {
+    let limits = start().good().limits;
+    let rates = [limits.handshakes_per_second, limits.new_channels_per_minute, limits.commands_per_second];
+    assert_eq!((rates, limits.publications_per_second, limits.bytes_per_second), ([None; 3], None, None));
+    assert_eq!((limits.overload_memory, limits.overload_lag), (0.0, seconds(0)));
+    let limits = file("[limits]\ncommands_per_second = 5\noverload_memory = 0.5").flags(dev).good().limits;
+    assert_eq!((limits.commands_per_second, limits.overload_memory), (NonZeroU32::new(5), 0.5));
 }
 
 #[test]

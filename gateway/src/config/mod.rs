@@ -51,6 +51,7 @@ pub use self::{
     flags::Flags,
     hook_url::HookUrl,
     jwks_url::JwksUrl,
+    memory::used as memory_used,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PERSONAL_NAMESPACE, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,

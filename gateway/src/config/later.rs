@@ -2,15 +2,8 @@
 //! without effect is worse than none, but with a word that says so.
 
 /// Each dotted. A section stands for all that is in it.
-const LATER: [&str; 7] = [
-    "node.advertise",
-    "auth.tokens",
-    "timeouts.connection_age",
-    "drain.window",
-    "drain.rate",
-    "sockjs",
-    "webhooks",
-];
+const LATER: [&str; 7] =
+    ["node.advertise", "auth.tokens", "timeouts.connection_age", "drain.window", "drain.rate", "sockjs", "webhooks"];
 
 /// Whether a later version will know this setting.
 pub(super) fn is_later(path: &[String]) -> bool {

@@ -33,18 +33,18 @@ use std::sync::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::encrypt::encrypt;
-pub use self::{
-    arrival::Arrival,
-    connection::WebSocketLimits,
-    listener::{ListenError, bind, listen},
-    overload::watch,
-};
 use self::{
     addresses::{Addresses, Block},
     arrival::Entrance,
     origin::OriginRules,
     overload::Overload,
     turnstile::Turnstile,
+};
+pub use self::{
+    arrival::Arrival,
+    connection::WebSocketLimits,
+    listener::{ListenError, bind, listen},
+    overload::watch,
 };
 use crate::{session::Ground, shard::ShardHandle, tls::Tls};
 

@@ -131,8 +131,9 @@ async function generate({ child: server, url, access }, { later = false, path = 
     rmSync(file, { force: true });
     const [scenario, ...flags] = load;
     const where = ["--url", url + path, ...access, "--server-pid", String(server.process.pid)];
-    const args = [scenario, ...where, "--threads", "1", "--json", file, ...flags];
-    const generator = generators[place] = pinned(`generator-${place}`, GENERATOR_CORE, loadtest, args);
+    const args = [...where, "--threads", "1", "--json", file, ...flags];
+    const [program, ...before] = scenario === "flood" ? [process.execPath, join(root, "scripts/flood.mjs")] : [loadtest, scenario];
+    const generator = generators[place] = pinned(`generator-${place}`, GENERATOR_CORE, program, [...before, ...args]);
     const code = await Promise.race([generator.ended, server.ended.then(() => "server"), sleep(seconds * 1000, "late", { ref: false })]);
     if (code === 0) return JSON.parse(readFileSync(file, "utf8"));
     if (!generator.hasEnded) await kill(generator);
@@ -140,5 +141,5 @@ async function generate({ child: server, url, access }, { later = false, path = 
         code === "late" ? `is not done after ${seconds} s`
         : code === "server" ? `has no server any more:\n${tail(server)}`
         : `ended with ${code}`;
-    throw new Error(`loadtest ${args.join(" ")} ${why}:\n${tail(generator)}`);
+    throw new Error(`${scenario} ${args.join(" ")} ${why}:\n${tail(generator)}`);
 }

@@ -259,9 +259,6 @@ fn sizes(document: &Document, report: &mut Report<'_>) {
             report.add(key, "must be more than 0: without a bound one client could take all memory");
         }
     }
-    if !(0.0..=1.0).contains(&limits.overload_memory) {
-        report.add("limits.overload_memory", "is a part of the memory: from 0, which is never, to 1");
-    }
     if limits.publication_bytes > limits.message_bytes && limits.message_bytes > 0 {
         report.add_either(
             ["limits.publication_bytes", "limits.message_bytes"],

@@ -31,6 +31,7 @@ mod problem;
 mod schema;
 mod secret;
 mod sections;
+mod share;
 mod size;
 mod source;
 mod tls;

@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    address, count, duration, memory, network::Network, origin::Origin, secret::Secret, size, tls::TlsSettings,
+    address, count, duration, memory, network::Network, origin::Origin, secret::Secret, share, size, tls::TlsSettings,
     tokens::TokenSettings,
 };
 
@@ -213,6 +213,7 @@ pub struct Limits {
     /// The part of its memory, from 0 to 1, beyond which the node refuses handshakes with 503 and says so at `/readyz`, until it is
     /// 0.05 below: of its control group's limit, where that can be reclaimed does not count, or of the machine's. 0 is
     /// never. Default 0.9, in development mode never: those who are connected need the rest.
+    #[serde(deserialize_with = "share::deserialize")]
     pub overload_memory: f64,
     /// The same of how late a shard is with what it is asked to do, until it is half of this. `"0s"` is never. Default 1 s, in
     /// development mode never: no client waits that long gladly, and one more makes it longer for all.

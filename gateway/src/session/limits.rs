@@ -15,6 +15,8 @@ const SECOND: u64 = 1_000_000_000;
 const MINUTE: u64 = 60 * SECOND;
 /// Who was refused what would have filled so much of a limit's time does not listen.
 const PATIENCE: u64 = 5 * SECOND;
+/// … unless that is less often than this: of a limit that refills slowly one refusal is much.
+const REFUSALS: u64 = 10;
 /// What a message costs beside its bytes: the least header that a client's frame has (RFC 6455 §5.2). Empty ones are not free.
 const HEADER: usize = 6;
 /// Channels that a connection is not subscribed to and may come back to without naming a new one.
@@ -196,8 +198,8 @@ impl Rates {
     /// Counts a refusal. How long to stay away if it was one too many, in milliseconds: until all of them are forgotten.
     #[must_use]
     pub(super) fn refused(&mut self, over: &Over) -> Option<u64> {
-        // One that costs more than the patience does not end it at once.
-        let full = self.refusals.take(over.cost.min(PATIENCE), PATIENCE, self.now).is_err();
+        let cost = over.cost.min(PATIENCE / REFUSALS);
+        let full = self.refusals.take(cost, PATIENCE, self.now).is_err();
         full.then_some(PATIENCE / 1_000_000)
     }
 }
@@ -316,6 +318,14 @@ mod tests {
         assert_eq!(after_ms, 5000);
         assert_eq!(go_on(SECOND / 190), None, "below the limit");
         assert_eq!(go_on(SECOND / 390), None, "as often refused as not: each refusal has been waited for");
+    }
+
+    #[test]
+    fn of_a_slow_limit_ten_refusals_are_heard() {
+        let (mut rates, limits) = (Rates::default(), limits(1, 0, 0, 0));
+        assert_eq!(at(&mut rates, &limits, 0, 1), 1);
+        let over = rates.command(&limits).unwrap_err();
+        assert_eq!((0..20).take_while(|_| rates.refused(&over).is_none()).count(), 10);
     }
 
     #[test]

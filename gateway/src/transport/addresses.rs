@@ -75,7 +75,7 @@ mod tests {
         assert!(!addresses.enter(one, two) && addresses.enter(block("192.0.2.2"), two));
         addresses.leave(one);
         assert!(addresses.enter(one, two) && !addresses.enter(one, two));
-        [one, one, block("192.0.2.2")].map(|block| addresses.leave(block));
+        [one, one, block("192.0.2.2")].into_iter().for_each(|block| addresses.leave(block));
         assert!(addresses.0.lock().is_empty());
     }
 }

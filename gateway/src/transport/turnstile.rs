@@ -146,15 +146,15 @@ mod tests {
         assert_eq!(line.place(rate(1), block(2), 0), None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_gives_up_frees_the_share_and_not_the_turn() {
         let turnstile = Turnstile::new();
         let rate = rate(10);
-        assert!(turnstile.pass(rate, block(1)).await);
         let begun = Instant::now();
+        assert!(turnstile.pass(rate, block(1)).await);
         let given_up = tokio::time::timeout(Duration::from_millis(1), turnstile.pass(rate, block(1))).await;
         assert!(given_up.is_err() && turnstile.line.lock().waiting.is_empty());
         assert!(turnstile.pass(rate, block(1)).await);
-        assert_eq!(begun.elapsed().as_millis(), 200);
+        assert!(begun.elapsed() >= Duration::from_millis(200), "the second turn was nobody's");
     }
 }

@@ -29,6 +29,8 @@ const REFUSED: &str = "skywave_handshakes_refused_total";
 const NODES: &str = "skywave_nodes";
 const SIGNALS_DROPPED: &str = "skywave_signals_dropped_total";
 const BUILD_INFO: &str = "skywave_build_info";
+const CONFIG_INFO: &str = "skywave_config_info";
+const CONFIG_RELOADS: &str = "skywave_config_reloads_total";
 
 /// From 100 us (a publication within one node) to 10 s (a backplane that was away).
 const SECONDS: [f64; 13] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5, 10.0];
@@ -86,6 +88,8 @@ fn describe() {
     describe_counter!(REFUSED, Unit::Count, "Handshakes that were refused, by reason");
     describe_gauge!(NODES, Unit::Count, "Nodes that are alive, as this one sees them");
     describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
+    describe_gauge!(CONFIG_INFO, Unit::Count, "1 for the version of the settings in force, 0 for those before");
+    describe_counter!(CONFIG_RELOADS, Unit::Count, "Settings that were loaded again, by outcome");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the version is its label");
 
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -102,6 +106,9 @@ fn describe() {
     for policy in SlowConsumer::ALL {
         counter!(SLOW_CONSUMERS, "policy" => policy.as_str()).absolute(0);
     }
+    for outcome in ["applied", "unchanged", "refused"] {
+        counter!(CONFIG_RELOADS, "outcome" => outcome).absolute(0);
+    }
     for direction in ["in", "out"] {
         counter!(SIGNALS_DROPPED, "direction" => direction).absolute(0);
     }
@@ -113,6 +120,19 @@ pub fn describe_namespace(namespace: &str) {
     for source in [Source::Client, Source::Api] {
         counter!(PUBLICATIONS, "namespace" => namespace.to_owned(), "source" => source.as_str()).absolute(0);
     }
+}
+
+/// These settings are in force from now on, and those from `before` no longer.
+pub fn settings_version(before: Option<&str>, now: &str) {
+    if let Some(before) = before {
+        gauge!(CONFIG_INFO, "version" => before.to_owned()).set(0.0);
+    }
+    gauge!(CONFIG_INFO, "version" => now.to_owned()).set(1.0);
+}
+
+/// Settings were loaded again.
+pub fn reloaded(outcome: &'static str) {
+    counter!(CONFIG_RELOADS, "outcome" => outcome).increment(1);
 }
 
 /// A handshake was refused.

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, de};
 use skywave_backplane::RedisOptions;
 
+use super::written::written_as_shown;
+
 /// Where the backplane is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackplaneUrl {
@@ -64,6 +66,9 @@ impl BackplaneUrl {
         }
     }
 }
+
+written_as_shown!(BackplaneUrl, "`\"memory\"` or a URL of Redis");
+written_as_shown!(RedisUrl, "URL of one Redis");
 
 impl<'de> Deserialize<'de> for BackplaneUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -28,13 +28,13 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
+use self::arrival::Entrance;
 pub(crate) use self::encrypt::encrypt;
 pub use self::{
     arrival::Arrival,
     connection::WebSocketLimits,
     listener::{ListenError, bind, listen},
 };
-use self::{arrival::Entrance, origin::OriginRules};
 use crate::{session::Ground, shard::ShardHandle, tls::Tls};
 
 /// What is spoken on a public listener with TLS, the preferred first (ALPN).
@@ -44,8 +44,6 @@ pub const PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
 pub struct Public {
     /// What their sessions share.
     pub ground: Arc<Ground>,
-    /// Whose pages may connect.
-    pub origins: OriginRules,
     entrance: Entrance,
     /// Set when the node leaves: upgrades are refused from then on.
     draining: CancellationToken,
@@ -54,9 +52,9 @@ pub struct Public {
 
 impl Public {
     /// Open for everyone whom the settings let in; `tls` is what the listeners speak.
-    pub fn new(ground: Arc<Ground>, origins: OriginRules, tls: Option<Arc<Tls>>) -> Self {
+    pub fn new(ground: Arc<Ground>, tls: Option<Arc<Tls>>) -> Self {
         let entrance = Entrance::new(tls, &ground.settings().public);
-        Self { ground, origins, entrance, draining: CancellationToken::new(), websockets: AtomicUsize::new(0) }
+        Self { ground, entrance, draining: CancellationToken::new(), websockets: AtomicUsize::new(0) }
     }
 
     /// Refuses upgrades from now on, so that a balancer takes them elsewhere.

@@ -20,6 +20,7 @@ use super::{
     framed::Framed,
     handshake::{self, Handshake, HandshakeError},
     http::{Answer, Door, refused, text},
+    origin::OriginRules,
     prepare::Compression,
     requests,
     socket::Socket,
@@ -80,7 +81,7 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
         metrics::refused("not_ready");
         return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
     }
-    if let Err(foreign) = public.origins.check(&request, &arrival) {
+    if let Err(foreign) = OriginRules::of(&settings).check(&request, &arrival) {
         metrics::refused("origin");
         return text(StatusCode::FORBIDDEN, format!("{foreign}\n"));
     }

@@ -28,13 +28,16 @@ mod namespaces;
 mod network;
 mod origin;
 mod problem;
+mod reference;
 mod running;
 mod schema;
 mod secret;
 mod sections;
+mod show;
 mod size;
 mod source;
 mod tls;
+mod toml_text;
 mod twins;
 mod version;
 mod written;
@@ -56,11 +59,13 @@ pub use self::{
     network::Network,
     origin::Origin,
     problem::{ConfigError, Place, Problem},
+    reference::{commented, page},
     secret::Secret,
     sections::{
         AuthSettings, DebugSettings, DemoSettings, DrainSettings, InternalSettings, Limits, LogFormat, MAX_SHARDS,
         NodeSettings, ProxyProtocol, PublicSettings, Timeouts,
     },
+    show::{show, show_json},
     tls::{TlsError, TlsFiles, TlsSettings},
 };
 

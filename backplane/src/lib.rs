@@ -1,8 +1,9 @@
 //! Carries publications between nodes and keeps their history. Knows nothing of clients, sockets or protocols.
 //!
-//! Three traits say what a backplane does for a node, one says what the node does for it:
+//! Four traits say what a backplane does for a node, one says what the node does for it:
 //!
-//! - [`Backplane`]: publish, subscribe, history; [`Presence`]: who is on a channel; [`Cluster`]: which nodes there are
+//! - [`Backplane`]: publish, subscribe, history; [`Presence`]: who is on a channel; [`Cluster`]: which nodes there are;
+//!   [`Revocations`]: which tokens no longer count
 //! - [`Sink`]: what comes up, by call into queues that never wait
 //!
 //! [`Memory`] serves one node and is the reference; [`Redis`] joins many; [`Any`] is the one that was configured.
@@ -14,6 +15,7 @@ pub mod conformance;
 mod memory;
 mod metrics;
 mod redis;
+mod revocation;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -24,6 +26,7 @@ pub use any::Any;
 pub use memory::Memory;
 pub use metrics::describe_metrics;
 pub use redis::{Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
+pub use revocation::{MAX_REVOCATIONS, MAX_SUBJECT_BYTES, Revocation, Revocations, RevokeError, Subject};
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

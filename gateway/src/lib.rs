@@ -10,6 +10,7 @@
 //! - [`session`]: what one client has asked for and may do
 //! - [`shard`]: one thread, its connections, who is on which channel
 //! - [`relay`]: which shard wants which channel, and the node's one way to its backplane
+//! - [`webhooks`]: the user's back end, asked before and told after
 //! - ground floor: [`config`], [`metrics`], [`push`] (what a node says unasked), [`clock`], [`tls`],
 //!   [`outbound`] (HTTP to what the operator names)
 
@@ -29,3 +30,4 @@ pub mod session;
 pub mod shard;
 pub mod tls;
 pub mod transport;
+pub mod webhooks;

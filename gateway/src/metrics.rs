@@ -28,6 +28,9 @@ const BACKPLANE_STATE: &str = "skywave_backplane_state";
 const REFUSED: &str = "skywave_handshakes_refused_total";
 const NODES: &str = "skywave_nodes";
 const SIGNALS_DROPPED: &str = "skywave_signals_dropped_total";
+const WEBHOOKS: &str = "skywave_webhooks_total";
+const WEBHOOK_DURATION: &str = "skywave_webhook_duration_seconds";
+const WEBHOOK_EVENTS: &str = "skywave_webhook_events_waiting";
 const BUILD_INFO: &str = "skywave_build_info";
 const CONFIG_INFO: &str = "skywave_config_info";
 const CONFIG_RELOADS: &str = "skywave_config_reloads_total";
@@ -90,6 +93,13 @@ fn describe() {
     describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
     describe_gauge!(CONFIG_INFO, Unit::Count, "1 for the version of the settings in force, 0 for those before");
     describe_counter!(CONFIG_RELOADS, Unit::Count, "Settings that were loaded again, by outcome");
+    describe_counter!(
+        WEBHOOKS,
+        Unit::Count,
+        "Calls of webhooks by outcome; of the hook events: events, but for retried, which is calls everywhere"
+    );
+    describe_histogram!(WEBHOOK_DURATION, Unit::Seconds, "Calls of webhooks, with all their tries; of events each try");
+    describe_gauge!(WEBHOOK_EVENTS, Unit::Count, "Events that wait for their receiver");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the version is its label");
 
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -112,6 +122,70 @@ fn describe() {
     for direction in ["in", "out"] {
         counter!(SIGNALS_DROPPED, "direction" => direction).absolute(0);
     }
+}
+
+/// How a call of a webhook, or an event, has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookOutcome {
+    /// The back end said yes.
+    Allowed,
+    /// The back end said no.
+    Refused,
+    /// It said nothing of use, and that is a yes.
+    FailedAllowed,
+    /// It said nothing of use, and that is a no.
+    FailedRefused,
+    /// The event has reached it.
+    Delivered,
+    /// A try failed and is made again.
+    Retried,
+    /// The event and its opposite took each other away, or it was there already.
+    Debounced,
+    /// The event is lost.
+    Dead,
+}
+
+impl WebhookOutcome {
+    const OF_DECISIONS: [Self; 5] =
+        [Self::Allowed, Self::Refused, Self::FailedAllowed, Self::FailedRefused, Self::Retried];
+    const OF_EVENTS: [Self; 4] = [Self::Delivered, Self::Retried, Self::Debounced, Self::Dead];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused => "refused",
+            Self::FailedAllowed => "failed_allowed",
+            Self::FailedRefused => "failed_refused",
+            Self::Delivered => "delivered",
+            Self::Retried => "retried",
+            Self::Debounced => "debounced",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Opens the counters of webhooks at 0: those of hooks that decide, and of the one that is told.
+pub(crate) fn describe_webhooks(deciding: &[&'static str], told: &'static str) {
+    let decisions = deciding.iter().flat_map(|hook| WebhookOutcome::OF_DECISIONS.map(|outcome| (*hook, outcome)));
+    for (hook, outcome) in decisions.chain(WebhookOutcome::OF_EVENTS.map(|outcome| (told, outcome))) {
+        webhook(hook, outcome, 0);
+    }
+    webhook_events_waiting(0);
+}
+
+/// So many calls, or events, of a webhook have ended so.
+pub(crate) fn webhook(hook: &'static str, outcome: WebhookOutcome, count: usize) {
+    counter!(WEBHOOKS, "hook" => hook, "outcome" => outcome.as_str()).increment(count as u64);
+}
+
+/// A call of a webhook has ended.
+pub(crate) fn webhook_took(hook: &'static str, took: Duration) {
+    histogram!(WEBHOOK_DURATION, "hook" => hook).record(took);
+}
+
+/// So many events wait for their receiver.
+pub(crate) fn webhook_events_waiting(events: usize) {
+    gauge!(WEBHOOK_EVENTS).set(events as f64);
 }
 
 /// Opens the namespace's counters at 0, so that the first event is not missed.

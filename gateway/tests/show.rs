@@ -43,7 +43,7 @@ struct Start {
 impl Start {
     fn new(text: &str, variables: &[(&'static str, &'static str)]) -> Self {
         let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("key"), "hunter2-hunter2-hunter2\n").unwrap();
+        fs::write(folder.path().join("key"), "hunter2-of-another-back-end\n").unwrap();
         let mut start = Self { folder, flags: Flags::default(), variables: variables.to_vec() };
         start.write("skywave.toml", text);
         start

@@ -5,6 +5,7 @@
 
 mod members;
 mod nodes;
+mod revoked;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,10 +22,10 @@ use tokio::sync::watch;
 
 use crate::{
     Backplane, BackplaneState, Cluster, Durability, Gap, HistoryPage, HistoryPolicy, HistoryQuery, IdempotencyKey,
-    Interest, NewPublication, Presence, PresenceEvent, PublishError, Published, Sink,
+    Interest, NewPublication, Presence, PresenceEvent, PublishError, Published, Revocations, Sink,
 };
 
-pub use self::{members::*, nodes::*};
+pub use self::{members::*, nodes::*, revoked::*};
 
 /// How long anything may take before its test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -32,7 +33,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// Where the nodes of one test live.
 pub trait World {
     /// What is tested.
-    type Node: Backplane + Presence + Cluster;
+    type Node: Backplane + Presence + Cluster + Revocations;
     /// Whether [`World::node`] gives nodes of one cluster, or each time another world.
     const JOINS_NODES: bool;
 
@@ -286,6 +287,10 @@ macro_rules! promises {
             nodes_know_each_other
             a_signal_reaches_those_it_is_for
             positions_are_those_of_the_channels
+            every_node_knows_what_is_revoked
+            revoking_again_only_widens
+            a_revocation_ends_by_itself
+            only_a_good_id_can_be_revoked
         }
     };
     (@each $world:expr; $($promise:ident)*) => {

@@ -5,6 +5,7 @@
 
 mod line;
 mod members;
+mod revoked;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use skywave_proto::{ChannelName, Member, Publication, StreamPosition};
 use tokio::time::Instant;
 
-use self::{line::Line, members::Members};
+use self::{line::Line, members::Members, revoked::Revoked};
 use crate::{
     Backplane, BackplaneState, Cluster, ClusterError, Delivery, Durability, Gap, HistoryError, HistoryPage,
     HistoryQuery, IDEMPOTENCY_WINDOW, IdempotencyKey, Interest, MemberPage, NewPublication, NodeInfo, NodeRecord,
@@ -36,6 +37,7 @@ struct Inner {
     sink: Arc<dyn Sink>,
     incarnation: Arc<str>,
     info: Mutex<NodeInfo>,
+    revoked: Mutex<Revoked>,
 }
 
 /// All that is known of one channel. Bound: what its namespace's history allows, the keys of the last
@@ -59,6 +61,7 @@ impl Memory {
             sink,
             incarnation: format!("{:016x}", rand::random::<u64>()).into(),
             info: Mutex::default(),
+            revoked: Mutex::default(),
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -145,6 +148,7 @@ impl Inner {
     }
 
     fn sweep(&self) {
+        self.revoked.lock().expire(revoked::now_ms());
         let now = Instant::now();
         for stripe in &self.stripes {
             stripe.lock().retain(|_, channel| {

@@ -14,6 +14,8 @@
 //! | `{prefix}:{tag}:nt:INCARNATION` | string | it was taken for dead | 1 h |
 //! | `{prefix}:{tag}:nr` | set | incarnations that have resigned | 1 day |
 //! | `{prefix}:{tag}:nl:INCARNATION` | string | who carries out that it is dead | 15 s |
+//! | `{prefix}:{tag}:r` | sorted set | revoked tokens, see `scripts/revoke.lua`; in the partition of `#control` too | until the last of them ends |
+//! | `{prefix}:{tag}:re` | sorted set | revoked subject -> when that ends, in ms | likewise |
 //! | `{prefix}:secret` | string | the secret that all nodes share | for ever |
 //!
 //! `{tag}` stands there with its braces: it is the hash tag of one of [`PARTITIONS`] partitions, so that all keys of a

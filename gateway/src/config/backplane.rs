@@ -108,8 +108,8 @@ enum GenerationName {
     Connection,
 }
 
-/// The content of `backplane.ca`: certificates in PEM, at least one.
-#[derive(Clone)]
+/// The content of `backplane.ca` or `webhooks.ca`: certificates in PEM, at least one.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Authorities {
     path: PathBuf,
     pem: Box<[u8]>,
@@ -132,7 +132,7 @@ impl<'de> Deserialize<'de> for Authorities {
         RedisOptions::check_ca(&pem).map_err(|_| {
             de::Error::custom(format!(
                 "{shown} holds no certificate, or a broken one: write the path of a PEM file with the certificate of the \
-                 authority that signed that of Redis (-----BEGIN CERTIFICATE-----)"
+                 authority that signed that of the other end (-----BEGIN CERTIFICATE-----)"
             ))
         })?;
         Ok(Self { pem: pem.into(), path })

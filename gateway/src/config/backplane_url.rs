@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use skywave_backplane::RedisOptions;
 
-use super::written::written_as_shown;
+use super::{secret::fingerprint, written::written_as};
 
 /// Where the backplane is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +67,26 @@ impl BackplaneUrl {
     }
 }
 
-written_as_shown!(BackplaneUrl, "`\"memory\"` or a URL of Redis");
-written_as_shown!(RedisUrl, "URL of one Redis");
+written_as!(BackplaneUrl, "`\"memory\"` or a URL of Redis", { "type": "string" });
+written_as!(RedisUrl, "URL of one Redis", { "type": "string" });
+
+impl Serialize for BackplaneUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Memory => serializer.serialize_str("memory"),
+            Self::Redis(url) => url.serialize(serializer),
+        }
+    }
+}
+
+impl Serialize for RedisUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.split().0 {
+            None => serializer.collect_str(self),
+            Some(_) => serializer.collect_str(&fingerprint(self, &self.text)),
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for BackplaneUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -6,7 +6,7 @@ use skywave_backplane::{Durability, Generation, MAX_WITHIN};
 
 use super::{
     MAX_SHARDS, Namespace, ProxyProtocol, RedisUrl, SlowConsumer, address, api::ApiKey, layer::Path, namespaces,
-    problem::Problem, schema::Document, source::Sources,
+    problem::Problem, schema::Document, source::Sources, webhook_problems,
 };
 
 /// The fewest bytes of `node.secret`: as many as the hash that it keys.
@@ -29,6 +29,7 @@ pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<P
     sizes(document, &mut report);
     times(document, &mut report);
     durability(document, &mut report);
+    webhook_problems::check(document, &mut report);
     for (name, namespace) in &document.namespaces {
         if let Err(message) = namespaces::check_name(name) {
             report.at(vec!["namespaces".to_owned(), name.clone()], message);
@@ -37,13 +38,13 @@ pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<P
     }
 }
 
-struct Report<'a> {
+pub(super) struct Report<'a> {
     sources: &'a Sources,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Report<'_> {
-    fn add(&mut self, dotted: &str, message: impl Into<String>) {
+    pub(super) fn add(&mut self, dotted: &str, message: impl Into<String>) {
         self.at(dotted.split('.').map(str::to_owned).collect(), message);
     }
 

@@ -2,7 +2,7 @@
 //! without effect is worse than none, but with a word that says so.
 
 /// Each dotted. A section stands for all that is in it.
-const LATER: [&str; 14] = [
+const LATER: [&str; 13] = [
     "node.advertise",
     "auth.tokens",
     "limits.connections_per_ip",
@@ -16,7 +16,6 @@ const LATER: [&str; 14] = [
     "drain.window",
     "drain.rate",
     "sockjs",
-    "webhooks",
 ];
 
 /// Whether a later version will know this setting.
@@ -31,7 +30,7 @@ mod tests {
     #[test]
     fn knows_its_own_only() {
         let is_later = |path: &str| is_later(&path.split('.').map(Into::into).collect::<Vec<_>>());
-        assert!(is_later("webhooks"));
+        assert!(is_later("sockjs"));
         assert!(is_later("auth.tokens"));
         assert!(!is_later("auth"));
         assert!(!is_later("auth.tokens.keys"));

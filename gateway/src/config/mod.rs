@@ -19,6 +19,7 @@ mod development;
 mod duration;
 mod files;
 mod flags;
+mod hook_url;
 mod later;
 mod layer;
 mod loader;
@@ -40,6 +41,8 @@ mod tls;
 mod toml_text;
 mod twins;
 mod version;
+mod webhook_problems;
+mod webhooks;
 mod written;
 
 use std::{collections::BTreeMap, ffi::OsString};
@@ -54,6 +57,7 @@ pub use self::{
     backplane_url::{BackplaneUrl, RedisUrl},
     files::Files,
     flags::Flags,
+    hook_url::HookUrl,
     loader::Loader,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
@@ -67,6 +71,7 @@ pub use self::{
     },
     show::{show, show_json},
     tls::{TlsError, TlsFiles, TlsSettings},
+    webhooks::{DecideHook, EventHook, EventType, OnFailure, WebhookSettings},
 };
 
 /// All settings of a node, checked: a [`Loader`] is the only way in. Serialized they have the shape of the file, without its
@@ -95,6 +100,8 @@ pub struct Settings {
     pub demo: DemoSettings,
     /// For those who test a node.
     pub debug: DebugSettings,
+    /// What the user's back end decides, and what it is told.
+    pub webhooks: WebhookSettings,
     namespaces: BTreeMap<String, Namespace>,
     #[serde(skip)]
     development: bool,
@@ -134,6 +141,7 @@ impl Settings {
             drain: document.drain,
             demo: document.demo,
             debug: document.debug,
+            webhooks: document.webhooks,
             namespaces: document.namespaces,
             development,
         }
@@ -176,6 +184,7 @@ impl Settings {
                 "public.trusted_proxies has {everybody}: every client says itself which address it has; name the proxies"
             ));
         }
+        warnings.extend(self.webhooks.warnings());
         warnings
     }
 }

@@ -45,7 +45,12 @@ impl Settings {
 
     /// The names of the settings that are not the same in both, in order; of a secret or a list only that it differs.
     pub fn differences(&self, other: &Self) -> Vec<String> {
-        differences(&self.tree(), &other.tree())
+        let mut names = differences(&self.tree(), &other.tree());
+        // The tree has its path, and not what the file holds.
+        if self.webhooks.ca != other.webhooks.ca && !names.iter().any(|name| name == "webhooks.ca") {
+            names.push("webhooks.ca".to_owned());
+        }
+        names
     }
 
     /// As [`Serialize`](serde::Serialize) has it.

@@ -19,6 +19,7 @@ use super::{
         PublicSettings, Timeouts,
     },
     source::Sources,
+    webhooks::WebhookSettings,
 };
 
 /// The whole file.
@@ -36,6 +37,7 @@ pub(super) struct Document {
     pub(super) drain: DrainSettings,
     pub(super) demo: DemoSettings,
     pub(super) debug: DebugSettings,
+    pub(super) webhooks: WebhookSettings,
     pub(super) namespaces: BTreeMap<String, Namespace>,
 }
 
@@ -111,7 +113,7 @@ fn reword(path: &[String], message: &str) -> String {
 
 /// Whether a secret may stand here, or somebody may have put one here by mistake.
 fn may_be_secret(path: &[String]) -> bool {
-    const SECRETS: [&[&str]; 8] = [
+    const SECRETS: [&[&str]; 9] = [
         &["node", "secret"],
         &["backplane", "url"],
         &["backplane", "urls"],
@@ -120,6 +122,7 @@ fn may_be_secret(path: &[String]) -> bool {
         &["api"],
         &["public", "tls", "key"],
         &["internal", "tls", "key"],
+        &["webhooks"],
     ];
     SECRETS.iter().any(|secret| path.iter().zip(*secret).all(|(a, b)| a == b))
 }

@@ -7,6 +7,8 @@ use super::{files::Files, layer::Path, problem::Problem, source::Sources};
 
 const TWINS: [[&str; 2]; 4] =
     [["node", "secret"], ["backplane", "url"], ["backplane", "password"], ["backplane", "sentinel_password"]];
+/// Of each webhook.
+const OF_A_WEBHOOK: [&str; 2] = ["url", "secret"];
 /// Where the backplane is: said in one of these ways.
 const BACKPLANE: [&str; 3] = ["url", "url_file", "urls"];
 
@@ -17,6 +19,7 @@ pub(super) fn of(path: &[String]) -> Option<Path> {
     let known = match around {
         [section] => TWINS.iter().any(|[s, k]| s == section && *k == plain),
         [api, keys, _] => api == "api" && keys == "keys" && plain == "key",
+        [webhooks, _] => webhooks == "webhooks" && OF_A_WEBHOOK.contains(&plain),
         _ => false,
     };
     let other = if plain == key { format!("{key}_file") } else { plain.to_owned() };
@@ -36,9 +39,15 @@ pub(super) fn instead_of(path: &[String]) -> impl Iterator<Item = Path> + use<> 
     others.into_iter()
 }
 
+/// Other files whose content counts, also when only that changes.
+const CONTENT: [&str; 1] = ["/webhooks/ca"];
+
 /// Puts what the files hold in the place of their twins. Paths are as the process sees them: relative ones start at its
 /// working directory.
 pub(super) fn read(tree: &mut Json, sources: &Sources, files: &mut Files, problems: &mut Vec<Problem>) {
+    for file in CONTENT.iter().filter_map(|pointer| tree.pointer(pointer).and_then(Json::as_str)) {
+        let _ = files.read(std::path::Path::new(file)); // it is read again, and refused, where it is used
+    }
     if let Some(backplane) = tree.get_mut("backplane").and_then(Json::as_object_mut) {
         backplane.retain(|key, value| !(key == "urls" && value.is_null())); // a higher layer took it back
         if let Some(other) =
@@ -53,6 +62,14 @@ pub(super) fn read(tree: &mut Json, sources: &Sources, files: &mut Files, proble
     for [section, key] in TWINS {
         if let Some(table) = tree.get_mut(section) {
             read_one(table, &[section.to_owned()], key, sources, files, problems);
+        }
+    }
+    if let Some(hooks) = tree.get_mut("webhooks").and_then(Json::as_object_mut) {
+        for (name, hook) in hooks.iter_mut().filter(|(_, hook)| hook.is_object()) {
+            let around = ["webhooks", name].map(str::to_owned);
+            for key in OF_A_WEBHOOK {
+                read_one(hook, &around, key, sources, files, problems);
+            }
         }
     }
     if let Some(keys) = tree.pointer_mut("/api/keys").and_then(Json::as_array_mut) {
@@ -107,6 +124,8 @@ mod tests {
         assert_eq!(of("node.secret").as_deref(), Some("node.secret_file"));
         assert_eq!(of("backplane.url_file").as_deref(), Some("backplane.url"));
         assert_eq!(of("api.keys.3.key").as_deref(), Some("api.keys.3.key_file"));
+        assert_eq!(of("webhooks.rpc.secret").as_deref(), Some("webhooks.rpc.secret_file"));
+        assert_eq!(of("webhooks.ca"), None);
         assert_eq!(of("node.name"), None);
         assert_eq!(of("limits.url"), None);
     }

@@ -3,10 +3,7 @@
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    Settings,
-    secret::{MASK, is_fingerprint},
-};
+use super::{Settings, secret::without_fingerprint};
 
 /// What each node has for itself, so that nodes of one configuration have one version.
 const OWN: [&[&str]; 6] = [
@@ -45,10 +42,14 @@ fn take_out(tree: &mut Json, path: &[&str]) {
     }
 }
 
-/// Puts [`MASK`] in the place of every secret's fingerprint.
+/// Takes the fingerprints of all secrets out.
 pub(super) fn mask(tree: &mut Json) {
     match tree {
-        Json::String(text) if is_fingerprint(text) => MASK.clone_into(text),
+        Json::String(text) => {
+            if let Some(shown) = without_fingerprint(text) {
+                *text = shown;
+            }
+        }
         Json::Array(list) => list.iter_mut().for_each(mask),
         Json::Object(table) => table.values_mut().for_each(mask),
         _ => {}

@@ -159,6 +159,7 @@ impl Session {
             }),
             client: client.id,
             node: self.ground.node.clone(),
+            expires_in_ms: None,
             ping_interval_ms: u64::try_from(settings.timeouts.ping_interval.as_millis()).unwrap_or(u64::MAX),
             subscribed,
         });

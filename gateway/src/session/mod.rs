@@ -32,7 +32,7 @@ use tokio::time::Instant as TokioInstant;
 
 pub use self::{
     clients::{Clients, Seat, Who},
-    command::{Command, Connect, Connected, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
+    command::{Command, Connect, Connected, Credential, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
     rights::{may_publish, may_subscribe, named_namespace, namespace},
     seal::Seal,
     subscriptions::require_presence,
@@ -267,7 +267,7 @@ impl Session {
             Command::Refresh(_) => {
                 Err(Refusal::new(ErrorCode::BadRequest, "this node has no token keys, so there is no token to refresh"))
             }
-            Command::Rpc(method) => {
+            Command::Rpc { method, .. } => {
                 Err(Refusal::new(ErrorCode::NotFound, format!("no back end answers {method:?} here")))
             }
             Command::Ping => {

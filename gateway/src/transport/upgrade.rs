@@ -282,7 +282,8 @@ impl Opening<'_> {
             return Opened::Session(adopted);
         };
         let adopted = adopt(Some(channel.clone()));
-        let request = Subscribe { channel: channel.clone(), since: self.since, presence: false, echo: true };
+        let request =
+            Subscribe { channel: channel.clone(), since: self.since, presence: false, echo: true, token: None };
         adopted.session().handle(Envelope { id: Some(0), command: Ok(Command::Subscribe(request)) });
         // Should it take too long, the connection goes on waiting for it.
         let _ = timeout(deadline, adopted.session().subscribed(&channel)).await;

@@ -2,6 +2,7 @@
 
 mod call;
 mod serve;
+mod token;
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -32,6 +33,8 @@ enum Command {
     /// Looks at the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Makes a token for one client and prints it.
+    Token(Box<token::Arguments>),
     /// Publishes a JSON value to a channel, through a node's server API.
     Publish {
         /// Where to.
@@ -108,6 +111,7 @@ pub fn run() -> ExitCode {
             ReferenceFormat::Markdown => config::page(),
             ReferenceFormat::Toml => config::commented(),
         })),
+        Command::Token(arguments) => token::run(&arguments),
         Command::Publish { channel, json, api } => call::publish(&api, &channel, &json),
         Command::Nodes { api } => call::nodes(&api),
         Command::Healthcheck { api } => call::healthcheck(&api),

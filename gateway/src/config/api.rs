@@ -25,7 +25,8 @@ pub struct ApiKey {
     /// What the back end sends as `Authorization: Bearer`: at least 16 visible ASCII characters.
     #[serde(default)]
     pub key: Secret,
-    /// A file with `key`, read at start; a newline at its end does not count.
+    /// A file with `key`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
     /// What it opens; at least one.

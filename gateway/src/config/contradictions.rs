@@ -25,6 +25,9 @@ pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<P
     proxies(document, &mut report);
     tls(document, &mut report);
     backplane(document, &mut report);
+    for (key, message) in document.auth.tokens.problems() {
+        report.add(&format!("auth.tokens.{key}"), message);
+    }
     api_keys(&document.api.keys, &mut report);
     sizes(document, &mut report);
     times(document, &mut report);

@@ -20,6 +20,7 @@ mod duration;
 mod files;
 mod flags;
 mod hook_url;
+mod jwks_url;
 mod later;
 mod layer;
 mod loader;
@@ -38,6 +39,7 @@ mod show;
 mod size;
 mod source;
 mod tls;
+mod tokens;
 mod toml_text;
 mod twins;
 mod version;
@@ -51,6 +53,7 @@ use rand::Rng as _;
 use serde::Serialize;
 
 use self::schema::Document;
+pub(crate) use self::tokens::{check_secret, fits};
 pub use self::{
     api::{ApiKey, ApiSettings, Scope},
     backplane::{Authorities, BackplaneSettings},
@@ -58,6 +61,7 @@ pub use self::{
     files::Files,
     flags::Flags,
     hook_url::HookUrl,
+    jwks_url::JwksUrl,
     loader::Loader,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
@@ -71,6 +75,7 @@ pub use self::{
     },
     show::{show, show_json},
     tls::{TlsError, TlsFiles, TlsSettings},
+    tokens::{TokenAlgorithm, TokenKey, TokenKeyError, TokenSettings},
     webhooks::{DecideHook, EventHook, EventType, OnFailure, WebhookSettings},
 };
 
@@ -185,6 +190,7 @@ impl Settings {
             ));
         }
         warnings.extend(self.webhooks.warnings());
+        warnings.extend(self.auth.tokens.warnings());
         warnings
     }
 }

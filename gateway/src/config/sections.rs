@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     address, count, duration, memory, network::Network, origin::Origin, secret::Secret, size, tls::TlsSettings,
+    tokens::TokenSettings,
 };
 
 /// `[node]`: this process.
@@ -23,7 +24,8 @@ pub struct NodeSettings {
     #[schemars(extend("x-default" = "the host name and four random letters"))]
     pub name: String,
     /// How many threads own connections; each has its own runtime. 0, the default: one for each core that this process
-    /// may use. After loading it is the number itself.
+    /// may use.
+    // After loading it is the number itself.
     #[schemars(extend("x-default" = "one for each core"))]
     pub shards: u16,
     /// Seals sessions, so that a client keeps its id on whichever node it comes back to: at least 32 bytes, the same on
@@ -127,6 +129,8 @@ pub struct AuthSettings {
     /// Whether clients without credentials may connect. They get what their namespaces give to `anyone`. Default `false`,
     /// in development mode `true`.
     pub anonymous: bool,
+    /// Whose tokens are believed.
+    pub tokens: TokenSettings,
 }
 
 /// `[demo]`: the pages at `/demo/`.

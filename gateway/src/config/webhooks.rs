@@ -13,7 +13,7 @@ use super::{Authorities, Secret, duration, hook_url::HookUrl, size};
 #[serde(default, deny_unknown_fields)]
 pub struct WebhookSettings {
     /// A PEM file with authorities whose certificates the back end may show, beside those that the machine trusts. Read at
-    /// start and at each reload.
+    /// start and when it changes.
     pub ca: Option<Authorities>,
     /// Asked whether a client may connect, who it is and what it may do.
     pub connect: Option<DecideHook>,
@@ -33,7 +33,8 @@ pub struct WebhookSettings {
 pub struct DecideHook {
     /// Where the back end is asked: `https://…`, or `http://…` inside a network that nobody else reads.
     pub url: HookUrl,
-    /// A file with `url`, read at start; a newline at its end does not count.
+    /// A file with `url`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub url_file: Option<PathBuf>,
     /// From the client's command to the back end's answer, all tries and the wait for a free place together: 10 ms to 30 s.
@@ -50,7 +51,8 @@ pub struct DecideHook {
     /// Signs what is sent: at least 16 bytes. Default: none, and the back end cannot tell the node from somebody else.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// A file with `secret`, read at start; a newline at its end does not count.
+    /// A file with `secret`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
     /// Only for channels of these namespaces; `subscribe` and `publish` only. Default: all.
@@ -79,7 +81,8 @@ pub enum OnFailure {
 pub struct EventHook {
     /// Where the back end is told: `https://…`, or `http://…` inside a network that nobody else reads.
     pub url: HookUrl,
-    /// A file with `url`, read at start; a newline at its end does not count.
+    /// A file with `url`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub url_file: Option<PathBuf>,
     /// How long one delivery may take: 10 ms to 60 s. Default 5 s.
@@ -88,7 +91,8 @@ pub struct EventHook {
     /// Signs what is sent: at least 16 bytes. Default: none, and the back end cannot tell the node from somebody else.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// A file with `secret`, read at start; a newline at its end does not count.
+    /// A file with `secret`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
     /// What is told. Default: all.

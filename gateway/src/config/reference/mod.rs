@@ -103,6 +103,10 @@ fn kind(schema: &Json) -> String {
     if let Some(title) = schema.get("title").and_then(Json::as_str) {
         return title.to_owned();
     }
+    let names: Vec<_> = list(schema, "enum").iter().filter_map(Json::as_str).collect();
+    if !names.is_empty() {
+        return format!("one of `\"{}\"`", names.join("\"`, `\""));
+    }
     if let Some(items) = schema.get("items") {
         return format!("list, each: {}", kind(items));
     }

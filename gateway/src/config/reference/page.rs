@@ -24,8 +24,10 @@ is wrong, with file, line and key; `skywave config show` prints what is in force
 - **Nothing unknown** is passed over: a wrong name, type or value ends the process with exit code 64 before a port is bound.
 
 A running node takes a change of the file, or of a file that it names, within four seconds, and at once on SIGHUP: it is
-checked first, and a wrong one changes nothing but the log. Settings marked ↻ are taken so; the others need a restart, and the log
-says so. `skywave_config_info{version}` tells which nodes run with which settings.
+checked first, and a wrong one changes nothing but the log. Settings marked ↻ are taken so, some of them (what waits for a
+connection, how long it may take) by connections and subscriptions that are made from then on; the others need a restart, and the
+log says so. `skywave_config_info{version}` tells which nodes run with which settings, `skywave_config_reloads_total{outcome}` what
+became of each reload. A certificate that changes is taken too, but for other paths to it.
 ";
 
 /// The whole page.
@@ -44,7 +46,9 @@ fn write_section(section: &Section, page: &mut String) {
     if section.path.last().is_some_and(|last| last == ENTRY) {
         let _ = write!(page, "\nAll entries together: `{}`.\n", variable(&section.path[..section.path.len() - 1]));
     }
-    page.push('\n');
+    if !section.entries.is_empty() {
+        page.push('\n');
+    }
     for entry in &section.entries {
         write_entry(section, entry, page);
     }
@@ -75,12 +79,11 @@ fn write_entry(section: &Section, entry: &Entry, page: &mut String) {
 }
 
 /// What the section is, without its name in front.
-fn about(section: &Section) -> &str {
+fn about(section: &Section) -> String {
     let text = section.text.as_str();
-    if !text.starts_with("`[") {
-        return text;
-    }
-    text.split_once("`: ").map_or(text, |(_, rest)| rest)
+    let text = text.split_once("]`: ").filter(|_| text.starts_with("`[")).map_or(text, |(_, rest)| rest);
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn variable(path: &[String]) -> String {

@@ -121,6 +121,13 @@ impl Presence for Any {
             Self::Redis(redis) => redis.count(channel).await,
         }
     }
+
+    fn tell_transitions(&self, tell: bool) {
+        match self {
+            Self::Memory(memory) => memory.tell_transitions(tell),
+            Self::Redis(redis) => redis.tell_transitions(tell),
+        }
+    }
 }
 
 impl Cluster for Any {

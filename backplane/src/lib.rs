@@ -16,6 +16,7 @@ mod memory;
 mod metrics;
 mod redis;
 mod revocation;
+mod transition;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ pub use memory::Memory;
 pub use metrics::describe_metrics;
 pub use redis::{Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
 pub use revocation::{MAX_REVOCATIONS, MAX_SUBJECT_BYTES, Revocation, Revocations, RevokeError, Subject};
+pub use transition::{Transition, TransitionKind};
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,6 +250,11 @@ pub trait Presence: Send + Sync + 'static {
     /// # Errors
     /// [`PresenceError::Unavailable`] when the backplane is away.
     fn count(&self, channel: &ChannelName) -> impl Future<Output = Result<u64, PresenceError>> + Send;
+
+    /// Whether this node is told of [`Transition`]s from now on; at first it is not. Each is told once, by
+    /// [`Sink::transition`] of the node whose client made it, or for a dead node by the one that takes its members away:
+    /// so let all nodes of a cluster ask, or what those make that do not is told to nobody.
+    fn tell_transitions(&self, tell: bool);
 }
 
 /// Which nodes there are, and a way to speak to them.
@@ -349,6 +356,10 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Joins or leaves may be missing before the next one: a list of members has to be read again.
     fn presence_gap(&self, channel: &ChannelName);
+
+    /// A user came to a channel or went: to exactly one node of those that asked with [`Presence::tell_transitions`], and to
+    /// no other. Whether anybody on the node is subscribed there does not count. By default nobody cares.
+    fn transition(&self, _channel: &ChannelName, _transition: Transition) {}
 
     /// A node has sent [`Cluster::signal`].
     fn signal(&self, from: Arc<str>, message: Bytes);

@@ -1245,7 +1245,7 @@ fn tls_and_proxies_are_read_and_checked() {
 #[test]
 fn token_keys_are_read_from_texts_and_files() {
     let (ec, ed) = (key_pair(&rcgen::PKCS_ECDSA_P256_SHA256), key_pair(&rcgen::PKCS_ED25519));
-    let start = file(&format!(
+    let site = file(&format!(
         r#"
 [auth.tokens]
 keys = [
@@ -1265,10 +1265,10 @@ cookie = "session"
 "#,
         ed.public_key_pem()
     ));
-    fs::write(start.path("secret"), format!("{SECRET}2\n")).unwrap();
-    fs::write(start.path("ec.pem"), ec.public_key_pem()).unwrap();
-    fs::write(start.path("url"), "https://id.example.com/jwks.json\n").unwrap();
-    let settings = start.good();
+    fs::write(site.path("secret"), format!("{SECRET}2\n")).unwrap();
+    fs::write(site.path("ec.pem"), ec.public_key_pem()).unwrap();
+    fs::write(site.path("url"), "https://id.example.com/jwks.json\n").unwrap();
+    let settings = site.good();
     assert!(settings.warnings().is_empty());
     let tokens = settings.auth.tokens;
     let algorithms: Vec<_> = tokens.keys.iter().map(|key| key.alg).collect();

@@ -32,6 +32,10 @@ ping_interval = "1m 30s"
 presence = true
 durability = { replicated = 2, within = "300ms" }
 history = { size = 5, ttl = "1h", meta_ttl = "7d" }
+[namespaces."#user"]
+presence = true
+[webhooks.rpc]
+url = "https://h/hunter2"
 "#;
 
 struct Start {
@@ -92,6 +96,8 @@ fn every_setting_stands_there_with_its_origin() {
         "[namespaces.\"a.b\".history]",
         "ttl = \"1h\"  # DIR/skywave.toml:26:23",
         "publish = \"token\"  # default",
+        "[namespaces.\"#user\"]",
+        "url = \"https://h/***\"  # DIR/skywave.toml:30:1",
     ] {
         assert!(shown.lines().any(|shown| shown == line), "{line:?} is not in\n{shown}");
     }
@@ -108,6 +114,7 @@ fn what_is_shown_is_a_file_with_the_same_settings() {
     let before = start.loader().load().unwrap();
     // Whoever uses it as a file puts the secrets in again; the user of Redis is one of them.
     let shown = start.shown().replace("ada:hunter2@", "***@").replace("\"redis://***@h\"", "\"redis://ada:hunter2@h\"");
+    let shown = shown.replace("https://h/***", "https://h/hunter2");
     let shown = shown.replacen("\"***\"", "\"hunter2-hunter2-hunter2\"", 1);
     let shown = shown.replacen("\"***\"", "\"hunter2-hunter2-hunter2-hunter2-hunter2\"", 1);
     start.write("again.toml", &shown);

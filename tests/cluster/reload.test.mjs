@@ -36,6 +36,8 @@ test("settings change under 1,000 clients", { timeout: 120_000 }, async (t) => {
         write(`[limits]\nchannels_per_connection = ${100 + change}\n[namespaces.new-${change}]\nsubscribe = "anyone"\n`);
         node.process.kill("SIGHUP");
         await until(() => `reload ${change}:\n${tail(node)}`, async () => (await reloaded("applied")) === change);
+        const delivered = await figure("skywave_deliveries_total");
+        await until(() => "more publications", async () => (await figure("skywave_deliveries_total")) >= delivered + clients);
         if (change !== 5) continue;
         write("[limits]\nchannels_per_conection = 1\n");
         node.process.kill("SIGHUP");

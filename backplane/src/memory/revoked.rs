@@ -1,8 +1,6 @@
-use std::{
-    collections::HashMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::HashMap;
 
+use super::now_ms;
 use crate::{ClusterError, MAX_REVOCATIONS, Memory, Revocation, Revocations, RevokeError, Subject};
 
 /// Which tokens were revoked. Bound: [`MAX_REVOCATIONS`].
@@ -29,11 +27,6 @@ impl Revoked {
     pub(super) fn expire(&mut self, now_ms: u64) {
         self.0.retain(|_, revocation| revocation.until_ms > now_ms);
     }
-}
-
-/// The same clock as the tokens' own times.
-pub(super) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Revocations for Memory {

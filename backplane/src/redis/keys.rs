@@ -8,6 +8,8 @@
 //! | `{prefix}:{tag}:i:…` | string | the position that an idempotency key got | 300 s |
 //! | `{prefix}:{tag}:gen` | hash | `r` replication id, `n` generation | for ever |
 //! | `{prefix}:{tag}:p:CHANNEL` | sorted set | the channel's members, see `scripts/members.lua` | 1 h, made longer by their nodes |
+//! | `{prefix}:{tag}:pu:CHANNEL` | hash | how many clients each user has among them, see there | likewise |
+//! | `{prefix}:{tag}:pt:INCARNATION` | set | transitions of the partition that nobody was told yet | 1 h |
 //! | `{prefix}:{tag}:pn:INCARNATION` | set | the channels of the partition where it has members | likewise |
 //! | `{prefix}:{tag}:n` | sorted set | incarnation -> last beat in ms; in the partition of `#control`, as all of these | 1 day |
 //! | `{prefix}:{tag}:n:INCARNATION` | string | what the node tells of itself | 30 s |
@@ -109,6 +111,16 @@ impl Keys {
     /// Where an incarnation has members.
     pub(super) fn membered(&self, partition: usize, incarnation: &str) -> String {
         format!("{}:{{{}}}:pn:{incarnation}", self.0, TAGS[partition])
+    }
+
+    /// How many clients each user has on a channel.
+    pub(super) fn users(&self, channel: &ChannelName) -> String {
+        self.of("pu", channel)
+    }
+
+    /// What an incarnation still has to tell.
+    pub(super) fn transitions(&self, partition: usize, incarnation: &str) -> String {
+        format!("{}:{{{}}}:pt:{incarnation}", self.0, TAGS[partition])
     }
 
     /// A key of the registry of nodes.

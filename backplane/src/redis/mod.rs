@@ -112,7 +112,7 @@ impl Redis {
         let demux: Arc<dyn Sink> = Arc::new(Demux(sink.clone()));
         let (pump, queues) = Pump::new(&demux, inboxes.clone(), options.ring_bytes);
         let pump = Arc::new(pump);
-        let states = Arc::new(States::new(sink));
+        let states = Arc::new(States::new(sink.clone()));
         let state = states.node();
         // Until everything else has ended: what comes in last is delivered.
         let ended = CancellationToken::new();
@@ -142,7 +142,7 @@ impl Redis {
         });
         tasks.spawn(stop.clone().run_until_cancelled_owned(directory::keep(masters.clone())));
         let incarnation = Arc::new(RwLock::new(registry::new_incarnation()));
-        let members = presence::Writer::new(masters.clone(), incarnation.clone());
+        let members = presence::Writer::new(masters.clone(), incarnation.clone(), sink);
         tasks.spawn(members.clone().run(stop.clone()));
         let registry = Registry::new(masters.clone(), members.clone(), incarnation);
         tasks.spawn(registry.clone().run(state.clone(), stop.clone()));

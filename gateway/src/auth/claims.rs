@@ -9,6 +9,7 @@ use skywave_proto::ChannelName;
 
 use super::{
     error::TokenError,
+    object::Object,
     pattern::{Pattern, Patterns},
 };
 use crate::config::TokenSettings;
@@ -125,7 +126,7 @@ pub(super) fn read(payload: &[u8], rules: &Rules, now_ms: u64) -> Result<Claims,
     if payload.channel.is_some() {
         return Err(TokenError::claims("with `channel` it is for one subscription, not for a connection"));
     }
-    let ours = payload.skywave.unwrap_or_default();
+    let Object(ours) = payload.skywave.unwrap_or_default();
     if ours.subscribe.len() + ours.publish.len() > MAX_PATTERNS {
         return Err(TokenError::claims("it has more than 100 patterns"));
     }
@@ -182,7 +183,7 @@ struct Payload<'a> {
     aud: Option<Audience>,
     channel: Option<String>,
     #[serde(borrow)]
-    skywave: Option<Ours<'a>>,
+    skywave: Option<Object<Ours<'a>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -197,7 +198,7 @@ struct Ours<'a> {
 
 fn parse(payload: &[u8]) -> Result<Payload<'_>, TokenError> {
     let mut json = serde_json::Deserializer::from_slice(payload);
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let Object(parsed) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         // What serde says would repeat the value. The path has names of ours only: others are passed over.
         let path = error.path().to_string();
         match error.inner().is_data() && path != "." {

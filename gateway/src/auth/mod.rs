@@ -9,6 +9,7 @@ mod error;
 mod jose;
 mod jwks;
 mod keys;
+mod object;
 mod pattern;
 mod revoked;
 mod sign;

@@ -29,7 +29,7 @@ struct Entries {
     sweep_at: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct UserEntry {
     issued_before_ms: u64,
     until_ms: u64,
@@ -38,34 +38,37 @@ struct UserEntry {
 impl Revoked {
     /// Revokes what was issued to a user up to `issued_before_ms`, until `until_ms`. Of two the stricter counts. A token that
     /// does not say when it was issued is revoked too; one that says it in whole seconds counts from the beginning of its second.
+    /// Returns whether any token is revoked by it that was not before.
     ///
     /// # Errors
     /// [`RevokedFull`].
-    pub fn user(&self, user: &str, issued_before_ms: u64, until_ms: u64, now_ms: u64) -> Result<(), RevokedFull> {
+    pub fn user(&self, user: &str, issued_before_ms: u64, until_ms: u64, now_ms: u64) -> Result<bool, RevokedFull> {
         let mut entries = self.0.write();
         if let Some(entry) = entries.users.get_mut(user) {
-            entry.issued_before_ms = entry.issued_before_ms.max(issued_before_ms);
-            entry.until_ms = entry.until_ms.max(until_ms);
-            return Ok(());
+            let known = *entry;
+            entry.issued_before_ms = known.issued_before_ms.max(issued_before_ms);
+            entry.until_ms = known.until_ms.max(until_ms);
+            return Ok(known != *entry);
         }
         entries.make_room(now_ms)?;
         entries.users.insert(user.into(), UserEntry { issued_before_ms, until_ms });
-        Ok(())
+        Ok(true)
     }
 
-    /// Revokes the token with this `jti`, until `until_ms`.
+    /// Revokes the token with this `jti`, until `until_ms`. Returns whether it was not before, or not for so long.
     ///
     /// # Errors
     /// [`RevokedFull`].
-    pub fn token(&self, id: &str, until_ms: u64, now_ms: u64) -> Result<(), RevokedFull> {
+    pub fn token(&self, id: &str, until_ms: u64, now_ms: u64) -> Result<bool, RevokedFull> {
         let mut entries = self.0.write();
         if let Some(until) = entries.tokens.get_mut(id) {
-            *until = (*until).max(until_ms);
-            return Ok(());
+            let known = *until;
+            *until = known.max(until_ms);
+            return Ok(known != *until);
         }
         entries.make_room(now_ms)?;
         entries.tokens.insert(id.into(), until_ms);
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a token that says this of itself is revoked at `now_ms`.
@@ -139,9 +142,10 @@ mod tests {
         }
         assert_eq!(revoked.token("one more", 10, 0), Err(RevokedFull));
         assert_eq!(revoked.user("one more", 10, 10, 0), Err(RevokedFull));
-        assert_eq!(revoked.token("7", 99, 0), Ok(()), "what is there can be prolonged");
+        assert_eq!(revoked.token("7", 99, 0), Ok(true), "what is there can be prolonged");
         assert!(revoked.has(None, None, Some("99999"), 5), "nothing was forgotten for it");
-        assert_eq!(revoked.token("one more", 90_000, 50_000), Ok(()));
-        assert!(revoked.len() < MAX_REVOKED / 2 + 10, "{}", revoked.len());
+        assert_eq!(revoked.token("one more", 90_000, 50_000), Ok(true));
+        assert_eq!(revoked.token("one more", 80_000, 50_000), Ok(false));
+        assert!(revoked.len() < MAX_REVOKED / 2 + 20, "{}", revoked.len());
     }
 }

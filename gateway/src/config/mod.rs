@@ -63,7 +63,7 @@ pub use self::{
     hook_url::HookUrl,
     jwks_url::JwksUrl,
     loader::Loader,
-    namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
+    namespaces::{DEFAULT_NAMESPACE, Namespace, PERSONAL_NAMESPACE, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,
     problem::{ConfigError, Place, Problem},
@@ -159,15 +159,14 @@ impl Settings {
 
     /// How the channels of a namespace behave; `None`: there is no such namespace, refuse them.
     ///
-    /// In development mode one that nobody configured behaves as `default`, except those that begin with `#`: they are
-    /// the system's.
+    /// In development mode one that nobody configured behaves as `default`, also that of personal channels.
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
         self.named_namespace(name).map(|(_, namespace)| namespace)
     }
 
     /// The same with the name under which it is configured: of these there are few, whatever channels are called.
     pub fn named_namespace(&self, name: &str) -> Option<(&str, &Namespace)> {
-        let falls_back = self.development && !name.starts_with('#');
+        let falls_back = self.development && (!name.starts_with('#') || name == PERSONAL_NAMESPACE);
         let fallback = || self.namespaces.get_key_value(DEFAULT_NAMESPACE).filter(|_| falls_back);
         let found = self.namespaces.get_key_value(name).or_else(fallback);
         found.map(|(name, namespace)| (name.as_str(), namespace))

@@ -52,6 +52,9 @@ impl Shown {
         let mut tree = loaded.settings.tree();
         version::mask(&mut tree);
         leave_out_twins(&mut tree);
+        if let Some(personal) = tree.pointer_mut("/namespaces/#user").and_then(Json::as_object_mut) {
+            personal.remove("subscribe"); // nobody may write it there
+        }
         let sections = reference::sections().into_iter();
         let made = sections.flat_map(|section| {
             let entries = section.entries.into_iter();

@@ -2,7 +2,8 @@
 
 use parking_lot::Mutex;
 use skywave_backplane::{
-    Any, BackplaneState, HistoryError, HistoryPage, Memory, Redis, RedisOptions, Sink, SubscribeError,
+    Any, BackplaneState, HistoryError, HistoryPage, Memory, NewPublication, PublishError, Redis, RedisOptions, Sink,
+    SubscribeError,
 };
 use skywave_proto::Publication;
 

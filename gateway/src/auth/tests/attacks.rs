@@ -94,6 +94,7 @@ async fn a_token_without_a_signature_is_refused_however_it_says_so() {
         r#"{"alg":["HS256"]}"#,
         r#"{"alg":"HS256","alg":"none"}"#,
         "[]",
+        r#"["HS256",null,null,null,null]"#,
         "null",
         "",
     ] {

@@ -124,8 +124,17 @@ fn what_is_written_wrong_is_refused_and_what_is_unknown_is_passed_over() {
     ] {
         assert_eq!(reason(&json!({}), &with(claims.clone())), expected, "{claims}");
     }
-    for payload in ["", "5", "[]", "null", "{", r#"{"exp":9e9}{}"#, r#"{"sub":"a","sub":"b","exp":9e9}"#, "\u{feff}{}"]
-    {
+    for payload in [
+        "",
+        "5",
+        "[]",
+        r#"["ada",9e9,null,null,null,null,null,null,null]"#,
+        "null",
+        "{",
+        r#"{"exp":9e9}{}"#,
+        r#"{"sub":"a","sub":"b","exp":9e9}"#,
+        "\u{feff}{}",
+    ] {
         let message = format!("{}.{}", base64(r#"{"alg":"HS256"}"#), base64(payload));
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::HS256).unwrap();

@@ -3,6 +3,7 @@
 //! Rooms, from the top; imports go down only. A frame travels down by call, a publication comes up by queue.
 //!
 //! - [`node`]: builds the parts, owns their tasks, stops them in order
+//! - [`reload`]: new settings for a running node
 //! - [`transport`]: public listeners, HTTP, WebSockets · [`admin`]: the internal listener
 //! - [`control`]: what nodes ask and tell each other
 //! - [`protocol`]: messages <-> commands, replies, pushes; one folder or file for each client protocol
@@ -26,6 +27,7 @@ pub mod outbound;
 pub mod protocol;
 pub mod push;
 pub mod relay;
+pub mod reload;
 pub mod session;
 pub mod shard;
 pub mod tls;

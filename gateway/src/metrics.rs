@@ -36,6 +36,8 @@ const WEBHOOK_DURATION: &str = "skywave_webhook_duration_seconds";
 const WEBHOOK_EVENTS: &str = "skywave_webhook_events_waiting";
 const TOKENS_REFUSED: &str = "skywave_tokens_refused_total";
 const BUILD_INFO: &str = "skywave_build_info";
+const CONFIG_INFO: &str = "skywave_config_info";
+const CONFIG_RELOADS: &str = "skywave_config_reloads_total";
 
 /// From 100 us (a publication within one node) to 10 s (a backplane that was away).
 const SECONDS: [f64; 13] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5, 10.0];
@@ -96,6 +98,8 @@ fn describe() {
     describe_gauge!(SHARD_LAG, Unit::Seconds, "How late the latest shard is with what it is asked to do");
     describe_gauge!(NODES, Unit::Count, "Nodes that are alive, as this one sees them");
     describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
+    describe_gauge!(CONFIG_INFO, Unit::Count, "1 for the version of the settings in force, 0 for those before");
+    describe_counter!(CONFIG_RELOADS, Unit::Count, "Settings that were loaded again, by outcome");
     describe_counter!(
         WEBHOOKS,
         Unit::Count,
@@ -119,6 +123,9 @@ fn describe() {
     }
     for policy in SlowConsumer::ALL {
         counter!(SLOW_CONSUMERS, "policy" => policy.as_str()).absolute(0);
+    }
+    for outcome in ["applied", "unchanged", "refused"] {
+        counter!(CONFIG_RELOADS, "outcome" => outcome).absolute(0);
     }
     for reason in TOKEN_REASONS {
         counter!(TOKENS_REFUSED, "reason" => reason).absolute(0);
@@ -201,6 +208,19 @@ pub fn describe_namespace(namespace: &str) {
     for source in [Source::Client, Source::Api] {
         counter!(PUBLICATIONS, "namespace" => namespace.to_owned(), "source" => source.as_str()).absolute(0);
     }
+}
+
+/// These settings are in force from now on, and those from `before` no longer.
+pub fn settings_version(before: Option<&str>, now: &str) {
+    if let Some(before) = before {
+        gauge!(CONFIG_INFO, "version" => before.to_owned()).set(0.0);
+    }
+    gauge!(CONFIG_INFO, "version" => now.to_owned()).set(1.0);
+}
+
+/// Settings were loaded again.
+pub fn reloaded(outcome: &'static str) {
+    counter!(CONFIG_RELOADS, "outcome" => outcome).increment(1);
 }
 
 /// A handshake was refused.

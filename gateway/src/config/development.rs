@@ -24,7 +24,7 @@ pub(super) fn defaults() -> Layer {
     let mut layer = Layer::default();
     let mut push = |dotted: &str, value: ::config::ValueKind| {
         let path = dotted.split('.').map(str::to_owned).collect();
-        layer.push(path, Place::Default, ::config::Value::new(None, value));
+        layer.push(path, Place::Development, ::config::Value::new(None, value));
     };
     push("public.listen", vec!["127.0.0.1:8000".to_owned()].into());
     push("auth.anonymous", true.into());

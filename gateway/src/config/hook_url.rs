@@ -3,7 +3,9 @@
 use std::fmt;
 
 use reqwest::Url;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{secret::fingerprint, written::written_as};
 
 /// The address of a receiver: `http` or `https`, a host, no user. `Debug` and `Display` show scheme, host and port only;
 /// the one way to the rest is [`HookUrl::reveal`].
@@ -60,6 +62,14 @@ impl fmt::Display for HookUrl {
 impl fmt::Debug for HookUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}/***")
+    }
+}
+
+written_as!(HookUrl, "URL, `https` or `http`", { "type": "string" });
+
+impl Serialize for HookUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&fingerprint(format_args!("{self}/"), self.0.as_str()))
     }
 }
 

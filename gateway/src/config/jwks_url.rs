@@ -3,7 +3,9 @@
 use std::{fmt, net::IpAddr};
 
 use http::Uri;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{secret::fingerprint, written::written_as};
 
 /// The address of a JWK Set: `https`, or `http` to this machine. It may hold a password; `Debug` and `Display` show the host only.
 #[derive(Clone, PartialEq, Eq)]
@@ -43,6 +45,14 @@ impl JwksUrl {
     /// The whole address: for a request, never for a message.
     pub fn reveal(&self) -> &str {
         &self.url
+    }
+}
+
+written_as!(JwksUrl, "URL of a JWK Set", { "type": "string" });
+
+impl Serialize for JwksUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&fingerprint(self.shown.trim_end_matches('…'), &self.url))
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 pub(super) type Path = Vec<String>;
 
 /// What all variables that are ours begin with.
-const PREFIX: &str = "SKYWAVE__";
+pub(super) const PREFIX: &str = "SKYWAVE__";
 
 /// Texts, whatever they begin with: never read as TOML. The rest of the environment may hold lists and tables.
 const TEXTS: &[&[&str]] = &[

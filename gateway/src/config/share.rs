@@ -2,12 +2,24 @@
 
 use std::fmt;
 
-use serde::{Deserializer, de};
+use serde::{Deserializer, Serializer, de};
 
-/// For `#[serde(deserialize_with = …)]`.
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    deserializer.deserialize_f64(Visitor)
+use super::written::written_as;
+
+/// For `#[serde(with = …)]`.
+pub(super) struct Field;
+
+impl Field {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        deserializer.deserialize_f64(Visitor)
+    }
+
+    pub(super) fn serialize<S: Serializer>(share: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(*share)
+    }
 }
+
+written_as!(Field, "part of the whole, from `0` to `1`", { "type": "number" });
 
 struct Visitor;
 

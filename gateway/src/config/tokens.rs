@@ -6,9 +6,10 @@ use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk},
 };
-use serde::{Deserialize, Deserializer, de};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{duration, jwks_url::JwksUrl, secret::Secret};
+use super::{duration, jwks_url::JwksUrl, secret::Secret, written::written_as};
 
 /// The most of `leeway`: more would make `exp` a suggestion.
 const MAX_LEEWAY: Duration = Duration::from_secs(5 * 60);
@@ -22,7 +23,7 @@ const MAX_NAME: usize = 255;
 const RSA_BITS: usize = 2048;
 
 /// `[auth.tokens]`: whose tokens (JWT, RFC 7519) are believed. Without `keys` and `jwks_url` nobody's.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenSettings {
     /// What tokens are signed with; several at once, so that one can be replaced. At most 16. Default: none.
@@ -30,21 +31,22 @@ pub struct TokenSettings {
     /// Where more public keys are (a JWK Set, RFC 7517), `https`, or `http` on this machine: who answers there decides who gets in.
     /// Keys with a secret in it are not taken. Default: none.
     pub jwks_url: Option<JwksUrl>,
-    /// A file with `jwks_url`, read at start; a newline at its end does not count.
+    /// A file with `jwks_url`, read at start and when it changes; a newline at its end does not
+    /// count.
     pub jwks_url_file: Option<PathBuf>,
     /// How long a set from `jwks_url` is used before it is fetched again; what the server says in `Cache-Control: max-age` may
     /// shorten it. A key that is withdrawn there opens nothing after this time, unless the server is away. 10 s to 24 h,
     /// default 5 min.
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(with = "duration::Field")]
     pub jwks_refresh: Duration,
     /// What `iss` has to be. Default: anything.
     pub issuer: Option<String>,
     /// Of what `aud` has to name at least one: a text or a list. Default: none, and then a token with an `aud` is meant for somebody else
     /// (RFC 7519 §4.1.3) and refused.
-    #[serde(deserialize_with = "one_or_more")]
+    #[serde(with = "OneOrMore")]
     pub audience: Vec<String>,
     /// How far the issuer's clock and ours may differ, for `exp`, `nbf` and `iat`. At most 5 min, default 30 s.
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(with = "duration::Field")]
     pub leeway: Duration,
     /// Whether a token needs an `exp`. Default `true`: one without is good until its key is withdrawn, whoever got hold of it.
     pub require_expiry: bool,
@@ -70,7 +72,7 @@ impl Default for TokenSettings {
 }
 
 /// One entry of `auth.tokens.keys`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenKey {
     /// The one algorithm that it is used with, whatever a token says.
@@ -79,14 +81,15 @@ pub struct TokenKey {
     /// here, not decoded.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// A file with `secret`, read at start; a newline at its end does not count.
+    /// A file with `secret`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
     /// For all others: the public key in PEM (`-----BEGIN PUBLIC KEY-----`).
     // Who puts the private one here by mistake must not find it in a log.
     #[serde(default)]
     pub public_key: Option<Secret>,
-    /// A file with `public_key`, read at start.
+    /// A file with `public_key`, read at start and when it changes.
     #[serde(default)]
     pub public_key_file: Option<PathBuf>,
     /// What it is called in the header of tokens, 1 to 255 bytes, no two alike. Default: none, and then it is tried for all tokens
@@ -96,7 +99,7 @@ pub struct TokenKey {
 }
 
 /// How a token may be signed (RFC 7518 §3.1, RFC 8037).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs, reason = "their names say it")]
 pub enum TokenAlgorithm {
@@ -366,27 +369,37 @@ fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
-/// For `#[serde(deserialize_with = …)]`: a text, or a list of them.
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    struct Visitor;
-    impl<'de> de::Visitor<'de> for Visitor {
-        type Value = Vec<String>;
+/// For `#[serde(with = …)]`: a text, or a list of them.
+struct OneOrMore;
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string or a list of strings")
-        }
+impl OneOrMore {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Vec<String>;
 
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
-            Ok(vec![text.to_owned()])
-        }
-
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
-            let mut all = Vec::new();
-            while let Some(next) = list.next_element()? {
-                all.push(next);
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
             }
-            Ok(all)
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+                Ok(vec![text.to_owned()])
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+                let mut all = Vec::new();
+                while let Some(next) = list.next_element()? {
+                    all.push(next);
+                }
+                Ok(all)
+            }
         }
+        deserializer.deserialize_any(Visitor)
     }
-    deserializer.deserialize_any(Visitor)
+
+    fn serialize<S: Serializer>(texts: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+        texts.serialize(serializer)
+    }
 }
+
+written_as!(OneOrMore, "text, or a list of texts", { "type": ["string", "array"] });

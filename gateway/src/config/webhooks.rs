@@ -2,17 +2,18 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{Authorities, Secret, duration, hook_url::HookUrl, size};
 
 /// `[webhooks]`: what the user's back end decides (`connect`, `subscribe`, `publish`, `rpc`), and what it is told (`events`).
 /// Default: nothing, the node asks nobody.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebhookSettings {
     /// A PEM file with authorities whose certificates the back end may show, beside those that the machine trusts. Read at
-    /// start and at each reload.
+    /// start and when it changes.
     pub ca: Option<Authorities>,
     /// Asked whether a client may connect, who it is and what it may do.
     pub connect: Option<DecideHook>,
@@ -27,17 +28,18 @@ pub struct WebhookSettings {
 }
 
 /// One of `[webhooks.connect]`, `subscribe`, `publish`, `rpc`: somebody waits for the answer.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecideHook {
     /// Where the back end is asked: `https://…`, or `http://…` inside a network that nobody else reads.
     pub url: HookUrl,
-    /// A file with `url`, read at start; a newline at its end does not count.
+    /// A file with `url`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub url_file: Option<PathBuf>,
     /// From the client's command to the back end's answer, all tries and the wait for a free place together: 10 ms to 30 s.
     /// Default 1 s: a client waits for it.
-    #[serde(default = "one_second", deserialize_with = "duration::deserialize")]
+    #[serde(default = "one_second", with = "duration::Field")]
     pub timeout: Duration,
     /// Further tries when there was no answer, or 429 or 5xx: 0 to 5, all within `timeout`. Default 0: the back end may have
     /// done it already. It can tell a repeated call by its id.
@@ -49,7 +51,8 @@ pub struct DecideHook {
     /// Signs what is sent: at least 16 bytes. Default: none, and the back end cannot tell the node from somebody else.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// A file with `secret`, read at start; a newline at its end does not count.
+    /// A file with `secret`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
     /// Only for channels of these namespaces; `subscribe` and `publish` only. Default: all.
@@ -62,7 +65,7 @@ pub struct DecideHook {
 }
 
 /// What holds when the back end gives no answer that can be used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// As if there were no hook: what tokens and namespaces allow. Whoever can keep the back end from answering gets that.
@@ -73,21 +76,23 @@ pub enum OnFailure {
 }
 
 /// `[webhooks.events]`: nobody waits for the answer.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventHook {
     /// Where the back end is told: `https://…`, or `http://…` inside a network that nobody else reads.
     pub url: HookUrl,
-    /// A file with `url`, read at start; a newline at its end does not count.
+    /// A file with `url`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub url_file: Option<PathBuf>,
     /// How long one delivery may take: 10 ms to 60 s. Default 5 s.
-    #[serde(default = "five_seconds", deserialize_with = "duration::deserialize")]
+    #[serde(default = "five_seconds", with = "duration::Field")]
     pub timeout: Duration,
     /// Signs what is sent: at least 16 bytes. Default: none, and the back end cannot tell the node from somebody else.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// A file with `secret`, read at start; a newline at its end does not count.
+    /// A file with `secret`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
     /// What is told. Default: all.
@@ -98,27 +103,27 @@ pub struct EventHook {
     pub namespaces: Vec<String>,
     /// How long an event waits for its opposite, which takes both away: at most 1 min. Default 1 s: a page that is loaded
     /// again is no news.
-    #[serde(default = "one_second", deserialize_with = "duration::deserialize")]
+    #[serde(default = "one_second", with = "duration::Field")]
     pub debounce: Duration,
     /// Events in one delivery: 1 to 1,000. Default 100.
     #[serde(default = "batch")]
     pub batch: u16,
     /// How long a delivery that is not full waits for more, after `debounce`: at most 10 s. Default 100 ms.
-    #[serde(default = "batch_wait", deserialize_with = "duration::deserialize")]
+    #[serde(default = "batch_wait", with = "duration::Field")]
     pub batch_wait: Duration,
     /// How old the oldest event of a delivery may become before it is no longer tried: 1 s to 24 h. Default 1 h.
-    #[serde(default = "give_up_after", deserialize_with = "duration::deserialize")]
+    #[serde(default = "give_up_after", with = "duration::Field")]
     pub give_up_after: Duration,
     /// Events that wait on this node: 1 to 1,000,000; the next is lost and counted. Default 10,000.
     #[serde(default = "queue")]
     pub queue: u32,
     /// Bytes that they may take. Default 16 MiB.
-    #[serde(default = "queue_bytes", deserialize_with = "size::deserialize")]
+    #[serde(default = "queue_bytes", with = "size::Field")]
     pub queue_bytes: usize,
 }
 
 /// What an event says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EventType {
     /// A channel has its first subscriber.

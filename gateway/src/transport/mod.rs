@@ -38,7 +38,6 @@ pub(crate) use self::encrypt::encrypt;
 use self::{
     addresses::{Addresses, Block},
     arrival::Entrance,
-    origin::OriginRules,
     overload::Overload,
     turnstile::Turnstile,
 };
@@ -58,8 +57,6 @@ pub const PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
 pub struct Public {
     /// What their sessions share.
     pub ground: Arc<Ground>,
-    /// Whose pages may connect.
-    pub origins: OriginRules,
     entrance: Entrance,
     /// Set when the node leaves: upgrades are refused from then on.
     draining: CancellationToken,
@@ -71,11 +68,10 @@ pub struct Public {
 
 impl Public {
     /// Open for everyone whom the settings let in; `tls` is what the listeners speak.
-    pub fn new(ground: Arc<Ground>, origins: OriginRules, tls: Option<Arc<Tls>>) -> Self {
+    pub fn new(ground: Arc<Ground>, tls: Option<Arc<Tls>>) -> Self {
         let entrance = Entrance::new(tls, &ground.settings().public);
         Self {
             ground,
-            origins,
             entrance,
             draining: CancellationToken::new(),
             websockets: AtomicUsize::new(0),

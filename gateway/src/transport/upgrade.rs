@@ -20,6 +20,7 @@ use super::{
     framed::Framed,
     handshake::{self, Handshake, HandshakeError},
     http::{Answer, Door, refused, text},
+    origin::OriginRules,
     prepare::Compression,
     requests,
     socket::Socket,
@@ -79,7 +80,7 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
         metrics::refused("not_ready");
         return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
     }
-    if let Err(foreign) = public.origins.check(&request, &arrival) {
+    if let Err(foreign) = OriginRules::of(&settings).check(&request, &arrival) {
         metrics::refused("origin");
         return text(StatusCode::FORBIDDEN, format!("{foreign}\n"));
     }
@@ -88,7 +89,7 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
         Ok(seat) => seat,
         Err(refused) => return refused.answer(),
     };
-    let may_ride = public.origins.may_use_cookies(&request, &arrival);
+    let may_ride = OriginRules::of(&settings).may_use_cookies(&request, &arrival);
     let token = credentials::token(&request, &settings, may_ride);
     let (codec, subprotocol, introduction): (&'static dyn Codec, _, _) = match &endpoint {
         Endpoint::Raw(channel) => match may_open_raw(public, channel, token).await {

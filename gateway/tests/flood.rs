@@ -271,7 +271,7 @@ async fn an_address_that_is_full_is_told_when_to_come_back() {
 
 #[tokio::test]
 async fn handshakes_wait_their_turn_and_those_behind_the_last_place_are_refused() {
-    let node = support::node(&[("SKYWAVE__LIMITS__HANDSHAKES_PER_SECOND", "8")]).await;
+    let node = support::measured_node(&[("SKYWAVE__LIMITS__HANDSHAKES_PER_SECOND", "8")]).await;
     let begun = Instant::now();
     let answers = join_all((0..20).map(|_| handshake(&node))).await;
     let (in_, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.starts_with("HTTP/1.1 101 "));
@@ -290,6 +290,12 @@ async fn handshakes_wait_their_turn_and_those_behind_the_last_place_are_refused(
         answers.into_iter().find_map(Result::err).unwrap()
     };
     assert!(status == 503 && words.starts_with("limits.handshakes_per_second is 8"), "{status} {words}");
+    // The metrics are the process's, and other tests of this file are refused something too.
+    let page = node.http("GET", "/metrics", &[], "").await.1;
+    let series = "skywave_handshakes_refused_total{node=\"measured\",reason=\"handshakes\"} ";
+    let counted = page.lines().find_map(|line| line.strip_prefix(series)?.parse::<u32>().ok());
+    assert!(counted.is_some_and(|counted| counted >= 18), "{counted:?}");
+    assert!(page.contains("skywave_limited_total{node=\"measured\",limit=\"commands_per_second\"} "));
     assert!(node.http("GET", "/readyz", &[], "").await.0 == 200, "that many come is no reason to send all away");
 }
 

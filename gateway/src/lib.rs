@@ -10,10 +10,12 @@
 //! - [`shard`]: one thread, its connections, who is on which channel
 //! - [`relay`]: which shard wants which channel, and the node's one way to its backplane
 //! - [`webhooks`]: the user's back end, asked before and told after
+//! - [`auth`]: token -> who the client is, which channels it may use
 //! - ground floor: [`config`], [`metrics`], [`push`] (what a node says unasked), [`clock`], [`tls`],
 //!   [`outbound`] (HTTP to what the operator names)
 
 pub mod admin;
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -31,6 +31,7 @@ const SIGNALS_DROPPED: &str = "skywave_signals_dropped_total";
 const WEBHOOKS: &str = "skywave_webhooks_total";
 const WEBHOOK_DURATION: &str = "skywave_webhook_duration_seconds";
 const WEBHOOK_EVENTS: &str = "skywave_webhook_events_waiting";
+const TOKENS_REFUSED: &str = "skywave_tokens_refused_total";
 const BUILD_INFO: &str = "skywave_build_info";
 
 /// From 100 us (a publication within one node) to 10 s (a backplane that was away).
@@ -96,6 +97,7 @@ fn describe() {
     );
     describe_histogram!(WEBHOOK_DURATION, Unit::Seconds, "Calls of webhooks, with all their tries; of events each try");
     describe_gauge!(WEBHOOK_EVENTS, Unit::Count, "Events that wait for their receiver");
+    describe_counter!(TOKENS_REFUSED, Unit::Count, "Tokens that were not believed, by reason");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the version is its label");
 
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -111,6 +113,9 @@ fn describe() {
     }
     for policy in SlowConsumer::ALL {
         counter!(SLOW_CONSUMERS, "policy" => policy.as_str()).absolute(0);
+    }
+    for reason in TOKEN_REASONS {
+        counter!(TOKENS_REFUSED, "reason" => reason).absolute(0);
     }
     for direction in ["in", "out"] {
         counter!(SIGNALS_DROPPED, "direction" => direction).absolute(0);
@@ -192,6 +197,27 @@ pub fn describe_namespace(namespace: &str) {
 /// A handshake was refused.
 pub fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
+}
+
+/// The values of the label `reason` of refused tokens.
+pub const TOKEN_REASONS: [&str; 12] = [
+    "malformed",
+    "algorithm",
+    "unknown_key",
+    "signature",
+    "expired",
+    "not_yet_valid",
+    "issuer",
+    "audience",
+    "claims",
+    "revoked",
+    "too_large",
+    "keys_unavailable",
+];
+
+/// A token was not believed; `reason` is one of [`TOKEN_REASONS`].
+pub fn token_refused(reason: &'static str) {
+    counter!(TOKENS_REFUSED, "reason" => reason).increment(1);
 }
 
 /// The embedded backplane is there as long as the node is. Through Redis the backplane says it itself, for each master.

@@ -109,6 +109,7 @@ impl Node {
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let control = Control::new(ground.clone(), relay.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
+        tokio::spawn(control.clone().keep_revocations(gone.clone()));
         let info = node_info(public.clone(), routes.clone());
         tokio::spawn(control::announce(relay.clone(), info, gone.clone()));
         for watch in [public_watch, internal_watch].into_iter().flatten() {

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use skywave_backplane::{Durability, Generation, HistoryPolicy};
 use skywave_gateway::config::{
     self, BackplaneUrl, ConfigError, EventType, Flags, LogFormat, Namespace, OnFailure, Place, ProxyProtocol,
-    PublishRight, Scope, Settings, SlowConsumer, SubscribeRight, WebhookSettings,
+    PublishRight, Scope, Settings, SlowConsumer, SubscribeRight, TokenAlgorithm, WebhookSettings,
 };
 use tempfile::TempDir;
 
@@ -287,7 +287,6 @@ fn an_unknown_setting_is_refused() {
 #[test]
 fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
     answers(&[
-        ("[auth.tokens]\nissuer = \"x\"", "1:7: auth.tokens: `tokens` is not supported by this version yet"),
         ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
         (
             "[limits]\ncommands_per_second = 5",
@@ -899,6 +898,14 @@ fn what_a_mistake_in_the_environment_is_answered() {
         ("API__KEYS", "hunter2", "api.keys: invalid type: string, expected a list"),
         ("API__KEYS", "[hunter2", "api.keys: invalid type: string, expected a list"),
         ("API__KEYS__0__KEY", "hunter2", "api.keys: invalid type: map, expected a list"),
+        ("AUTH__TOKENS__KEYS", "hunter2", "auth.tokens.keys: invalid type: string, expected a list"),
+        (
+            "AUTH__TOKENS__KEYS",
+            "[{ alg = \"HS256\", secret = \"hunter2\" }]",
+            "auth.tokens.keys.0.secret: has 7 bytes and",
+        ),
+        ("AUTH__TOKENS__JWKS_URL", "http://ada:hunter2@example.com", "auth.tokens.jwks_url: http only goes to this"),
+        ("AUTH__TOKENS__LEEWAY", "30", "auth.tokens.leeway: 30 has no unit: write \"30s\" or \"30ms\""),
         ("BACKPLANE", "redis://:hunter2@h", "backplane: invalid type: string, expected a table"),
         ("BACKPLANE__URL", "redis://:hunter2@h/x", "backplane.url: not a Redis URL (only database 0 is used"),
         (
@@ -1177,6 +1184,14 @@ fn a_mistyped_secret_is_not_repeated() {
         "[api]\nkeys = [123456789]",
         "[api]\nkeys = [{ name = \"a\", key = 123456789, scopes = [] }]",
         "[[api.keys]]\nname = \"a\"\nkey = \"123456789\"\nscopes = [\"read\"]",
+        "[auth]\ntokens = 123456789",
+        "[auth.tokens]\nkeys = [123456789]",
+        "[auth.tokens]\nkeys = [{ alg = \"HS256\", secret = 123456789 }]",
+        "[auth.tokens]\nkeys = [{ alg = \"HS256\", secret = \"123456789\" }]",
+        "[auth.tokens]\nkeys = [{ alg = \"ES256\", public_key = \"123456789\" }]",
+        "[auth.tokens]\nkeys = [{ alg = \"ES256\", public_key = 123456789 }]",
+        "[auth.tokens]\njwks_url = 123456789",
+        "[auth.tokens]\njwks_url = \"http://123456789\"",
     ] {
         let bad = file(text).bad();
         assert!(!bad.contains("123456789"), "{bad}");
@@ -1321,4 +1336,175 @@ fn tls_and_proxies_are_read_and_checked() {
     assert!(everybody.len() == 1 && everybody[0].contains("0.0.0.0/0"), "{everybody:?}");
     let bad = start().var("SKYWAVE__PUBLIC__TRUSTED_PROXIES", "10.0.0.0/8,proxy").bad();
     assert!(bad.contains("public.trusted_proxies.1: \"proxy\" is no network"), "{bad}");
+}
+
+#[test]
+fn token_keys_are_read_from_texts_and_files() {
+    let (ec, ed) = (key_pair(&rcgen::PKCS_ECDSA_P256_SHA256), key_pair(&rcgen::PKCS_ED25519));
+    let site = file(&format!(
+        r#"
+[auth.tokens]
+keys = [
+  {{ alg = "HS256", secret = "{SECRET}", kid = "old" }},
+  {{ alg = "HS256", secret_file = "DIR/secret", kid = "new" }},
+  {{ alg = "ES256", public_key_file = "DIR/ec.pem" }},
+  {{ alg = "EdDSA", public_key = """
+{}""" }},
+]
+jwks_url_file = "DIR/url"
+jwks_refresh = "1m"
+issuer = "https://id.example.com"
+audience = ["a", "b"]
+leeway = "5s"
+require_expiry = false
+cookie = "session"
+"#,
+        ed.public_key_pem()
+    ));
+    fs::write(site.path("secret"), format!("{SECRET}2\n")).unwrap();
+    fs::write(site.path("ec.pem"), ec.public_key_pem()).unwrap();
+    fs::write(site.path("url"), "https://id.example.com/jwks.json\n").unwrap();
+    let settings = site.good();
+    assert!(settings.warnings().is_empty());
+    let tokens = settings.auth.tokens;
+    let algorithms: Vec<_> = tokens.keys.iter().map(|key| key.alg).collect();
+    use TokenAlgorithm::{EdDsa, Es256, Hs256};
+    assert_eq!(algorithms, [Hs256, Hs256, Es256, EdDsa]);
+    assert_eq!(tokens.keys[1].secret.as_ref().unwrap().reveal(), format!("{SECRET}2"));
+    assert_eq!(tokens.jwks_url.as_ref().unwrap().reveal(), "https://id.example.com/jwks.json");
+    assert_eq!((tokens.jwks_refresh, tokens.leeway), (seconds(60), seconds(5)));
+    assert_eq!((tokens.issuer.as_deref(), tokens.cookie.as_deref()), (Some("https://id.example.com"), Some("session")));
+    assert_eq!(tokens.audience, ["a", "b"]);
+    assert!(!tokens.require_expiry && tokens.can_check());
+    assert!(!format!("{tokens:?}").contains(SECRET));
+
+    let default = start().good().auth.tokens;
+    assert!(default.require_expiry && !default.can_check());
+    assert_eq!((default.leeway, default.jwks_refresh), (seconds(30), seconds(300)));
+
+    let settings = start().var("SKYWAVE__AUTH__TOKENS__JWKS_URL", "https://id.example.com/").good();
+    let warnings = settings.warnings();
+    assert!(warnings.iter().any(|line| line.contains("audience")), "{warnings:?}");
+    let settings = start()
+        .var("SKYWAVE__AUTH__TOKENS__KEYS", &format!("[{{ alg = \"HS256\", secret = \"{SECRET}\" }}]"))
+        .var("SKYWAVE__AUTH__TOKENS__AUDIENCE", "a")
+        .good();
+    assert_eq!(settings.auth.tokens.audience, ["a"]);
+}
+
+fn key_pair(alg: &'static rcgen::SignatureAlgorithm) -> rcgen::KeyPair {
+    rcgen::KeyPair::generate_for(alg).unwrap()
+}
+
+#[test]
+fn a_token_key_that_is_none_is_refused_where_it_stands() {
+    let pairs = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519].map(key_pair);
+    let [ec, ec384, ed] = &pairs;
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    let key = |alg: &str, name: &str, value: &str| {
+        format!("[[auth.tokens.keys]]\nalg = \"{alg}\"\n{name} = \"\"\"{value}\"\"\"")
+    };
+    let half = ec
+        .public_key_pem()
+        .lines()
+        .enumerate()
+        .filter(|(n, _)| *n != 1)
+        .map(|(_, l)| format!("{l}\n"))
+        .collect::<String>();
+    for (text, message) in [
+        (key("HS256", "secret", "short"), "3:1: auth.tokens.keys.0.secret: has 5 bytes and HS256 needs at least 32"),
+        (key("HS512", "secret", SECRET), "3:1: auth.tokens.keys.0.secret: has "),
+        (key("HS256", "secret", ""), "3:1: auth.tokens.keys.0.secret: missing or empty"),
+        (
+            key("HS256", "secret", &ec.public_key_pem()),
+            "3:1: auth.tokens.keys.0.secret: is a key in PEM, and HS256 needs a secret",
+        ),
+        (key("HS256", "secret", &certificate), "3:1: auth.tokens.keys.0.secret: is a key in PEM"),
+        (key("HS256", "public_key", &ec.public_key_pem()), "3:1: auth.tokens.keys.0.public_key: HS256 needs a secret"),
+        (key("ES256", "secret", SECRET), "3:1: auth.tokens.keys.0.secret: ES256 has no secret"),
+        (key("ES256", "public_key", "x"), "3:1: auth.tokens.keys.0.public_key: is no public key in PEM"),
+        (
+            key("ES256", "public_key", &half),
+            "3:1: auth.tokens.keys.0.public_key: is broken, or not an elliptic curve key",
+        ),
+        (key("ES256", "public_key", &ec.serialize_pem()), "3:1: auth.tokens.keys.0.public_key: is a private key"),
+        (key("ES256", "public_key", &certificate), "3:1: auth.tokens.keys.0.public_key: is a certificate"),
+        (
+            key("ES256", "public_key", &ec384.public_key_pem()),
+            "3:1: auth.tokens.keys.0.public_key: is on the curve P384",
+        ),
+        (key("ES384", "public_key", &ec.public_key_pem()), "3:1: auth.tokens.keys.0.public_key: is on the curve P256"),
+        (
+            key("ES256", "public_key", &ed.public_key_pem()),
+            "3:1: auth.tokens.keys.0.public_key: is broken, or not an ell",
+        ),
+        (
+            key("EdDSA", "public_key", &ec.public_key_pem()),
+            "3:1: auth.tokens.keys.0.public_key: is broken, or not an Ed25519",
+        ),
+        (
+            key("RS256", "public_key", &ec.public_key_pem()),
+            "3:1: auth.tokens.keys.0.public_key: is broken, or not an RSA",
+        ),
+        (
+            key("none", "secret", SECRET),
+            "2:1: auth.tokens.keys.0.alg: unknown variant `none`, expected one of `HS256`, ",
+        ),
+        (key("hs256", "secret", SECRET), "2:1: auth.tokens.keys.0.alg: unknown variant `hs256`"),
+        ("[[auth.tokens.keys]]\nalg = \"HS256\"".to_owned(), "1:1: auth.tokens.keys.0.secret: missing: set `secret`"),
+        (
+            "[[auth.tokens.keys]]\nalg = \"RS256\"".to_owned(),
+            "1:1: auth.tokens.keys.0.public_key: missing: set `public_key`",
+        ),
+        (
+            format!("{}\npublic_key = \"x\"", key("HS256", "secret", SECRET)),
+            "4:1: auth.tokens.keys.0.public_key: `secret` is set too; set one of them",
+        ),
+        (
+            format!("{}\nsecret_file = \"x\"", key("HS256", "secret", SECRET)),
+            "4:1: auth.tokens.keys.0.secret_file: `secret` is set too; set one of them",
+        ),
+        (
+            "[[auth.tokens.keys]]\nalg = \"ES256\"\npublic_key_file = \"DIR/none\"".to_owned(),
+            "3:1: auth.tokens.keys.0.public_key_file: cannot read none: ",
+        ),
+        (
+            [key("HS256", "secret", SECRET), key("HS384", "secret", &SECRET.repeat(2))]
+                .map(|key| key + "\nkid = \"a\"")
+                .join("\n"),
+            "8:1: auth.tokens.keys.1.kid: \"a\" is the name of auth.tokens.keys.0 too",
+        ),
+        (format!("{}\nkid = \"\"", key("HS256", "secret", SECRET)), "4:1: auth.tokens.keys.0.kid: has 1 to 255 bytes"),
+        ((0..17).map(|_| key("HS256", "secret", SECRET) + "\n").collect(), " auth.tokens.keys: 17 are more than 16"),
+        ("[auth.tokens]\nissuer = \"x\"".to_owned(), "2:1: auth.tokens.issuer: no token can be checked"),
+        ("[auth.tokens]\naudience = \"x\"".to_owned(), "2:1: auth.tokens.audience: no token can be checked"),
+        (
+            "[auth.tokens]\naudience = [5]".to_owned(),
+            "2:13: auth.tokens.audience.0: invalid type: integer, expected a string",
+        ),
+        (
+            "[auth.tokens]\naudience = 5".to_owned(),
+            "2:1: auth.tokens.audience: invalid type: integer, expected a string or a",
+        ),
+        ("[auth.tokens]\nleeway = \"6m\"".to_owned(), "2:1: auth.tokens.leeway: 6m is more than 5m"),
+        (
+            "[auth.tokens]\njwks_refresh = \"1s\"".to_owned(),
+            "2:1: auth.tokens.jwks_refresh: 1s is not one of 10s to 1day",
+        ),
+        (
+            "[auth.tokens]\njwks_url = \"http://id.example.com\"".to_owned(),
+            "2:1: auth.tokens.jwks_url: http only goes to this",
+        ),
+        ("[auth.tokens]\ncookie = \"a b\"".to_owned(), "2:1: auth.tokens.cookie: "),
+        (
+            "[auth.tokens]\nkey = []".to_owned(),
+            "2:1: auth.tokens.key: unknown field `key`, expected one of `keys`, `jwks_url`",
+        ),
+    ] {
+        let bad = file(&text).bad();
+        assert!(bad.contains(message), "{text}\n  is: {bad}");
+        for part in [SECRET, "PRIVATE", "MII"] {
+            assert!(!bad.contains(part), "{bad}");
+        }
+    }
 }

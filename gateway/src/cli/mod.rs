@@ -2,6 +2,7 @@
 
 mod call;
 mod serve;
+mod token;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     /// Looks at the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Makes a token for one client and prints it.
+    Token(Box<token::Arguments>),
     /// Publishes a JSON value to a channel, through a node's server API.
     Publish {
         /// Where to.
@@ -75,6 +78,7 @@ pub fn run() -> ExitCode {
     match line.command.unwrap_or(Command::Serve { flags: line.flags }) {
         Command::Serve { flags } => serve::run(&flags),
         Command::Config(ConfigCommand::Check { flags }) => check(&flags),
+        Command::Token(arguments) => token::run(&arguments),
         Command::Publish { channel, json, api } => call::publish(&api, &channel, &json),
         Command::Nodes { api } => call::nodes(&api),
         Command::Healthcheck { api } => call::healthcheck(&api),

@@ -16,7 +16,7 @@ pub(super) type Path = Vec<String>;
 const PREFIX: &str = "SKYWAVE__";
 
 /// Texts, whatever they begin with: never read as TOML. The rest of the environment may hold lists and tables.
-const TEXTS: [&[&str]; 25] = [
+const TEXTS: &[&[&str]] = &[
     &["node", "name"],
     &["node", "secret"],
     &["backplane", "url"],
@@ -25,6 +25,9 @@ const TEXTS: [&[&str]; 25] = [
     &["backplane", "sentinel_username"],
     &["backplane", "sentinel_password"],
     &["backplane", "ca"],
+    &["auth", "tokens", "jwks_url"],
+    &["auth", "tokens", "issuer"],
+    &["auth", "tokens", "cookie"],
     &["public", "tls", "certificate"],
     &["public", "tls", "key"],
     &["public", "tls", "client_ca"],

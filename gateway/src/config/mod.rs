@@ -19,6 +19,7 @@ mod development;
 mod duration;
 mod flags;
 mod hook_url;
+mod jwks_url;
 mod later;
 mod layer;
 mod locate;
@@ -33,6 +34,7 @@ mod sections;
 mod size;
 mod source;
 mod tls;
+mod tokens;
 mod twins;
 mod webhook_problems;
 mod webhooks;
@@ -41,13 +43,15 @@ use std::{collections::BTreeMap, ffi::OsString};
 
 use rand::Rng as _;
 
+pub(crate) use self::tokens::{check_secret, fits};
 pub use self::{
     api::{ApiKey, ApiSettings, Scope},
     backplane::{Authorities, BackplaneSettings},
     backplane_url::{BackplaneUrl, RedisUrl},
     flags::Flags,
     hook_url::HookUrl,
-    namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
+    jwks_url::JwksUrl,
+    namespaces::{DEFAULT_NAMESPACE, Namespace, PERSONAL_NAMESPACE, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,
     problem::{ConfigError, Place, Problem},
@@ -57,6 +61,7 @@ pub use self::{
         NodeSettings, ProxyProtocol, PublicSettings, Timeouts,
     },
     tls::{TlsError, TlsFiles, TlsSettings},
+    tokens::{TokenAlgorithm, TokenKey, TokenKeyError, TokenSettings},
     webhooks::{DecideHook, EventHook, EventType, OnFailure, WebhookSettings},
 };
 use self::{layer::Layer, schema::Document, source::Sources};
@@ -157,15 +162,14 @@ impl Settings {
 
     /// How the channels of a namespace behave; `None`: there is no such namespace, refuse them.
     ///
-    /// In development mode one that nobody configured behaves as `default`, except those that begin with `#`: they are
-    /// the system's.
+    /// In development mode one that nobody configured behaves as `default`, also that of personal channels.
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
         self.named_namespace(name).map(|(_, namespace)| namespace)
     }
 
     /// The same with the name under which it is configured: of these there are few, whatever channels are called.
     pub fn named_namespace(&self, name: &str) -> Option<(&str, &Namespace)> {
-        let falls_back = self.development && !name.starts_with('#');
+        let falls_back = self.development && (!name.starts_with('#') || name == PERSONAL_NAMESPACE);
         let fallback = || self.namespaces.get_key_value(DEFAULT_NAMESPACE).filter(|_| falls_back);
         let found = self.namespaces.get_key_value(name).or_else(fallback);
         found.map(|(name, namespace)| (name.as_str(), namespace))
@@ -188,6 +192,7 @@ impl Settings {
             ));
         }
         warnings.extend(self.webhooks.warnings());
+        warnings.extend(self.auth.tokens.warnings());
         warnings
     }
 }

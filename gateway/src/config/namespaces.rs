@@ -10,6 +10,9 @@ use super::duration::{self, Written};
 /// The namespace of channels without a `:` in their name.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+/// The namespace of personal channels: `#user:ID` is for the user of this id alone, on whatever connections.
+pub const PERSONAL_NAMESPACE: &str = "#user";
+
 const META_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `[namespaces.NAME]`: how the channels whose name begins with `NAME:` behave. What is not said here is closed.
@@ -115,12 +118,15 @@ pub enum SubscribeRight {
 /// # Errors
 /// Says which rule the name breaks.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if name == PERSONAL_NAMESPACE {
+        return Ok(());
+    }
     let rule = if !(1..=64).contains(&name.len()) {
         "has 1 to 64 bytes"
     } else if name.contains(':') {
         "has no `:`, it ends there in a channel's name"
     } else if name.contains('#') {
-        "has no `#`, that is for the system"
+        "has no `#`, that is for the system; `#user` is the one of personal channels"
     } else if name.chars().any(char::is_control) {
         "has no control characters"
     } else if name.trim() != name {

@@ -112,13 +112,14 @@ fn reword(path: &[String], message: &str) -> String {
 
 /// Whether a secret may stand here, or somebody may have put one here by mistake.
 fn may_be_secret(path: &[String]) -> bool {
-    const SECRETS: [&[&str]; 9] = [
+    const SECRETS: &[&[&str]] = &[
         &["node", "secret"],
         &["backplane", "url"],
         &["backplane", "urls"],
         &["backplane", "password"],
         &["backplane", "sentinel_password"],
         &["api"],
+        &["auth", "tokens"],
         &["public", "tls", "key"],
         &["internal", "tls", "key"],
         &["webhooks"],

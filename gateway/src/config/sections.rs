@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::{
     address, count, duration, memory, network::Network, origin::Origin, secret::Secret, size, tls::TlsSettings,
+    tokens::TokenSettings,
 };
 
 /// `[node]`: this process.
@@ -124,6 +125,8 @@ pub struct AuthSettings {
     /// Whether clients without credentials may connect. They get what their namespaces give to `anyone`. Default `false`,
     /// in development mode `true`.
     pub anonymous: bool,
+    /// Whose tokens are believed.
+    pub tokens: TokenSettings,
 }
 
 /// `[demo]`: the pages at `/demo/`.

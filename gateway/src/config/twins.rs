@@ -9,6 +9,8 @@ const TWINS: [[&str; 2]; 4] =
     [["node", "secret"], ["backplane", "url"], ["backplane", "password"], ["backplane", "sentinel_password"]];
 /// Of each webhook.
 const OF_A_WEBHOOK: [&str; 2] = ["url", "secret"];
+/// The twins in an entry of `auth.tokens.keys`.
+const TOKEN_KEY: [&str; 2] = ["secret", "public_key"];
 /// Where the backplane is: said in one of these ways.
 const BACKPLANE: [&str; 3] = ["url", "url_file", "urls"];
 
@@ -19,7 +21,9 @@ pub(super) fn of(path: &[String]) -> Option<Path> {
     let known = match around {
         [section] => TWINS.iter().any(|[s, k]| s == section && *k == plain),
         [api, keys, _] => api == "api" && keys == "keys" && plain == "key",
-        [webhooks, _] => webhooks == "webhooks" && OF_A_WEBHOOK.contains(&plain),
+        [webhooks, _] if webhooks == "webhooks" => OF_A_WEBHOOK.contains(&plain),
+        [auth, tokens] => auth == "auth" && tokens == "tokens" && plain == "jwks_url",
+        [auth, tokens, keys, _] => auth == "auth" && tokens == "tokens" && keys == "keys" && TOKEN_KEY.contains(&plain),
         _ => false,
     };
     let other = if plain == key { format!("{key}_file") } else { plain.to_owned() };
@@ -72,6 +76,17 @@ pub(super) fn read(tree: &mut Json, sources: &Sources, problems: &mut Vec<Proble
             read_one(entry, &around, "key", sources, problems);
         }
     }
+    if let Some(tokens) = tree.pointer_mut("/auth/tokens") {
+        read_one(tokens, &["auth", "tokens"].map(str::to_owned), "jwks_url", sources, problems);
+    }
+    if let Some(keys) = tree.pointer_mut("/auth/tokens/keys").and_then(Json::as_array_mut) {
+        for (index, entry) in keys.iter_mut().enumerate() {
+            let around = ["auth", "tokens", "keys", &index.to_string()].map(str::to_owned);
+            for key in TOKEN_KEY {
+                read_one(entry, &around, key, sources, problems);
+            }
+        }
+    }
 }
 
 fn read_one(table: &mut Json, around: &[String], key: &str, sources: &Sources, problems: &mut Vec<Problem>) {
@@ -113,6 +128,10 @@ mod tests {
         assert_eq!(of("api.keys.3.key").as_deref(), Some("api.keys.3.key_file"));
         assert_eq!(of("webhooks.rpc.secret").as_deref(), Some("webhooks.rpc.secret_file"));
         assert_eq!(of("webhooks.ca"), None);
+        assert_eq!(of("auth.tokens.jwks_url").as_deref(), Some("auth.tokens.jwks_url_file"));
+        assert_eq!(of("auth.tokens.keys.0.secret_file").as_deref(), Some("auth.tokens.keys.0.secret"));
+        assert_eq!(of("auth.tokens.keys.0.public_key").as_deref(), Some("auth.tokens.keys.0.public_key_file"));
+        assert_eq!(of("auth.tokens.keys.0.kid"), None);
         assert_eq!(of("node.name"), None);
         assert_eq!(of("limits.url"), None);
     }

@@ -6,6 +6,7 @@
 
 mod announce;
 mod answer;
+mod revoke;
 mod survey;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
@@ -166,6 +167,7 @@ impl Control {
                 }
                 Some(())
             }
+            Some(signal::Op::Revoked(said)) => self.revoked(said),
             Some(signal::Op::Question(question)) => self.answer(from.clone(), question),
             Some(signal::Op::Answer(answer)) => {
                 answer.answer.map(|said| self.surveys.answered(answer.id, (from.clone(), answer.node.into(), said)))
@@ -286,6 +288,10 @@ mod tests {
 
         fn refresh(&self) {
             self.tell("is looked at");
+        }
+
+        fn check_revoked(&self) {
+            self.tell("is checked");
         }
 
         fn flush(&self) {}

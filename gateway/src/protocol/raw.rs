@@ -59,6 +59,10 @@ impl Voice for Raw {
     fn carries_publications(&self) -> bool {
         false
     }
+
+    fn names_channels(&self) -> bool {
+        false
+    }
 }
 
 fn refused(refusal: &Refusal) -> Goodbye {

@@ -16,9 +16,11 @@ const UNDER_WAY: usize = 256;
 pub(super) fn encode(op: signal::Op) -> (Bytes, Delivery) {
     let delivery = match op {
         signal::Op::Question(_) | signal::Op::Answer(_) => Delivery::Live,
-        signal::Op::Disconnect(_) | signal::Op::Unsubscribe(_) | signal::Op::Refresh(_) | signal::Op::Replaced(_) => {
-            Delivery::Kept
-        }
+        signal::Op::Disconnect(_)
+        | signal::Op::Unsubscribe(_)
+        | signal::Op::Refresh(_)
+        | signal::Op::Replaced(_)
+        | signal::Op::Revoked(_) => Delivery::Kept,
     };
     (Signal { op: Some(op) }.encode_to_vec().into(), delivery)
 }

@@ -12,6 +12,8 @@ pub(super) enum Asker {
     Command(Option<u64>),
     /// The command `connect`, at this place in its list.
     Connect(usize),
+    /// Nobody asked: the server API ordered it, and the client is told.
+    Api,
 }
 
 /// A part of the answer.

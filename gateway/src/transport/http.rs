@@ -14,6 +14,7 @@ use super::{
     carrier::Stream,
     page,
     requests::Requests,
+    route::Route,
     upgrade::{self, Endpoint},
     wire::Wire,
 };
@@ -139,7 +140,14 @@ async fn count(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
 }
 
 async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
-    match Endpoint::at(request.uri().path(), door.public.ground.settings().debug.echo) {
+    let found = Route::of(request.uri().path());
+    let endpoint = match found {
+        Some((Route::Native, _)) => Some(Ok(Endpoint::Native)),
+        Some((Route::Raw, channel)) => Some(Endpoint::raw(channel.unwrap_or_default())),
+        Some((Route::Echo, _)) if door.public.ground.settings().debug.echo => Some(Ok(Endpoint::Echo)),
+        _ => None,
+    };
+    match endpoint {
         Some(Ok(endpoint)) => return upgrade::answer(request, endpoint, door).await,
         Some(Err(refusal)) => {
             metrics::refused("channel");

@@ -3,6 +3,7 @@
 mod arrival;
 mod carrier;
 mod connection;
+mod credentials;
 mod echo;
 mod encrypt;
 mod forwarded;
@@ -16,6 +17,7 @@ mod page;
 mod prepare;
 mod proxy_protocol;
 mod requests;
+mod route;
 mod socket;
 mod upgrade;
 pub mod websocket;
@@ -33,6 +35,7 @@ pub use self::{
     arrival::Arrival,
     connection::WebSocketLimits,
     listener::{ListenError, bind, listen},
+    route::{ROUTES, Route},
 };
 use self::{arrival::Entrance, origin::OriginRules};
 use crate::{session::Ground, shard::ShardHandle, tls::Tls};

@@ -5,6 +5,7 @@ pub mod http2;
 pub mod raw;
 pub mod redis;
 pub mod tls;
+pub mod token;
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -26,6 +26,7 @@ use super::{
     websocket::{self, Event},
 };
 use crate::{
+    clock::now_ms,
     metrics::Figures,
     protocol::{Body, Codec, Incoming},
     push::{Frame, Goodbye},
@@ -89,6 +90,11 @@ impl Adopted {
     /// What the client asks.
     pub(super) fn session(&self) -> &Session {
         &self.connection.session
+    }
+
+    /// Why the connection ends before it has begun, if it does.
+    pub(super) fn ending(&self) -> Option<Goodbye> {
+        self.connection.link.ending()
     }
 
     /// Gives the connection its socket. `early` are bytes that came behind the handshake.
@@ -411,7 +417,8 @@ impl Owner for Connection {
         if self.session.wants_drained() {
             self.link.wake();
         }
-        match heartbeat.poll(now) {
+        let lasts = self.session.expire(now_ms()).map_or(Duration::MAX, Duration::from_millis);
+        let next = match heartbeat.poll(now) {
             Beat::Ping => {
                 self.link.ping();
                 TICK
@@ -422,7 +429,8 @@ impl Owner for Connection {
                 self.link.close(CloseCode::PingTimeout.into());
                 TICK
             }
-        }
+        };
+        next.min(lasts)
     }
 
     fn leave(&self, goodbye: Goodbye) {
@@ -465,6 +473,10 @@ impl Owner for Connection {
 
     fn refresh(&self) {
         self.session.refresh();
+    }
+
+    fn check_revoked(&self) {
+        self.session.check_revoked();
     }
 
     fn describe(&self) -> Option<Description> {

@@ -59,6 +59,7 @@ async fn the_back_end_says_who_may_connect_and_knows_that_we_asked() {
 
     let decision = hooks.connect(connect_ask()).await;
     let expected = Welcome {
+        answered: true,
         user: Some("u1".to_owned()),
         info: Some(Bytes::from_static(b"{\"name\":\"U\"}")),
         subscribe: vec!["chat:*".to_owned()],

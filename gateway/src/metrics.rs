@@ -184,7 +184,7 @@ pub(crate) fn describe_webhooks(deciding: &[&'static str], told: &'static str) {
     for (hook, outcome) in decisions.chain(WebhookOutcome::OF_EVENTS.map(|outcome| (told, outcome))) {
         webhook(hook, outcome, 0);
     }
-    webhook_events_waiting(0);
+    webhook_events_waiting().set(0.0);
 }
 
 /// So many calls, or events, of a webhook have ended so.
@@ -197,9 +197,9 @@ pub(crate) fn webhook_took(hook: &'static str, took: Duration) {
     histogram!(WEBHOOK_DURATION, "hook" => hook).record(took);
 }
 
-/// So many events wait for their receiver.
-pub(crate) fn webhook_events_waiting(events: usize) {
-    gauge!(WEBHOOK_EVENTS).set(events as f64);
+/// How many events wait for their receiver.
+pub(crate) fn webhook_events_waiting() -> Gauge {
+    gauge!(WEBHOOK_EVENTS)
 }
 
 /// Opens the namespace's counters at 0, so that the first event is not missed.

@@ -65,7 +65,7 @@ impl Exchange {
             apply(&fresh);
         }
         for shard in &self.ground.shards {
-            shard.run(|shard| shard.refresh());
+            shard.run(|shard| shard.for_everybody(|owner| owner.refresh()));
         }
         let next = fresh.version();
         metrics::settings_version(Some(&version), &next);

@@ -107,8 +107,7 @@ impl Node {
         let ground = Arc::new(Ground::new(settings.clone(), settings.node.name.as_str().into(), shards.clone()));
         find_secret(ground.clone(), redis.clone());
         let public = Arc::new(Public::new(ground.clone(), public_tls));
-        // What else has to know of new settings; all others look at those in force.
-        let exchange = Arc::new(Exchange::new(ground.clone(), Vec::new()));
+        let exchange = Arc::new(Exchange::new(ground.clone()));
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let control = Control::new(ground.clone(), relay.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));

@@ -19,23 +19,19 @@ use crate::{
 /// How often the files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What some room does when other settings come into force: it runs once they do, and must not wait.
-pub type Apply = Box<dyn Fn(&Settings) + Send + Sync>;
-
 /// Exchanges the settings of a node.
 pub struct Exchange {
     ground: Arc<Ground>,
-    rooms: Vec<Apply>,
     /// The version in force; one exchange at a time.
     version: Mutex<String>,
 }
 
 impl Exchange {
-    /// Of the settings in this ground; `rooms` are what else has to know of new ones.
-    pub fn new(ground: Arc<Ground>, rooms: Vec<Apply>) -> Self {
+    /// Of the settings in this ground.
+    pub fn new(ground: Arc<Ground>) -> Self {
         let version = ground.settings().version();
         metrics::settings_version(None, &version);
-        Self { ground, rooms, version: Mutex::new(version) }
+        Self { ground, version: Mutex::new(version) }
     }
 
     /// Puts these in force, except for what a running node cannot change: that is said in the log and stays.
@@ -61,9 +57,8 @@ impl Exchange {
         }
         let fresh = Arc::new(fresh);
         self.ground.replace_settings(fresh.clone());
-        for apply in &self.rooms {
-            apply(&fresh);
-        }
+        self.ground.authority.replace(&fresh.auth.tokens);
+        self.ground.webhooks.replace(&fresh.webhooks);
         for shard in &self.ground.shards {
             shard.run(|shard| shard.refresh());
         }

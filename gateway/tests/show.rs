@@ -6,7 +6,7 @@ use std::{fs, path::Path, process::Command};
 use skywave_gateway::config::{Flags, Loader, show, show_json};
 use tempfile::TempDir;
 
-const FILE: &str = r#"
+const FILE: &str = r##"
 [node]
 secret = "hunter2-hunter2-hunter2-hunter2-hunter2"
 [public]
@@ -36,7 +36,7 @@ history = { size = 5, ttl = "1h", meta_ttl = "7d" }
 presence = true
 [webhooks.rpc]
 url = "https://h/hunter2"
-"#;
+"##;
 
 struct Start {
     folder: TempDir,

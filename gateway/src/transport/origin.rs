@@ -67,12 +67,12 @@ impl<'a> OriginRules<'a> {
     }
 }
 
-impl OriginRules {
+impl OriginRules<'_> {
     /// Whether a cookie counts for this request, which has been let in: where the page is a named one or the host's own, or
     /// there is none. `*` names nobody, and a page of anybody's must not act for whoever visits it.
     pub fn may_use_cookies<B>(&self, request: &Request<B>, arrival: &Arrival) -> bool {
-        let named = self.allowed.iter().filter(|allowed| **allowed != Origin::Any).cloned().collect();
-        let rules = Self { allowed: named, ..self.clone() };
+        let named: Vec<_> = self.allowed.iter().filter(|allowed| **allowed != Origin::Any).cloned().collect();
+        let rules = OriginRules { allowed: &named, development: self.development };
         let site = request.headers().get(SEC_FETCH_SITE).map(|value| value.to_str().unwrap_or_default());
         let is_asked_by_a_page = request.headers().contains_key(header::ORIGIN);
         rules.check(request, arrival).is_ok()

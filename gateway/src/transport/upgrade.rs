@@ -80,11 +80,12 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
         metrics::refused("not_ready");
         return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
     }
-    if let Err(foreign) = OriginRules::of(&settings).check(&request, &arrival) {
+    let origins = OriginRules::of(&settings);
+    if let Err(foreign) = origins.check(&request, &arrival) {
         metrics::refused("origin");
         return text(StatusCode::FORBIDDEN, format!("{foreign}\n"));
     }
-    let may_ride = public.origins.may_use_cookies(&request, &arrival);
+    let may_ride = origins.may_use_cookies(&request, &arrival);
     let token = credentials::token(&request, &settings, may_ride);
     let (codec, subprotocol, introduction): (&'static dyn Codec, _, _) = match &endpoint {
         Endpoint::Raw(channel) => match may_open_raw(public, channel, token).await {

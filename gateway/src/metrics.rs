@@ -26,6 +26,9 @@ const SLOW_CONSUMERS: &str = "skywave_slow_consumers_total";
 const RECOVERIES: &str = "skywave_recoveries_total";
 const BACKPLANE_STATE: &str = "skywave_backplane_state";
 const REFUSED: &str = "skywave_handshakes_refused_total";
+const LIMITED: &str = "skywave_limited_total";
+const MEMORY_USED: &str = "skywave_memory_used_ratio";
+const SHARD_LAG: &str = "skywave_shard_lag_seconds";
 const NODES: &str = "skywave_nodes";
 const SIGNALS_DROPPED: &str = "skywave_signals_dropped_total";
 const WEBHOOKS: &str = "skywave_webhooks_total";
@@ -90,6 +93,9 @@ fn describe() {
     describe_counter!(SLOW_CONSUMERS, Unit::Count, "Clients that did not read fast enough, by what was done");
     describe_counter!(RECOVERIES, Unit::Count, "Subscriptions that came back with a position, by outcome");
     describe_counter!(REFUSED, Unit::Count, "Handshakes that were refused, by reason");
+    describe_counter!(LIMITED, Unit::Count, "What connections asked beyond a limit and were refused, by limit");
+    describe_gauge!(MEMORY_USED, "What the node uses of the memory that it may use: 1 is all");
+    describe_gauge!(SHARD_LAG, Unit::Seconds, "How late the latest shard is with what it is asked to do");
     describe_gauge!(NODES, Unit::Count, "Nodes that are alive, as this one sees them");
     describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
     describe_gauge!(CONFIG_INFO, Unit::Count, "1 for the version of the settings in force, 0 for those before");
@@ -123,6 +129,9 @@ fn describe() {
     }
     for reason in TOKEN_REASONS {
         counter!(TOKENS_REFUSED, "reason" => reason).absolute(0);
+    }
+    for limit in LIMITS {
+        counter!(LIMITED, "limit" => limit).absolute(0);
     }
     for direction in ["in", "out"] {
         counter!(SIGNALS_DROPPED, "direction" => direction).absolute(0);
@@ -175,7 +184,7 @@ pub(crate) fn describe_webhooks(deciding: &[&'static str], told: &'static str) {
     for (hook, outcome) in decisions.chain(WebhookOutcome::OF_EVENTS.map(|outcome| (told, outcome))) {
         webhook(hook, outcome, 0);
     }
-    webhook_events_waiting(0);
+    webhook_events_waiting().set(0.0);
 }
 
 /// So many calls, or events, of a webhook have ended so.
@@ -188,9 +197,9 @@ pub(crate) fn webhook_took(hook: &'static str, took: Duration) {
     histogram!(WEBHOOK_DURATION, "hook" => hook).record(took);
 }
 
-/// So many events wait for their receiver.
-pub(crate) fn webhook_events_waiting(events: usize) {
-    gauge!(WEBHOOK_EVENTS).set(events as f64);
+/// How many events wait for their receiver.
+pub(crate) fn webhook_events_waiting() -> Gauge {
+    gauge!(WEBHOOK_EVENTS)
 }
 
 /// Opens the namespace's counters at 0, so that the first event is not missed.
@@ -238,6 +247,26 @@ pub const TOKEN_REASONS: [&str; 12] = [
 /// A token was not believed; `reason` is one of [`TOKEN_REASONS`].
 pub fn token_refused(reason: &'static str) {
     counter!(TOKENS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// Values of the label `limit`: settings in `limits`.
+const LIMITS: [&str; 5] = [
+    "commands_per_second",
+    "publications_per_second",
+    "bytes_per_second",
+    "new_channels_per_minute",
+    "connections_per_user",
+];
+
+/// A connection asked for more than this setting of `limits` allows.
+pub(crate) fn limited(limit: &'static str) {
+    counter!(LIMITED, "limit" => limit).increment(1);
+}
+
+/// The part of its memory that the node uses, and how late its shards are.
+pub(crate) fn load(memory: f64, lag: Duration) {
+    gauge!(MEMORY_USED).set(memory);
+    gauge!(SHARD_LAG).set(lag.as_secs_f64());
 }
 
 /// The embedded backplane is there as long as the node is. Through Redis the backplane says it itself, for each master.

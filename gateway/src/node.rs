@@ -117,6 +117,7 @@ impl Node {
         for watch in [public_watch, internal_watch].into_iter().flatten() {
             tokio::spawn(watch.run(gone.clone()));
         }
+        tokio::spawn(transport::watch(public.clone(), gone.clone()));
         let internal = Arc::new(Internal { ground, relay, control, public: public.clone(), metrics: metrics.clone() });
 
         let mut node = Self {

@@ -13,8 +13,8 @@ use std::{
 use proptest::prelude::*;
 use skywave_backplane::{Durability, Generation, HistoryPolicy};
 use skywave_gateway::config::{
-    self, BackplaneUrl, ConfigError, Flags, LogFormat, Namespace, Place, ProxyProtocol, PublishRight, Scope, Settings,
-    SlowConsumer, SubscribeRight, TokenAlgorithm,
+    self, BackplaneUrl, ConfigError, EventType, Flags, LogFormat, Namespace, OnFailure, Place, ProxyProtocol,
+    PublishRight, Scope, Settings, SlowConsumer, SubscribeRight, TokenAlgorithm, WebhookSettings,
 };
 use tempfile::TempDir;
 
@@ -106,6 +106,13 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(settings.limits.outbox_bytes, 1 << 20);
     assert!(settings.limits.node_outbox_bytes.is_some(), "a quarter of whatever memory there is");
     assert_eq!(settings.limits.node_ring_bytes, 256 << 20);
+    assert_eq!((settings.limits.connections_per_ip, settings.limits.connections_per_user), (None, None));
+    assert_eq!(settings.limits.handshakes_per_second, NonZeroU32::new(500));
+    assert_eq!(settings.limits.new_channels_per_minute, NonZeroU32::new(600));
+    assert_eq!(settings.limits.commands_per_second, NonZeroU32::new(200));
+    assert_eq!(settings.limits.publications_per_second, NonZeroU32::new(100));
+    assert_eq!(settings.limits.bytes_per_second, NonZeroUsize::new(1 << 20));
+    assert_eq!((settings.limits.overload_memory, settings.limits.overload_lag), (0.9, seconds(1)));
     assert_eq!(settings.backplane.generation, Generation::Replid);
     assert!(settings.backplane.ca.is_none() && settings.backplane.redis().is_empty());
     assert_eq!(settings.timeouts.tls, seconds(5));
@@ -148,7 +155,16 @@ fn a_full_file_is_read() {
         scopes = ["publish", "read"]
         [limits]
         connections = 5
+        connections_per_ip = 6
+        connections_per_user = 7
+        handshakes_per_second = 8
         channels_per_connection = 0
+        new_channels_per_minute = 9
+        commands_per_second = 0
+        publications_per_second = 0
+        bytes_per_second = "64KiB"
+        overload_memory = 0
+        overload_lag = "500ms"
         message_bytes = "2MiB"
         frame_bytes = "4 MiB"
         publication_bytes = 100
@@ -188,6 +204,12 @@ fn a_full_file_is_read() {
     let key = &settings.api.keys[0];
     assert!(key.allows(Scope::Read) && key.allows(Scope::Publish) && !key.allows(Scope::Control));
     assert_eq!(settings.limits.connections, NonZeroU32::new(5));
+    let of = |limit: Option<NonZeroU32>| limit.map_or(0, NonZeroU32::get);
+    assert_eq!((of(settings.limits.connections_per_ip), of(settings.limits.connections_per_user)), (6, 7));
+    assert_eq!((of(settings.limits.handshakes_per_second), of(settings.limits.new_channels_per_minute)), (8, 9));
+    assert_eq!((settings.limits.commands_per_second, settings.limits.publications_per_second), (None, None));
+    assert_eq!(settings.limits.bytes_per_second, NonZeroUsize::new(64 << 10));
+    assert_eq!((settings.limits.overload_memory, settings.limits.overload_lag), (0.0, Duration::from_millis(500)));
     assert_eq!(settings.limits.channels_per_connection, None);
     assert_eq!((settings.limits.message_bytes, settings.limits.frame_bytes), (2 << 20, 4 << 20));
     assert_eq!((settings.limits.publication_bytes, settings.limits.outbox_bytes), (100, 10_000));
@@ -270,7 +292,7 @@ fn an_unknown_setting_is_refused() {
         (
             "[limit]\nx = 1",
             "1:2: limit: unknown field `limit`, expected one of `node`, `public`, `internal`, `backplane`, `auth`, \
-             `api`, `limits`, `timeouts`, `drain`, `demo`, `debug`, `namespaces`",
+             `api`, `limits`, `timeouts`, `drain`, `demo`, `debug`, `webhooks`, `namespaces`",
         ),
         ("\"a.b\" = 1", " a: unknown field `a`, expected"),
         (
@@ -287,11 +309,10 @@ fn an_unknown_setting_is_refused() {
 #[test]
 fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
     answers(&[
-        ("[webhooks.connect]\nurl = \"x\"", "1:2: webhooks: `webhooks` is not supported by this version yet"),
         ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
         (
-            "[limits]\ncommands_per_second = 5",
-            "2:1: limits.commands_per_second: `commands_per_second` is not supported by this version yet",
+            "[timeouts]\nconnection_age = 5",
+            "2:1: timeouts.connection_age: `connection_age` is not supported by this version yet",
         ),
         ("[drain]\nwindow = \"60s\"", "2:1: drain.window: `window` is not supported by this version yet"),
         ("[drain]\nrate = 5", "2:1: drain.rate: `rate` is not supported by this version yet"),
@@ -309,6 +330,23 @@ fn nothing_is_converted() {
         ("[limits]\nconnections = \"5\"", "2:1: limits.connections: invalid type: string \"5\", expected a whole"),
         ("[limits]\nconnections = -1", "2:1: limits.connections: invalid value: integer `-1`, expected a whole"),
         ("[limits]\nconnections = nan", "2:1: limits.connections: invalid type: "),
+        (
+            "[limits]\noverload_memory = 90",
+            "2:1: limits.overload_memory: invalid value: integer `90`, expected a number from 0 to 1, like 0.9",
+        ),
+        (
+            "[limits]\noverload_memory = 1.1",
+            "2:1: limits.overload_memory: invalid value: floating point `1.1`, expected",
+        ),
+        (
+            "[limits]\noverload_memory = -0.1",
+            "2:1: limits.overload_memory: invalid value: floating point `-0.1`, expec",
+        ),
+        ("[limits]\noverload_memory = nan", "2:1: limits.overload_memory: invalid type: "),
+        (
+            "[limits]\noverload_memory = \"90%\"",
+            "2:1: limits.overload_memory: invalid type: string \"90%\", expected a",
+        ),
         ("[node]\nname = 5", "2:1: node.name: invalid type: integer `5`, expected a string"),
         (
             "[node]\nshards = 70000",
@@ -754,6 +792,103 @@ keys = [
 }
 
 #[test]
+fn webhooks_are_read_with_their_defaults() {
+    assert_eq!(file("").good().webhooks, WebhookSettings::default());
+    let start = file(
+        "[webhooks.connect]\nurl_file = \"DIR/url\"\nsecret_file = \"DIR/secret\"\non_failure = \"allow\"\n\
+         [webhooks.publish]\nurl = \"http://127.0.0.1:3000/hooks?key=hunter2\"\ntimeout = \"250ms\"\nretries = 2\n\
+         namespaces = [\"chat\"]\nconcurrency = 8\n[webhooks.events]\nurl = \"http://localhost/\"\n[namespaces.chat]",
+    );
+    fs::write(start.path("url"), "https://hooks.example.com/T0/hunter2\n").unwrap();
+    fs::write(start.path("secret"), "hunter2 hunter2 hunter2\n").unwrap();
+    let settings = start.good();
+    assert!(settings.warnings().is_empty());
+    let hooks = &settings.webhooks;
+    assert!(!format!("{hooks:?}").contains("hunter2"), "{hooks:?}");
+    let connect = hooks.connect.as_ref().unwrap();
+    assert_eq!(connect.url.reveal().as_str(), "https://hooks.example.com/T0/hunter2");
+    assert_eq!(connect.secret.as_ref().unwrap().reveal(), "hunter2 hunter2 hunter2");
+    assert_eq!((connect.timeout, connect.retries, connect.concurrency), (seconds(1), 0, 256));
+    assert_eq!(connect.on_failure, OnFailure::Allow);
+    let publish = hooks.publish.as_ref().unwrap();
+    assert_eq!((publish.timeout, publish.retries, publish.concurrency), (Duration::from_millis(250), 2, 8));
+    assert_eq!((publish.on_failure, &publish.secret), (OnFailure::Refuse, &None));
+    assert_eq!(publish.namespaces, ["chat"]);
+    let events = hooks.events.as_ref().unwrap();
+    assert_eq!((events.timeout, events.debounce, events.give_up_after), (seconds(5), seconds(1), seconds(3600)));
+    assert_eq!((events.batch, events.batch_wait), (100, Duration::from_millis(100)));
+    assert_eq!((events.queue, events.queue_bytes), (10_000, 16 << 20));
+    assert_eq!(events.types, EventType::ALL);
+    assert!(hooks.subscribe.is_none() && hooks.rpc.is_none() && hooks.ca.is_none());
+}
+
+#[test]
+fn webhooks_may_stand_in_the_environment() {
+    let settings = file("[webhooks.events]\nurl_file = \"DIR/none\"\n[namespaces.a]\n[namespaces.b]")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__URL", "http://app:3000/")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__SECRET", "[0123456789abcdef]")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__TYPES", "member_joined, member_left")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__NAMESPACES", "a,b")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__QUEUE", "5")
+        .good();
+    let events = settings.webhooks.events.as_ref().unwrap();
+    assert_eq!(events.secret.as_ref().unwrap().reveal(), "[0123456789abcdef]");
+    assert_eq!(events.types, [EventType::MemberJoined, EventType::MemberLeft]);
+    assert_eq!((&*events.namespaces, events.queue), (&["a".to_owned(), "b".to_owned()][..], 5));
+    let warnings = settings.warnings();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("webhooks.events.url is http://app:3000: "), "{warnings:?}");
+}
+
+#[test]
+fn a_mistake_in_a_webhook_is_named_without_its_secrets() {
+    let hook = |name: &str, rest: &str| {
+        let bad = file(&format!("[webhooks.{name}]\nurl = \"https://h/\"\n{rest}")).bad();
+        assert!(!bad.contains("hunter2"), "{bad}");
+        bad.strip_prefix("skywave.toml:").unwrap().to_owned()
+    };
+    for (name, rest, message) in [
+        ("connect", "timeout = \"9ms\"", "3:1: webhooks.connect.timeout: 9ms is not one of 10ms to 30s"),
+        ("connect", "timeout = \"31s\"", "3:1: webhooks.connect.timeout: 31s is not one of 10ms to 30s"),
+        ("connect", "retries = 6", "3:1: webhooks.connect.retries: 6 is not one of 0 to 5"),
+        ("connect", "concurrency = 0", "3:1: webhooks.connect.concurrency: 0 is not one of 1 to 10000"),
+        ("connect", "secret = \"hunter2\"", "3:1: webhooks.connect.secret: has 7 bytes and needs at least 16; "),
+        ("connect", "namespaces = [\"a\"]", "3:1: webhooks.connect.namespaces: a connect belongs to no namespace: "),
+        ("connect", "on_failure = \"open\"", "3:1: webhooks.connect.on_failure: unknown variant `open`, expected "),
+        (
+            "connect",
+            "secret = [\"hunter2\"]",
+            "3:1: webhooks.connect.secret: invalid type: sequence, expected a string",
+        ),
+        ("rpc", "on_failure = \"allow\"", "3:1: webhooks.rpc.on_failure: \"allow\" has nothing to answer with here"),
+        ("publish", "namespaces = [\"chat\"]", "3:15: webhooks.publish.namespaces.0: there is no [namespaces.chat]"),
+        ("events", "debounce = \"2m\"", "3:1: webhooks.events.debounce: 2m is not one of 0s to 1m"),
+        ("events", "batch = 0", "3:1: webhooks.events.batch: 0 is not one of 1 to 1000"),
+        ("events", "batch_wait = \"11s\"", "3:1: webhooks.events.batch_wait: 11s is not one of 0s to 10s"),
+        ("events", "give_up_after = \"0s\"", "3:1: webhooks.events.give_up_after: 0s is not one of 1s to 1day"),
+        ("events", "queue = 0", "3:1: webhooks.events.queue: 0 is not one of 1 to 1000000"),
+        ("events", "queue_bytes = 1", "3:1: webhooks.events.queue_bytes: 1 is not one of 4096 to "),
+        ("events", "types = []", "3:1: webhooks.events.types: an empty list tells nothing"),
+        ("events", "types = [\"member\"]", "3:10: webhooks.events.types.0: unknown variant `member`, expected one of "),
+        ("events", "retries = 5", "3:1: webhooks.events.retries: unknown field `retries`, expected one of `url`"),
+        ("event", "", "1:11: webhooks.event: unknown field `event`, expected one of `ca`, `connect`"),
+    ] {
+        let told = hook(name, rest);
+        assert!(told.starts_with(message), "{name} {rest}\n  is: {told}\n not: {message}");
+    }
+    for url in ["https://u:hunter2@h/", "ftp://h/hunter2", "h/hunter2", "https://h/#hunter2"] {
+        let bad = file(&format!("[webhooks.connect]\nurl = \"{url}\"")).bad();
+        assert!(bad.starts_with("skywave.toml:2:1: webhooks.connect.url: not the address of a webhook ("), "{bad}");
+        assert!(!bad.contains("hunter2"), "{bad}");
+    }
+    assert_eq!(
+        file("[webhooks.connect]\nretries = 1").bad(),
+        "skywave.toml:1:11: webhooks.connect: missing field `url`"
+    );
+    let ca = file("[webhooks]\nca = \"DIR/none\"").bad();
+    assert!(ca.starts_with("skywave.toml:2:1: webhooks.ca: cannot read none: "), "{ca}");
+}
+
+#[test]
 fn all_mistakes_are_shown_at_once_in_their_order() {
     let bad = file(
         "[timeouts]\npong = 5\nclose = \"3s\"\n[limits]\nfoo = 1\nconnections = 1.5\n\
@@ -974,6 +1109,17 @@ fn development_mode_is_open_on_loopback() {
     }
     assert_eq!(settings.namespace("#user"), None);
     assert!(settings.warnings().is_empty());
+}
+
+#[test]
+fn development_mode_limits_no_rate_that_nobody_limited() {
+    let limits = start().good().limits;
+    let rates = [limits.handshakes_per_second, limits.new_channels_per_minute, limits.commands_per_second];
+    assert_eq!((rates, limits.publications_per_second, limits.bytes_per_second), ([None; 3], None, None));
+    assert_eq!((limits.overload_memory, limits.overload_lag), (0.0, seconds(0)));
+    let limits =
+        file("[limits]\ncommands_per_second = 5\noverload_memory = 0.5").flags(|flags| flags.dev = true).good().limits;
+    assert_eq!((limits.commands_per_second, limits.overload_memory), (NonZeroU32::new(5), 0.5));
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub async fn serve(listener: TcpListener, internal: Arc<Internal>, tls: Option<A
             let connection = async {
                 match tls {
                     None => serve_one(socket, service).await,
-                    Some(tls) => match transport::encrypt(socket, &tls, patience, None).await {
+                    Some(tls) => match transport::encrypt(socket, &tls, patience, std::future::ready(Ok(()))).await {
                         Ok(stream) => serve_one(stream, service).await,
                         Err(error) => {
                             tracing::debug!(address = %arrival.client, %error, "no TLS handshake on the internal listener");
@@ -109,12 +109,14 @@ async fn livez(State(internal): State<Arc<Internal>>) -> (StatusCode, String) {
     }
 }
 
-/// Red during start and drain, never because a backplane that was there is away: that must not empty the service.
+/// Red during start and drain and while the node has too much to do, never because a backplane that was there is away: that must not empty the service.
 async fn readyz(State(internal): State<Arc<Internal>>) -> (StatusCode, &'static str) {
     if internal.public.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else if internal.relay.state() == BackplaneState::Never || !internal.public.is_ready() {
         (StatusCode::SERVICE_UNAVAILABLE, "the backplane has not been reached yet\n")
+    } else if let Some(what) = internal.public.overload() {
+        (StatusCode::SERVICE_UNAVAILABLE, what)
     } else {
         (StatusCode::OK, "ok\n")
     }

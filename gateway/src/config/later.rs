@@ -2,20 +2,7 @@
 //! without effect is worse than none, but with a word that says so.
 
 /// Each dotted. A section stands for all that is in it.
-const LATER: &[&str] = &[
-    "node.advertise",
-    "limits.connections_per_ip",
-    "limits.connections_per_user",
-    "limits.handshakes_per_second",
-    "limits.new_channels_per_minute",
-    "limits.commands_per_second",
-    "limits.publications_per_second",
-    "limits.bytes_per_second",
-    "timeouts.connection_age",
-    "drain.window",
-    "drain.rate",
-    "sockjs",
-];
+const LATER: &[&str] = &["node.advertise", "timeouts.connection_age", "drain.window", "drain.rate", "sockjs"];
 
 /// Whether a later version will know this setting.
 pub(super) fn is_later(path: &[String]) -> bool {

@@ -35,6 +35,7 @@ mod running;
 mod schema;
 mod secret;
 mod sections;
+mod share;
 mod show;
 mod size;
 mod source;
@@ -63,6 +64,7 @@ pub use self::{
     hook_url::HookUrl,
     jwks_url::JwksUrl,
     loader::Loader,
+    memory::used as memory_used,
     namespaces::{DEFAULT_NAMESPACE, Namespace, PERSONAL_NAMESPACE, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,

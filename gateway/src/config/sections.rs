@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    address, count, duration, memory, network::Network, origin::Origin, secret::Secret, size, tls::TlsSettings,
+    address, count, duration, memory, network::Network, origin::Origin, secret::Secret, share, size, tls::TlsSettings,
     tokens::TokenSettings,
 };
 
@@ -148,9 +148,43 @@ pub struct Limits {
     /// Connections of the whole node; the next is refused with 503. 0, the default, is none (`None`): the machine decides.
     #[serde(with = "count::OrNone")]
     pub connections: Option<NonZeroU32>,
+    /// Connections of one address, on this node; the next is refused with 429. An IPv6 address stands for its /64, which one
+    /// subscriber has to himself. Only those are counted that are opened while there is a limit. 0, the default, is none
+    /// (`None`): a whole company may have one address.
+    #[serde(with = "count::OrNone")]
+    pub connections_per_ip: Option<NonZeroU32>,
+    /// Connections of one user, on this node; the next is closed with 4505. One that the same client has left behind does not
+    /// count. 0, the default, is none (`None`): people have many pages open.
+    #[serde(with = "count::OrNone")]
+    pub connections_per_user: Option<NonZeroU32>,
+    /// Handshakes of the whole node in a second; over TLS each TLS handshake is one, and each further WebSocket in it. What comes
+    /// faster waits its turn for up to a second, one address with at most a quarter of the places; what would wait longer is
+    /// refused with 503. A tenth of a second's worth may come at once. 0 is none (`None`). Default 500, in development mode
+    /// none: a handshake costs as much CPU as a hundred deliveries.
+    #[serde(with = "count::OrNone")]
+    pub handshakes_per_second: Option<NonZeroU32>,
     /// Subscriptions of one connection; 0 is none (`None`). Each costs some hundred bytes on its shard. Default 128.
     #[serde(with = "count::OrNone")]
     pub channels_per_connection: Option<NonZeroU32>,
+    /// Channels that one connection names in a minute and did not name before: subscriptions that it opens, and what it does on
+    /// channels that it is not subscribed to, beyond the last 32 of these. A minute's worth may come at once. More is refused
+    /// with `limit`. 0 is none (`None`). Default 600, in development mode none: each new channel with a history is a line
+    /// in it.
+    #[serde(with = "count::OrNone")]
+    pub new_channels_per_minute: Option<NonZeroU32>,
+    /// Commands of one connection in a second, pings among them; a second's worth may come at once. More is refused with
+    /// `limit`, which says when the next one fits; whoever is refused what would have filled five seconds is closed with 4007.
+    /// 0 is none (`None`). Default 200, in development mode none.
+    #[serde(with = "count::OrNone")]
+    pub commands_per_second: Option<NonZeroU32>,
+    /// The same of publications, which are commands too. On `/raw`, which has no words to refuse with, one too many closes. 0 is
+    /// none (`None`). Default 100, in development mode none: more than a hand that moves.
+    #[serde(with = "count::OrNone")]
+    pub publications_per_second: Option<NonZeroU32>,
+    /// The same of bytes in messages from one connection, after decompression. A message that is larger than this is taken when
+    /// nothing came for a second, and paid for afterwards. 0 is none (`None`). Default 1 MiB, in development mode none.
+    #[serde(with = "size::OrNone")]
+    pub bytes_per_second: Option<NonZeroUsize>,
     /// Bytes of one message from a client, all its frames together, after decompression. A connection holds at most this
     /// much of an unfinished one. Default 1 MiB.
     #[serde(with = "size::Field")]
@@ -181,13 +215,29 @@ pub struct Limits {
     /// Default 256 MiB.
     #[serde(with = "size::Field")]
     pub node_ring_bytes: usize,
+    /// The part of its memory, from 0 to 1, beyond which the node refuses handshakes with 503 and says so at `/readyz`, until it is
+    /// 0.05 below: of its control group's limit, where that can be reclaimed does not count, or of the machine's. 0 is
+    /// never. Default 0.9, in development mode never: those who are connected need the rest.
+    #[serde(with = "share::Field")]
+    pub overload_memory: f64,
+    /// The same of how late a shard is with what it is asked to do, until it is half of this. `"0s"` is never. Default 1 s, in
+    /// development mode never: no client waits that long gladly, and one more makes it longer for all.
+    #[serde(with = "duration::Field")]
+    pub overload_lag: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: None,
+            connections_per_ip: None,
+            connections_per_user: None,
+            handshakes_per_second: NonZeroU32::new(500),
             channels_per_connection: NonZeroU32::new(128),
+            new_channels_per_minute: NonZeroU32::new(600),
+            commands_per_second: NonZeroU32::new(200),
+            publications_per_second: NonZeroU32::new(100),
+            bytes_per_second: NonZeroUsize::new(1 << 20),
             message_bytes: 1 << 20,
             frame_bytes: 1 << 20,
             fragments: NonZeroU32::new(1024),
@@ -195,6 +245,8 @@ impl Default for Limits {
             outbox_bytes: 1 << 20,
             node_outbox_bytes: NonZeroUsize::new(usize::try_from(memory::available() / 4).unwrap_or(usize::MAX)),
             node_ring_bytes: 256 << 20,
+            overload_memory: 0.9,
+            overload_lag: Duration::from_secs(1),
         }
     }
 }

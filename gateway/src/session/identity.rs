@@ -183,7 +183,14 @@ impl Session {
         let info = info.or_else(|| connect.info.clone().filter(|_| settings.development()));
         let earlier = connect.session.as_deref();
         let earlier = earlier.and_then(|session| self.ground.seal.get()?.open(session, user.as_deref(), now_ms));
-        self.become_client(earlier.ok_or(client), now_ms, user, info, is_known.then(|| grant.into()));
+        let earlier = earlier.ok_or(client);
+        let speaks_for = earlier.as_ref().map_or_else(|client| client, |earlier| &earlier.client);
+        if let Some(user) = &user
+            && !self.is_within_user(id, speaks_for, user)
+        {
+            return;
+        }
+        self.become_client(earlier, now_ms, user, info, is_known.then(|| grant.into()));
         self.state.borrow_mut().introduced = introduced;
         self.begin(id, connect.subscribe);
     }

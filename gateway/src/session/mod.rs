@@ -7,8 +7,10 @@ mod admission;
 mod clients;
 mod command;
 mod connecting;
+mod flood;
 mod grant;
 mod identity;
+mod limits;
 mod opening;
 mod outcome;
 mod publishing;
@@ -38,6 +40,7 @@ use self::{
     admission::Asking,
     connecting::{Connecting, Opened},
     identity::Entering,
+    limits::Rates,
     opening::Asker,
     publishing::Undecided,
     subscriptions::Subscription,
@@ -154,6 +157,7 @@ pub struct Session {
     voice: &'static dyn Voice,
     opened: TokioInstant,
     state: RefCell<State>,
+    rates: RefCell<Rates>,
     in_flight: Cell<usize>,
     /// Publications that were done since a turn of the shard was last waited for: less than [`TURN`].
     done: Cell<usize>,
@@ -255,6 +259,7 @@ impl Session {
             voice,
             opened: TokioInstant::now(),
             state: RefCell::default(),
+            rates: RefCell::default(),
             in_flight: Cell::new(0),
             done: Cell::new(0),
             replaying: Cell::new(0),
@@ -313,7 +318,7 @@ impl Session {
 
     /// Carries out one command.
     pub fn handle(&self, Envelope { id, command }: Envelope) {
-        if self.link.is_closing() {
+        if self.link.is_closing() || !self.admits(id, &command) {
             return;
         }
         let command = match command {

@@ -1,6 +1,6 @@
 //! HTTP on a public listener: what is served where.
 
-use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -43,6 +43,8 @@ pub(super) struct Door {
     pub(super) arrival: Arrival,
     pub(super) load: Rc<Load>,
     pub(super) requests: Rc<Requests>,
+    /// Whether its next handshake has had its turn before HTTP began: with that of TLS.
+    pub(super) has_queued: Cell<bool>,
 }
 
 /// Serves a socket on this shard until it ends or becomes a WebSocket, or nothing has been asked on it for
@@ -56,7 +58,8 @@ pub(super) fn serve(
     load: Load,
 ) {
     let requests = Requests::none_since(since);
-    let door = Rc::new(Door { shard: shard.clone(), public, arrival, load: Rc::new(load), requests });
+    let has_queued = Cell::new(arrival.encrypted);
+    let door = Rc::new(Door { shard: shard.clone(), public, arrival, load: Rc::new(load), requests, has_queued });
     tokio::task::spawn_local(async move {
         let socket = match stream.settle() {
             Ok(socket) => socket,

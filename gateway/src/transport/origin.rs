@@ -72,7 +72,7 @@ impl OriginRules<'_> {
     /// there is none. `*` names nobody, and a page of anybody's must not act for whoever visits it.
     pub fn may_use_cookies<B>(&self, request: &Request<B>, arrival: &Arrival) -> bool {
         let named: Vec<_> = self.allowed.iter().filter(|allowed| **allowed != Origin::Any).cloned().collect();
-        let rules = OriginRules { allowed: &named, development: self.development };
+        let rules = OriginRules { allowed: &named, ..*self };
         let site = request.headers().get(SEC_FETCH_SITE).map(|value| value.to_str().unwrap_or_default());
         let is_asked_by_a_page = request.headers().contains_key(header::ORIGIN);
         rules.check(request, arrival).is_ok()

@@ -80,12 +80,16 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
         metrics::refused("not_ready");
         return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
     }
-    let origins = OriginRules::of(&settings);
-    if let Err(foreign) = origins.check(&request, &arrival) {
+    if let Err(foreign) = OriginRules::of(&settings).check(&request, &arrival) {
         metrics::refused("origin");
         return text(StatusCode::FORBIDDEN, format!("{foreign}\n"));
     }
-    let may_ride = origins.may_use_cookies(&request, &arrival);
+    // Before anything that costs more, such as a signature.
+    let seat = match public.admit(client, door.has_queued.take()).await.and_then(|()| public.seat(client)) {
+        Ok(seat) => seat,
+        Err(refused) => return refused.answer(),
+    };
+    let may_ride = OriginRules::of(&settings).may_use_cookies(&request, &arrival);
     let token = credentials::token(&request, &settings, may_ride);
     let (codec, subprotocol, introduction): (&'static dyn Codec, _, _) = match &endpoint {
         Endpoint::Raw(channel) => match may_open_raw(public, channel, token).await {
@@ -100,10 +104,6 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
             Ok((codec, subprotocol)) => (codec, subprotocol, token.map_or(Introduction::Nobody, Introduction::Token)),
             Err(error) => return no_upgrade(error, request.version()),
         },
-    };
-    let Some(seat) = public.seat() else {
-        metrics::refused("connections");
-        return text(StatusCode::SERVICE_UNAVAILABLE, "limits.connections is reached: connect to another node\n");
     };
     let held = match handshake {
         Handshake::Http1 { .. } => Held { _seat: seat, _load: door.load.clone(), _request: None },
@@ -161,6 +161,8 @@ fn no_upgrade(error: HandshakeError, version: Version) -> Answer {
 
 fn since(query: Option<&str>) -> Option<Since> {
     let text = credentials::decoded(credentials::parameter(query, "since")?);
+    // A close reason as it came: behind the position may stand why (see `Raw::farewell`).
+    let text = text.split([' ', '+']).next().unwrap_or_default();
     Some(text.parse::<StreamPosition>().map_or(Since::Foreign, Since::Position))
 }
 

@@ -51,6 +51,10 @@ pub struct HookRefusal {
 /// What the back end said about a client that may connect; what it left out stays as the node has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Welcome {
+    /// Whether the back end said anything at all. If not, because it is not asked or has failed and that is a yes, nobody has
+    /// vouched for the client: what it may is what the node itself knows, and a token that only the back end could check
+    /// is not checked.
+    pub answered: bool,
     /// Who it is: 1 to 255 bytes, no control characters.
     pub user: Option<String>,
     /// About it: a JSON object of at most 4,096 bytes.
@@ -141,6 +145,7 @@ impl Answer for Welcome {
         let channels: Result<Vec<_>, _> = body.channels.iter().map(|name| ChannelName::parse(name)).collect();
         let channels = channels.map_err(|_| "one of `channels` is not the name of a channel")?;
         Ok(Self {
+            answered: true,
             user: body.user,
             info,
             subscribe: body.subscribe,
@@ -206,7 +211,8 @@ mod tests {
     fn an_empty_answer_allows() {
         for body in ["", " \n", "{}", r#"{"unknown": [1]}"#, r#"{"error": null}"#] {
             assert_eq!(read(body.as_bytes()), Ok(Decision::Allow(())), "{body}");
-            assert_eq!(read(body.as_bytes()), Ok(Decision::Allow(Welcome::default())), "{body}");
+            let welcome = Welcome { answered: true, ..Welcome::default() };
+            assert_eq!(read(body.as_bytes()), Ok(Decision::Allow(welcome)), "{body}");
             assert_eq!(read::<Option<Payload>>(body.as_bytes()), Ok(Decision::Allow(None)), "{body}");
         }
     }

@@ -121,6 +121,9 @@ impl Desk {
         deadline: Instant,
     ) -> Result<Result<Received, (String, Option<Duration>)>, Failure> {
         let now = Instant::now();
+        if now >= deadline {
+            return Err(Failure::new("too many calls are under way")); // and nothing is known of the receiver
+        }
         if let Admission::Refused(after) = self.breaker.lock().admit(now, deadline) {
             return Err(Failure { why: "it did not answer before".to_owned(), after: Some(after) });
         }

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ::metrics::Gauge;
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// Bytes of an answer, of which only the status counts.
-const ANSWER_BYTES: usize = 64 << 10;
+const ANSWER_BYTES: usize = 1 << 20;
 /// At the node's end there is no time for long pauses.
 const LONGEST_LAST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -40,7 +41,7 @@ pub(super) struct Post {
     node: Arc<str>,
     /// None: nobody wants events.
     route: ArcSwapOption<Route>,
-    /// Locked for one look, nothing else under it.
+    /// Locked for one look; nothing under it but the figure.
     queue: Mutex<Queue>,
     /// Something was put in.
     news: Notify,
@@ -49,6 +50,8 @@ pub(super) struct Post {
     /// The node is at its end.
     leaving: CancellationToken,
     overflow: Complaints,
+    /// Events in the queue; set while it is locked, so that the last one says how it is.
+    waiting: Gauge,
 }
 
 /// Where events go.
@@ -61,7 +64,8 @@ pub(super) struct Route {
 #[derive(Default)]
 struct Pace {
     failed: u32,
-    not_before: Option<Instant>,
+    /// What failed last, and when it may be tried again.
+    rest: Option<(Arc<Route>, Instant)>,
 }
 
 impl Post {
@@ -74,6 +78,7 @@ impl Post {
             rerouted: Notify::new(),
             leaving: CancellationToken::new(),
             overflow: Complaints::default(),
+            waiting: metrics::webhook_events_waiting(),
         }
     }
 
@@ -82,7 +87,10 @@ impl Post {
         let is_gone = route.is_none();
         self.route.store(route.map(Arc::new));
         if is_gone {
-            let dead = self.queue.lock().drain();
+            let mut queue = self.queue.lock();
+            let dead = queue.drain();
+            self.waiting.set(queue.len() as f64);
+            drop(queue);
             bury("webhooks.events is no longer configured", &dead);
         }
         self.news.notify_one();
@@ -100,8 +108,8 @@ impl Post {
         let mut queue = self.queue.lock();
         let put = queue.put(event, Instant::now(), now_ms(), settings, || Ulid::generate().to_string());
         let len = queue.len();
+        self.waiting.set(len as f64);
         drop(queue);
-        metrics::webhook_events_waiting(len);
         match put {
             // The first starts the clock, a full delivery stops it.
             Put::Queued if len == 1 || len >= usize::from(settings.batch) => self.news.notify_one(),
@@ -126,9 +134,8 @@ impl Post {
             let end = self.bring(&batch, &mut pace).await;
             let mut queue = self.queue.lock();
             queue.settle();
-            let len = queue.len();
+            self.waiting.set(queue.len() as f64);
             drop(queue);
-            metrics::webhook_events_waiting(len);
             match end {
                 Ok(()) => metrics::webhook(Hook::EVENTS, WebhookOutcome::Delivered, batch.len()),
                 Err(why) => bury(why, batch.iter().map(|waiting| &waiting.event)),
@@ -173,10 +180,10 @@ impl Post {
         loop {
             let route = self.route.load_full().ok_or("webhooks.events is no longer configured")?;
             let settings = &route.settings;
-            if let Some(not_before) = pace.not_before {
+            if let Some((tried, not_before)) = &pace.rest {
                 let give_up = oldest + settings.give_up_after;
-                if self.pause(not_before.min(give_up)).await {
-                    pace.not_before = None; // another receiver, or the last moments
+                if self.has_reason_before(*not_before.min(&give_up), tried).await {
+                    pace.rest = None;
                     continue;
                 }
                 if Instant::now() >= give_up {
@@ -210,7 +217,7 @@ impl Post {
             if self.leaving.is_cancelled() {
                 pause = pause.min(LONGEST_LAST_PAUSE);
             }
-            pace.not_before = Some(Instant::now() + pause);
+            pace.rest = Some((route.clone(), Instant::now() + pause));
             metrics::webhook(Hook::EVENTS, WebhookOutcome::Retried, 1);
             if pace.failed == 1 {
                 warn!(receiver = %settings.url, why, "the receiver of events does not take them; they wait");
@@ -220,13 +227,18 @@ impl Post {
         }
     }
 
-    /// True if there is a reason to try at once.
-    async fn pause(&self, at: Instant) -> bool {
+    /// Waits until then, or for a reason to try at once: another receiver than the one that was tried, or the node's end.
+    async fn has_reason_before(&self, at: Instant, tried: &Arc<Route>) -> bool {
         let is_leaving = self.leaving.is_cancelled();
-        tokio::select! {
-            () = sleep_until(at) => false,
-            () = self.rerouted.notified() => true,
-            () = self.leaving.cancelled(), if !is_leaving => true,
+        loop {
+            if self.route.load().as_ref().is_none_or(|route| !Arc::ptr_eq(route, tried)) {
+                return true;
+            }
+            tokio::select! {
+                () = sleep_until(at) => return false,
+                () = self.rerouted.notified() => {} // perhaps long ago
+                () = self.leaving.cancelled(), if !is_leaving => return true,
+            }
         }
     }
 
@@ -249,13 +261,13 @@ impl Post {
         let mut queue = self.queue.lock();
         let (rest, under_way) = (queue.drain(), queue.len());
         queue.settle();
+        self.waiting.set(0.0);
         drop(queue);
         bury("the node has ended", &rest);
         metrics::webhook(Hook::EVENTS, WebhookOutcome::Dead, under_way);
         if under_way > 0 {
             warn!(events = under_way, "events were under way when the node ended: delivered or not");
         }
-        metrics::webhook_events_waiting(0);
     }
 }
 

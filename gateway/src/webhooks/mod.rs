@@ -187,8 +187,8 @@ impl Webhooks {
         self.0.configured.load(Ordering::Acquire) & bit != 0
     }
 
-    /// Asks whether a client may connect. Without such a hook: yes, and nothing more. A failure that counts as a yes says
-    /// nothing about the token either: such a client is whoever the node itself knows it to be.
+    /// Asks whether a client may connect. Without such a hook, and after a failure that counts as a yes: the empty
+    /// [`Welcome`], whose `answered` is false.
     ///
     /// # Cancel safety
     /// As for all of these: dropping the future gives the answer up, not the call, which ends by its timeout.

@@ -54,6 +54,12 @@ async fn start(dev: bool, variables: &[(&str, &str)], metrics: Option<Prometheus
     };
     let mut variables = variables.to_vec();
     variables.push(("SKYWAVE__NODE__SHARDS", "2"));
+    // What else the machine does is no concern of a test.
+    for (name, never) in [("SKYWAVE__LIMITS__OVERLOAD_MEMORY", "0"), ("SKYWAVE__LIMITS__OVERLOAD_LAG", "0s")] {
+        if !variables.iter().any(|(known, _)| *known == name) {
+            variables.push((name, never));
+        }
+    }
     let settings = Settings::load(&flags, variables).unwrap();
     Running { node: Node::start(settings, metrics).await.unwrap() }
 }

@@ -302,10 +302,12 @@ impl Connection {
                 Event::Binary(bytes) => Body::Binary(bytes),
                 Event::Close(close) => return Poll::Ready(End::Client(close.as_ref().map(|(code, _)| *code))),
                 Event::Ping(payload) => {
+                    self.session.hear_nothing();
                     self.pong.replace(Some(payload.clone()));
                     continue;
                 }
                 Event::Pong(payload) => {
+                    self.session.hear_nothing();
                     if let Some(took) = self.heartbeat.borrow_mut().answered(payload, Instant::now()) {
                         self.figures.round_trip(took);
                     }
@@ -314,7 +316,15 @@ impl Connection {
             };
             self.begun.set(None);
             let incoming = Incoming { channel: self.channel.as_ref(), body };
-            self.codec.decode(incoming, &mut |envelope| self.hear(envelope));
+            self.session.hear(incoming.len());
+            let mut is_empty = true;
+            self.codec.decode(incoming, &mut |envelope| {
+                is_empty = false;
+                self.hear(envelope);
+            });
+            if is_empty {
+                self.session.hear_nothing();
+            }
             if self.link.is_loaded() {
                 break; // what was answered first
             }
@@ -348,6 +358,7 @@ impl Connection {
             }
             let next = parked.pop_front();
             drop(parked);
+            self.session.pass();
             next.into_iter().for_each(|envelope| self.session.handle(envelope));
         }
         false

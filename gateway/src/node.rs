@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::Rng as _;
 use skywave_backplane::{
-    Any, Durability, Generation, Memory, Needs, NodeInfo, Presence as _, Redis, RedisOptions, RedisOptionsError, Sink,
+    Any, Durability, Generation, Memory, Needs, NodeInfo, Redis, RedisOptions, RedisOptionsError, Sink,
 };
 use skywave_proto::CloseCode;
 use tokio_util::sync::CancellationToken;
@@ -109,8 +109,7 @@ impl Node {
         let public = Arc::new(Public::new(ground.clone(), public_tls));
         let told = ground.clone();
         routes.hear_transitions(move |channel, transition| control::tell(&told, channel, transition));
-        relay.backplane().tell_transitions(ground.webhooks.wants_events());
-        let exchange = Arc::new(Exchange::new(ground.clone(), rooms(&ground, &relay)));
+        let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let control = Control::new(ground.clone(), relay.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
@@ -221,18 +220,6 @@ impl Node {
             }
         }
     }
-}
-
-/// What else has to know of new settings; all others look at those in force.
-fn rooms(ground: &Arc<Ground>, relay: &Relay) -> Vec<reload::Apply> {
-    let (authority, webhooks, relay) = (ground.authority.clone(), ground.webhooks.clone(), relay.clone());
-    vec![
-        Box::new(move |settings| authority.replace(&settings.auth.tokens)),
-        Box::new(move |settings| {
-            webhooks.replace(&settings.webhooks);
-            relay.backplane().tell_transitions(webhooks.wants_events());
-        }),
-    ]
 }
 
 fn goodbye() -> Goodbye {

@@ -88,6 +88,22 @@ async fn a_key_is_withdrawn_and_another_is_given_out() {
 }
 
 #[tokio::test]
+async fn tokens_are_believed_as_long_as_their_key_is_there() {
+    const SECRET: &str = "the-secret-that-the-issuer-and-the-node-share";
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    let claims = json!({"sub": "ada", "exp": 4_000_000_000_u64});
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
+    let changing = Changing::start(BEFORE).await;
+    let answer = async || changing.node.socket("/ws").await.ask(json!({"connect": {"token": token}})).await;
+    assert_eq!(answer().await["error"]["code"], "unauthenticated");
+    let keys = format!("{BEFORE}[auth.tokens]\nkeys = [{{ alg = \"HS256\", secret = \"{SECRET}\" }}]\n");
+    assert_eq!(changing.change(&keys), Outcome::Applied);
+    assert!(answer().await["connected"].is_object());
+    assert_eq!(changing.change(BEFORE), Outcome::Applied);
+    assert_eq!(answer().await["error"]["code"], "unauthenticated");
+}
+
+#[tokio::test]
 async fn who_loses_a_right_is_told_and_keeps_the_rest() {
     let changing = Changing::start(BEFORE).await;
     let mut client = changing.node.client(&["open:a", "other:a"]).await;

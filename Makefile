@@ -31,6 +31,7 @@ test: ## Install what is missing, then check and test everything
 	$(MAKE) check-deploy
 	$(MAKE) test-rust
 	$(MAKE) test-clients
+	$(MAKE) test-api
 	$(MAKE) test-load
 	$(MAKE) test-cluster
 
@@ -81,6 +82,10 @@ test-clients: build ## Browsers, ws, Python, HTTP/2 and Autobahn's cases against
 	node scripts/with-node.mjs target/venv/clients/bin/python tests/clients/python/test_websockets.py
 	node --test tests/tls/*.test.mjs
 	node scripts/autobahn.mjs quick
+
+.PHONY: test-api
+test-api: build ## schemathesis and Python's gRPC against the server API
+	node tests/api/run.mjs
 
 .PHONY: autobahn
 autobahn: setup ## The 517 cases of the Autobahn test suite, report in target/autobahn (5 to 10 minutes)

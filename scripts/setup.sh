@@ -41,13 +41,16 @@ if ! cmp -s tests/clients/package-lock.json tests/clients/node_modules/.installe
     npm ci --prefix tests/clients --no-audit --no-fund --no-update-notifier
     cp tests/clients/package-lock.json tests/clients/node_modules/.installed
 fi
-venv=target/venv/clients
-if ! cmp -s tests/clients/python/requirements.txt "$venv/.installed"; then
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement tests/clients/python/requirements.txt
-    cp tests/clients/python/requirements.txt "$venv/.installed"
-fi
+python_packages() { # python_packages VENV REQUIREMENTS
+    if ! cmp -s "$2" "$1/.installed"; then
+        rm -rf "$1"
+        python3 -m venv "$1"
+        "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2"
+        cp "$2" "$1/.installed"
+    fi
+}
+python_packages target/venv/clients tests/clients/python/requirements.txt
+python_packages target/venv/api tests/api/requirements.txt
 
 # One version, so that a new lint of it does not fail an old commit.
 deny=0.20.2

@@ -77,6 +77,8 @@ pub struct Node {
     gone: CancellationToken,
     /// The backplane, where it has to be left in good order.
     redis: Option<Redis>,
+    /// Cancelled once a back end has ordered the node to leave.
+    leave: CancellationToken,
 }
 
 impl Node {
@@ -120,7 +122,8 @@ impl Node {
             tokio::spawn(watch.run(gone.clone()));
         }
         tokio::spawn(transport::watch(public.clone(), gone.clone()));
-        let internal = Arc::new(Internal { ground, relay, control, public: public.clone(), metrics: metrics.clone() });
+        let leave = control.leave().clone();
+        let internal = Arc::new(Internal::new(ground, relay, control, public.clone(), metrics.clone()));
 
         let mut node = Self {
             public,
@@ -133,6 +136,7 @@ impl Node {
             leaving,
             gone,
             redis,
+            leave,
         };
         let shards: Arc<[ShardHandle]> = node.shards.clone().into();
         for (address, listener) in public_listeners {
@@ -170,6 +174,14 @@ impl Node {
     /// The way to put other settings in force.
     pub fn exchange(&self) -> &Arc<Exchange> {
         &self.exchange
+    }
+
+    /// Returns once a back end has ordered the node to leave; [`Node::drain`] is what to do then.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: only waits.
+    pub async fn asked_to_leave(&self) {
+        self.leave.cancelled().await;
     }
 
     /// What the backplane delivers to: with it a test can play a backplane that has bad days.

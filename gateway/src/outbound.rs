@@ -63,7 +63,18 @@ impl Outbound {
     /// # Errors
     /// If `ca` cannot be read.
     pub fn new(ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
-        let mut client = builder();
+        Self::build(builder(), ca)
+    }
+
+    /// The same, but never through a proxy that the environment names: for what is on this machine, or beside it.
+    ///
+    /// # Errors
+    /// As [`Outbound::new`].
+    pub fn direct(ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
+        Self::build(builder().no_proxy(), ca)
+    }
+
+    fn build(mut client: ClientBuilder, ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
         if let Some(pem) = ca {
             let authorities =
                 Certificate::from_pem_bundle(pem).map_err(|error| OutboundUnavailable(error.to_string()))?;
@@ -114,7 +125,7 @@ fn builder() -> ClientBuilder {
 }
 
 /// An error and what caused it, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -214,3 +214,52 @@ async fn connected_without_key_server(node: &Running) {
     let mut client = node.socket("/ws").await;
     assert_eq!(code(&client.ask(json!({"connect": {"token": ada()}})).await), "unauthenticated");
 }
+
+const KEYS: (&str, &str) =
+    ("SKYWAVE__API__KEYS", r#"[{ name = "backend", key = "0123456789abcdef", scopes = ["control", "publish"] }]"#);
+
+async fn revoke(node: &Running, body: Value) {
+    let headers = [("authorization", "Bearer 0123456789abcdef"), ("content-type", "application/json")];
+    let (status, answer) = node.http("POST", "/api/v1/revoke", &headers, &body.to_string()).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// Reads to the close of a connection whose token was revoked.
+async fn thrown_out(client: &mut Client) {
+    assert_eq!(client.closed().await.0, 4500);
+    let said = client.before_close();
+    assert!(said.iter().any(|said| code(said) == "unauthenticated"), "{said:?}");
+}
+
+#[tokio::test]
+async fn who_is_here_by_a_revoked_token_leaves_and_does_not_come_back_with_it() {
+    let node = node(&[KEYS]).await;
+    let of = |user: &str, id: &str, ago: u64| {
+        let now = token::now();
+        token::token(json!({"sub": user, "jti": id, "iat": now - ago, "exp": now + 600}))
+    };
+    let mut one = connected(&node, &of("ada", "a1", 60)).await;
+    let mut other = connected(&node, &of("ada", "a2", 60)).await;
+    let mut bob = connected(&node, &of("bob", "b1", 60)).await;
+
+    revoke(&node, json!({"jti": "a1"})).await;
+    thrown_out(&mut one).await;
+    assert_eq!(code(&other.ask(json!({"ping": {}})).await), "ok", "another token of the same user");
+    revoke(&node, json!({"user": "ada"})).await;
+    thrown_out(&mut other).await;
+    assert_eq!(code(&bob.ask(json!({"ping": {}})).await), "ok", "another user");
+
+    for (what, token) in [("by its id", of("ada", "a1", 60)), ("by its user", of("ada", "a3", 60))] {
+        let mut client = node.socket("/ws").await;
+        let reply = client.ask(json!({"connect": {"token": token}})).await;
+        assert_eq!(code(&reply), "unauthenticated", "{what}: {reply}");
+        assert!(reply["error"]["message"].as_str().unwrap().contains("revoked"), "{what}: {reply}");
+        assert_eq!(client.closed().await.0, 4500);
+        assert_eq!(node.refused(&format!("/raw/chat:a?token={token}"), &[]).await.0, 401, "{what}");
+    }
+    assert_eq!(code(&bob.ask(json!({"refresh": {"token": of("bob", "b2", 0)}})).await), "ok");
+    revoke(&node, json!({"jti": "b1"})).await;
+    assert_eq!(code(&bob.ask(json!({"ping": {}})).await), "ok", "it is here by a newer one by now");
+    // One that is made afterwards counts; clocks in tokens are whole seconds.
+    connected(&node, &token::token(json!({"sub": "ada", "iat": token::now() + 2}))).await;
+}

@@ -82,6 +82,24 @@ impl ErrorCode {
         self.row().1
     }
 
+    /// The status that a gRPC client gets. What may have been done is never `UNAVAILABLE`, which many clients retry by
+    /// themselves.
+    pub const fn grpc_code(self) -> tonic::Code {
+        match self {
+            Self::BadRequest => tonic::Code::InvalidArgument,
+            Self::Unauthenticated => tonic::Code::Unauthenticated,
+            Self::PermissionDenied => tonic::Code::PermissionDenied,
+            Self::UnknownNamespace | Self::NotFound => tonic::Code::NotFound,
+            Self::AlreadySubscribed => tonic::Code::AlreadyExists,
+            Self::NotSubscribed | Self::NoHistory => tonic::Code::FailedPrecondition,
+            Self::TooLarge => tonic::Code::OutOfRange,
+            Self::Limit => tonic::Code::ResourceExhausted,
+            Self::Unavailable => tonic::Code::Unavailable,
+            Self::NotReplicated | Self::UnknownOutcome => tonic::Code::DeadlineExceeded,
+            Self::Internal => tonic::Code::Internal,
+        }
+    }
+
     /// Whether the same command may succeed later.
     pub const fn retry(self) -> bool {
         self.row().2

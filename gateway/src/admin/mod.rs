@@ -1,13 +1,18 @@
 //! The internal listener: the server API for back ends, metrics and probes for operators.
 
 mod api;
+mod connection;
 mod guard;
+mod health;
 mod http;
+mod openapi;
 mod problem;
 
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use skywave_backplane::BackplaneState;
+use tokio::sync::Semaphore;
 
 pub use self::http::{PROTOCOLS, serve};
 use crate::{control::Control, relay::Relay, session::Ground, transport::Public};
@@ -22,6 +27,33 @@ pub struct Internal {
     pub control: Arc<Control>,
     /// Tells whether the node leaves.
     pub public: Arc<Public>,
+    /// The places of tails.
+    tails: Arc<Semaphore>,
     /// Renders the metrics; `None` where another node of this process records them.
     pub metrics: Option<PrometheusHandle>,
+}
+
+impl Internal {
+    /// Of a node's parts.
+    pub fn new(
+        ground: Arc<Ground>,
+        relay: Relay,
+        control: Arc<Control>,
+        public: Arc<Public>,
+        metrics: Option<PrometheusHandle>,
+    ) -> Self {
+        Self { ground, relay, control, public, tails: api::tail_places(), metrics }
+    }
+
+    /// Why the node takes no clients, if it takes none: it starts or leaves, never that a backplane that was there is away.
+    /// That must not empty the service.
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.public.is_draining() {
+            Some("draining")
+        } else if self.relay.state() == BackplaneState::Never || !self.public.is_ready() {
+            Some("the backplane has not been reached yet")
+        } else {
+            self.public.overload()
+        }
+    }
 }

@@ -1,20 +1,18 @@
 //! Commands that talk to a node's internal listener.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode, Uri, header};
+use reqwest::Request;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::net::TcpStream;
 
 use super::{failed, wrong};
+use crate::outbound::Outbound;
 
 /// A node that does not answer in this time does not answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES: usize = 1 << 20;
 
 /// Which node, and how it knows us.
@@ -26,6 +24,9 @@ pub(super) struct Api {
     /// A key of its `api.keys`; none is needed in development mode.
     #[arg(long, env = "SKYWAVE_API_KEY", hide_env_values = true)]
     key: Option<String>,
+    /// Certificates (PEM) that are trusted beside the system's, where the listener speaks TLS.
+    #[arg(long, env = "SKYWAVE_API_CA")]
+    ca: Option<PathBuf>,
 }
 
 pub(super) fn publish(api: &Api, channel: &str, json: &str) -> ExitCode {
@@ -89,6 +90,17 @@ fn table(nodes: &[NodeLine]) -> String {
     rows.iter().map(line).collect()
 }
 
+pub(super) fn drain(api: &Api, node: &str) -> ExitCode {
+    match call(api, Method::POST, "/api/v1/drain", serde_json::json!({ "node": node }).to_string()) {
+        Ok((StatusCode::OK, _)) => {
+            println!("{node} leaves");
+            ExitCode::SUCCESS
+        }
+        Ok((status, answer)) => failed(&format!("not drained ({status}): {}", detail(&answer))),
+        Err(error) => failed(&error),
+    }
+}
+
 pub(super) fn healthcheck(api: &Api) -> ExitCode {
     match call(api, Method::GET, "/readyz", String::new()) {
         Ok((StatusCode::OK, _)) => ExitCode::SUCCESS,
@@ -98,49 +110,48 @@ pub(super) fn healthcheck(api: &Api) -> ExitCode {
 }
 
 /// The sentence in an error answer.
-fn detail(answer: &str) -> String {
+pub(super) fn detail(answer: &str) -> String {
     let detail = serde_json::from_str::<serde_json::Value>(answer);
     let detail = detail.ok().and_then(|problem| Some(problem.get("detail")?.as_str()?.to_owned()));
     detail.unwrap_or_else(|| answer.to_owned())
 }
 
 fn call(api: &Api, method: Method, path: &str, body: String) -> Result<(StatusCode, String), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let unreachable = |why: String| format!("no answer from {}: {why}", api.api);
-    runtime.block_on(async {
-        match tokio::time::timeout(TIMEOUT, exchange(api, method, path, body)).await {
-            Ok(answer) => answer.map_err(|error| unreachable(error.to_string())),
-            Err(_) => Err(unreachable(format!("nothing within {TIMEOUT:?}"))),
-        }
+    runtime()?.block_on(async {
+        let (outbound, request) = api.request(method, path, body)?;
+        let answer = outbound.send(request, TIMEOUT, ANSWER_BYTES).await;
+        let answer = answer.map_err(|error| api.unreachable(&error))?;
+        Ok((answer.status, String::from_utf8_lossy(&answer.body).into_owned()))
     })
 }
 
-async fn exchange(
-    api: &Api,
-    method: Method,
-    path: &str,
-    body: String,
-) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
-    let authority = match (api.api.scheme_str(), api.api.authority()) {
-        (Some("http"), Some(authority)) => authority,
-        _ => return Err("--api is written http://HOST:PORT".into()),
-    };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let socket = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
-    tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(path).header(header::HOST, authority.as_str());
-    if !body.is_empty() {
-        request = request.header(header::CONTENT_TYPE, "application/json");
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())
+}
+
+impl Api {
+    /// A request, and what sends it.
+    pub(super) fn request(&self, method: Method, path: &str, body: String) -> Result<(Outbound, Request), String> {
+        let (scheme, authority) = match (self.api.scheme_str(), self.api.authority()) {
+            (Some(scheme @ ("http" | "https")), Some(authority)) => (scheme, authority),
+            _ => return Err("--api is written http://HOST:PORT or https://HOST:PORT".into()),
+        };
+        let ca = self.ca.as_ref().map(std::fs::read).transpose().map_err(|error| format!("--ca: {error}"))?;
+        let outbound = Outbound::direct(ca.as_deref()).map_err(|error| error.to_string())?;
+        let mut request = outbound.client().request(method, format!("{scheme}://{authority}{path}"));
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+        }
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        let request = request.build().map_err(|error| error.to_string())?;
+        Ok((outbound, request))
     }
-    if let Some(key) = &api.key {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
+
+    pub(super) fn unreachable(&self, why: &dyn std::fmt::Display) -> String {
+        format!("{}: {why}", self.api)
     }
-    let answer = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await?.to_bytes();
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 #[cfg(test)]

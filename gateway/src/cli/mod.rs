@@ -2,6 +2,7 @@
 
 mod call;
 mod serve;
+mod tail;
 mod token;
 
 use std::{io::Write as _, process::ExitCode};
@@ -46,6 +47,23 @@ enum Command {
     },
     /// Lists the nodes that are alive, as one of them sees them.
     Nodes {
+        #[command(flatten)]
+        api: call::Api,
+    },
+    /// Prints what is published on a channel, as it comes, a line of JSON for each event.
+    Tail {
+        /// Which.
+        channel: String,
+        /// First what came after this position, as EPOCH:OFFSET.
+        #[arg(long)]
+        since: Option<String>,
+        #[command(flatten)]
+        api: call::Api,
+    },
+    /// Makes a node leave, as SIGTERM does: its clients go elsewhere, each in its time.
+    Drain {
+        /// Its name, as `skywave nodes` lists it.
+        node: String,
         #[command(flatten)]
         api: call::Api,
     },
@@ -114,6 +132,8 @@ pub fn run() -> ExitCode {
         Command::Token(arguments) => token::run(&arguments),
         Command::Publish { channel, json, api } => call::publish(&api, &channel, &json),
         Command::Nodes { api } => call::nodes(&api),
+        Command::Tail { channel, since, api } => tail::tail(&api, &channel, since.as_deref()),
+        Command::Drain { node, api } => call::drain(&api, &node),
         Command::Healthcheck { api } => call::healthcheck(&api),
     }
 }

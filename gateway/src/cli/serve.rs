@@ -63,7 +63,10 @@ async fn serve(settings: Settings, loader: Loader, files: Files) -> ExitCode {
     };
     node.follow(loader, files);
     say_where(&node, demo, encrypted);
-    asked_to_stop(&mut terminate, &mut interrupt).await;
+    tokio::select! {
+        () = asked_to_stop(&mut terminate, &mut interrupt) => {}
+        () = node.asked_to_leave() => {}
+    }
     tokio::select! {
         () = node.drain() => ExitCode::SUCCESS,
         () = asked_to_stop(&mut terminate, &mut interrupt) => {

@@ -42,6 +42,9 @@ pub const SURVEY_AT_MOST: Duration = Duration::from_secs(5);
 /// come up to a minute late. Clocks may differ by as much.
 const LATER_MS: u64 = 2000;
 
+/// Nodes that are named to whoever looks for another one.
+const NAMED_NODES: usize = 20;
+
 /// See the module.
 pub struct Control {
     ground: Arc<Ground>,
@@ -50,13 +53,21 @@ pub struct Control {
     answering: Arc<Semaphore>,
     /// One permit: who answers a question for channels looks at all of them, on every shard's thread.
     walking: Semaphore,
+    /// Asked to leave.
+    leave: CancellationToken,
 }
 
 impl Control {
     /// Orders and asks through this relay, and carries out what comes for this ground.
     pub fn new(ground: Arc<Ground>, relay: Relay) -> Arc<Self> {
         let (surveys, answering) = (Surveys::default(), Arc::new(Semaphore::new(ANSWERING)));
-        Arc::new(Self { ground, relay, surveys, answering, walking: Semaphore::new(1) })
+        let leave = CancellationToken::new();
+        Arc::new(Self { ground, relay, surveys, answering, walking: Semaphore::new(1), leave })
+    }
+
+    /// Cancelled once a back end has ordered this node to leave.
+    pub fn leave(&self) -> &CancellationToken {
+        &self.leave
     }
 
     /// Empties the queue of signals until the node is gone.
@@ -87,6 +98,41 @@ impl Control {
     pub async fn disconnect(&self, who: &Who) -> Result<usize, Refusal> {
         self.tell_all(signal::Op::Disconnect(signal::Disconnect { who: Some(who.into()), issued_at_ms: now_ms() }))
             .await
+    }
+
+    /// Subscribes connections on all nodes to a channel, whatever their own rights. Returns how many nodes were told.
+    ///
+    /// # Errors
+    /// As [`Control::disconnect`].
+    pub async fn subscribe(&self, who: &Who, channel: &ChannelName) -> Result<usize, Refusal> {
+        let channel = channel.as_str().to_owned();
+        self.tell_all(signal::Op::Subscribe(signal::Subscribe {
+            who: Some(who.into()),
+            channel,
+            issued_at_ms: now_ms(),
+        }))
+        .await
+    }
+
+    /// Orders a node to leave.
+    ///
+    /// # Errors
+    /// `not_found` if no node of this name is alive, `unavailable` while the backplane is away.
+    pub async fn drain(&self, name: &str) -> Result<(), Refusal> {
+        let nodes = self.nodes().await?;
+        let named = nodes.iter().filter(|node| &*node.info.name == name);
+        let named: Vec<_> = named.map(|node| node.incarnation.clone()).collect();
+        if named.is_empty() {
+            let known: Vec<_> = nodes.iter().take(NAMED_NODES).map(|node| &*node.info.name).collect();
+            let message = format!("no node {name:?} is alive; there are {}", known.join(", "));
+            return Err(Refusal::new(ErrorCode::NotFound, message));
+        }
+        // After a crash two runs of one name may be listed for a while: the order is for both.
+        for incarnation in named {
+            let order = signal::Op::Drain(signal::Drain {});
+            self.relay.signal_and_wait(Target::Node(incarnation), order).await?;
+        }
+        Ok(())
     }
 
     /// Ends subscriptions to a channel on all nodes. Returns how many nodes were told.
@@ -156,6 +202,14 @@ impl Control {
             Some(signal::Op::Disconnect(order)) => self.for_each(order.who, order.issued_at_ms, |owner| {
                 owner.leave(CloseCode::DisconnectedByApi.into());
             }),
+            Some(signal::Op::Subscribe(order)) => ChannelName::parse(&order.channel).ok().and_then(|channel| {
+                self.for_each(order.who, order.issued_at_ms, move |owner| owner.subscribe(&channel))
+            }),
+            Some(signal::Op::Drain(signal::Drain {})) => {
+                tracing::info!(from = &*from, "a back end has ordered this node to leave");
+                self.leave.cancel();
+                Some(())
+            }
             Some(signal::Op::Unsubscribe(order)) => ChannelName::parse(&order.channel).ok().and_then(|channel| {
                 self.for_each(order.who, order.issued_at_ms, move |owner| owner.unsubscribe(&channel, "api"))
             }),
@@ -283,6 +337,10 @@ mod tests {
             self.tell(&format!("leaves with {}", goodbye.code.code()));
         }
 
+        fn subscribe(&self, channel: &ChannelName) {
+            self.tell(&format!("gets {channel}"));
+        }
+
         fn unsubscribe(&self, channel: &ChannelName, reason: &'static str) {
             self.tell(&format!("loses {channel} ({reason})"));
         }
@@ -372,18 +430,29 @@ mod tests {
         let (control, mut told, _gone) = node().await;
         let ada = Who::User("ada".into());
         let channel = ChannelName::parse("a").unwrap();
+        assert_eq!(control.subscribe(&ada, &channel).await, Ok(1));
         assert_eq!(control.unsubscribe(&ada, &channel).await, Ok(1));
         assert_eq!(control.refresh("bob").await, Ok(1));
         assert_eq!(control.refresh("nobody").await, Ok(1));
         assert_eq!(control.disconnect(&ada).await, Ok(1));
         let mut heard = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..8 {
             heard.push(tokio::time::timeout(Duration::from_secs(10), told.recv()).await.unwrap().unwrap());
         }
         heard.sort();
-        let each = ["ada leaves with 4503", "ada loses a (api)", "bob is looked at"];
+        let each = ["ada gets a", "ada leaves with 4503", "ada loses a (api)", "bob is looked at"];
         assert_eq!(heard, each.iter().flat_map(|line| [*line; 2]).collect::<Vec<_>>());
         assert!(told.try_recv().is_err(), "nobody else is told anything");
+    }
+
+    #[tokio::test]
+    async fn a_node_is_ordered_to_leave_by_its_name() {
+        let (control, _told, _gone) = node().await;
+        let refused = control.drain("oslo").await.unwrap_err();
+        assert_eq!((refused.code, refused.message.contains("paris")), (ErrorCode::NotFound, true));
+        assert!(!control.leave().is_cancelled());
+        assert_eq!(control.drain("paris").await, Ok(()));
+        tokio::time::timeout(Duration::from_secs(10), control.leave().cancelled()).await.unwrap();
     }
 
     #[tokio::test]

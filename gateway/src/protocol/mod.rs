@@ -17,7 +17,7 @@ use skywave_proto::{ChannelName, CloseCode, StreamPosition};
 
 pub use self::{
     json::{Json, history_object, members_object, payload, present},
-    protobuf::Protobuf,
+    protobuf::{Protobuf, error_message, history_message, members_message, payload_of, position_message, since_of},
     raw::Raw,
 };
 #[cfg(doc)]

@@ -17,9 +17,11 @@ pub(super) fn encode(op: signal::Op) -> (Bytes, Delivery) {
     let delivery = match op {
         signal::Op::Question(_) | signal::Op::Answer(_) => Delivery::Live,
         signal::Op::Disconnect(_)
+        | signal::Op::Subscribe(_)
         | signal::Op::Unsubscribe(_)
         | signal::Op::Refresh(_)
         | signal::Op::Replaced(_)
+        | signal::Op::Drain(_)
         | signal::Op::Revoked(_) => Delivery::Kept,
     };
     (Signal { op: Some(op) }.encode_to_vec().into(), delivery)

@@ -66,10 +66,11 @@ impl Session {
         }
     }
 
-    /// The server API gives the client a subscription, whatever its rights are. It is told as if it had asked without an id.
-    pub fn subscribe_for(&self, channel: &ChannelName) {
+    /// Subscribes the client because a back end has ordered it, whatever its own rights. Nothing happens if it is subscribed
+    /// already, or speaks a protocol that cannot say of which channel a publication is.
+    pub fn subscribe_by_order(&self, channel: &ChannelName) {
         let request = Subscribe { channel: channel.clone(), since: None, presence: false, echo: true, token: None };
-        if self.is_connected() && self.check_room(&request).is_ok() {
+        if self.voice.names_channels() && self.is_connected() && self.check_room(&request).is_ok() {
             let admission = Admission { asker: Asker::Api, request, basis: Basis::Api };
             if let Err(refusal) = self.attach(admission) {
                 tracing::debug!(%channel, code = %refusal.code, "an ordered subscription was not opened");

@@ -66,9 +66,9 @@ use crate::{
 };
 
 /// Publications in one reply, over all its channels, and in one page of history: at most this many bytes of payload.
-const REPLY_BYTES: usize = 64 * 1024;
+pub const REPLY_BYTES: usize = 64 * 1024;
 /// The same in publications.
-const PAGE_PUBLICATIONS: u32 = 1000;
+pub const PAGE_PUBLICATIONS: u32 = 1000;
 /// Commands of one connection that may wait for the backplane; then it is not read from until one is answered.
 const IN_FLIGHT: usize = 256;
 /// Publications that are done at once, before the session waits for its shard to come to what they put into its mailbox.
@@ -598,7 +598,7 @@ pub fn check_size(settings: &Settings, payload: &Payload) -> Result<(), Refusal>
 }
 
 /// The longest idempotency key, in bytes: it is kept for minutes.
-const KEY_BYTES: usize = 128;
+pub const KEY_BYTES: usize = 128;
 
 /// Whether an idempotency key is one.
 ///

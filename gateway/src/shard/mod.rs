@@ -67,6 +67,9 @@ pub trait Owner {
     /// The node asks the connection to leave.
     fn leave(&self, goodbye: Goodbye);
 
+    /// Subscribes the client, who did not ask and need not have the right: a back end has ordered it.
+    fn subscribe(&self, channel: &ChannelName);
+
     /// Ends a subscription that the client would keep; `reason` is the word on the wire.
     fn unsubscribe(&self, channel: &ChannelName, reason: &'static str);
 

@@ -91,6 +91,11 @@ impl Public {
         self.draining.is_cancelled()
     }
 
+    /// Cancelled once the node leaves.
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
+    }
+
     /// Whether the node has what it needs to let clients in: a backplane that it has reached, and the secret that is
     /// kept there.
     pub fn is_ready(&self) -> bool {

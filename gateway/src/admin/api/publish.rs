@@ -1,78 +1,40 @@
 //! Publications of back ends.
 
 use std::{
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
-use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
 use skywave_backplane::{Durability, IdempotencyKey, NewPublication, Published};
-use skywave_proto::{ErrorCode, Payload};
+use skywave_proto::{
+    ErrorCode, Payload,
+    v1::{self, broadcast_result::Result as Single},
+};
 
-use super::{Answer, Internal, Problem, answer, bad_request, channel};
+use super::{Internal, bad_request, channel};
 use crate::{
-    admin::problem::error_object,
     clock::now_ms,
     metrics,
-    protocol::{payload, present},
+    protocol::{error_message, payload_of, position_message},
     session::{self, Refusal},
 };
 
 /// Channels in one broadcast.
-const BROADCAST_CHANNELS: usize = 1000;
+pub(in crate::admin) const BROADCAST_CHANNELS: usize = 1000;
 /// The replicas and the time that a publisher may ask for.
-const REPLICAS: std::ops::RangeInclusive<u32> = 1..=5;
-const WITHIN_MS: std::ops::RangeInclusive<u64> = 1..=10_000;
+pub(in crate::admin) const REPLICAS: RangeInclusive<u32> = 1..=5;
+pub(in crate::admin) const WITHIN_MS: RangeInclusive<u32> = 1..=10_000;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Publish<'a> {
-    channel: String,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    #[serde(default)]
-    data_base64: Option<String>,
-    #[serde(default)]
-    key: Option<String>,
-    #[serde(default)]
-    durability: Option<DurabilityWords>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Broadcast<'a> {
-    channels: Vec<String>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    #[serde(default)]
-    data_base64: Option<String>,
-    #[serde(default)]
-    key: Option<String>,
-    #[serde(default)]
-    durability: Option<DurabilityWords>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DurabilityWords {
-    replicated: u32,
-    within_ms: u64,
-}
-
-impl DurabilityWords {
-    fn parse(&self) -> Result<Durability, Problem> {
-        if !REPLICAS.contains(&self.replicated) {
-            let message = format!("durability.replicated is {} to {}", REPLICAS.start(), REPLICAS.end());
-            return Err(bad_request(&message));
+fn durability(words: &v1::Durability) -> Result<Durability, Refusal> {
+    for (word, value, bounds) in [("replicated", words.replicated, REPLICAS), ("within_ms", words.within_ms, WITHIN_MS)]
+    {
+        if !bounds.contains(&value) {
+            return Err(bad_request(format!("durability.{word} is {} to {}", bounds.start(), bounds.end())));
         }
-        if !WITHIN_MS.contains(&self.within_ms) {
-            let message = format!("durability.within_ms is {} to {}", WITHIN_MS.start(), WITHIN_MS.end());
-            return Err(bad_request(&message));
-        }
-        Ok(Durability::Replicated { replicas: self.replicated, within: Duration::from_millis(self.within_ms) })
     }
+    Ok(Durability::Replicated { replicas: words.replicated, within: Duration::from_millis(words.within_ms.into()) })
 }
 
 /// What is published, wherever to.
@@ -86,41 +48,51 @@ struct What {
 
 impl What {
     fn parse(
-        data: Option<&RawValue>,
-        data_base64: Option<&str>,
+        data: Option<v1::Payload>,
         (publisher, key): (String, Option<String>),
-        durability: Option<&DurabilityWords>,
-    ) -> Result<Self, Problem> {
+        words: Option<&v1::Durability>,
+    ) -> Result<Self, Refusal> {
         let key = key.map(|key| session::check_key(&key).map(|()| key)).transpose()?;
         Ok(Self {
-            payload: payload(data, data_base64).map_err(bad_request)?,
+            payload: payload_of(data)?,
             key: key.map(|key| IdempotencyKey { publisher: publisher.into(), key: key.into() }),
-            durability: durability.map(DurabilityWords::parse).transpose()?,
+            durability: words.map(durability).transpose()?,
         })
     }
 }
 
 /// `publish`. `publisher` is whose the idempotency key is.
-pub(super) async fn publish(internal: &Internal, publisher: String, words: Publish<'_>) -> Answer {
-    let Publish { channel, data, data_base64, key, durability } = words;
-    let what = What::parse(data, data_base64.as_deref(), (publisher, key), durability.as_ref())?;
-    answer(&object(publish_to(internal, &channel, what).await?))
+pub(super) async fn publish(
+    internal: &Internal,
+    publisher: String,
+    words: v1::PublishRequest,
+) -> Result<v1::PublishResponse, Refusal> {
+    let v1::PublishRequest { channel, data, key, durability } = words;
+    let what = What::parse(data, (publisher, key), durability.as_ref())?;
+    publish_to(internal, &channel, what).await.map(response)
 }
 
 /// `broadcast`.
-pub(super) async fn broadcast(internal: &Internal, publisher: String, words: Broadcast<'_>) -> Answer {
-    let Broadcast { channels, data, data_base64, key, durability } = words;
+pub(super) async fn broadcast(
+    internal: &Internal,
+    publisher: String,
+    words: v1::BroadcastRequest,
+) -> Result<v1::BroadcastResponse, Refusal> {
+    let v1::BroadcastRequest { channels, data, key, durability } = words;
     if channels.len() > BROADCAST_CHANNELS {
         let message = format!("a broadcast has at most {BROADCAST_CHANNELS} channels");
-        return Err(Problem::new(ErrorCode::TooLarge, message));
+        return Err(Refusal::new(ErrorCode::TooLarge, message));
     }
-    let what = What::parse(data, data_base64.as_deref(), (publisher, key), durability.as_ref())?;
+    let what = What::parse(data, (publisher, key), durability.as_ref())?;
     let published = channels.iter().map(|channel| publish_to(internal, channel, what.clone()));
-    let results = join_all(published).await.into_iter().map(|outcome| match outcome {
-        Ok(published) => object(published),
-        Err(refusal) => json!({ "error": error_object(&refusal) }),
+    let results = join_all(published).await.into_iter().map(|outcome| {
+        let result = match outcome {
+            Ok(published) => Single::Published(response(published)),
+            Err(refusal) => Single::Error(error_message(&refusal)),
+        };
+        v1::BroadcastResult { result: Some(result) }
     });
-    answer(&json!({ "results": results.collect::<Vec<_>>() }))
+    Ok(v1::BroadcastResponse { results: results.collect() })
 }
 
 async fn publish_to(internal: &Internal, name: &str, what: What) -> Result<Published, Refusal> {
@@ -144,10 +116,6 @@ async fn publish_to(internal: &Internal, name: &str, what: What) -> Result<Publi
     Ok(outcome?)
 }
 
-fn object(published: Published) -> Value {
-    let position = published.position.map(|at| json!({ "epoch": at.epoch.as_str(), "offset": at.offset }));
-    match position {
-        Some(position) => json!({ "position": position, "duplicate": published.duplicate }),
-        None => json!({ "duplicate": published.duplicate }),
-    }
+fn response(published: Published) -> v1::PublishResponse {
+    v1::PublishResponse { position: published.position.map(position_message), duplicate: published.duplicate }
 }

@@ -103,16 +103,16 @@ fn command(word: Word) -> Result<Command, Refusal> {
         Word::Connect(words) => connect(words),
         Word::Subscribe(words) => subscribe(words).map(Command::Subscribe).map_err(|(_, refusal)| refusal),
         Word::Unsubscribe(words) => Ok(Command::Unsubscribe(parts::channel(&words.channel)?)),
-        Word::Publish(words) => parts::publish(&words.channel, payload(words.data), words.key),
+        Word::Publish(words) => parts::publish(&words.channel, payload_of(words.data), words.key),
         Word::Presence(words) => Ok(Command::Presence { channel: parts::channel(&words.channel)?, after: words.after }),
         Word::History(words) => Ok(Command::History {
             channel: parts::channel(&words.channel)?,
-            since: words.since.as_ref().map(since),
+            since: words.since.as_ref().map(since_of),
             limit: words.limit,
         }),
         Word::Refresh(words) => Ok(Command::Refresh(Credential::new(words.token))),
         Word::Rpc(words) => {
-            let data = words.data.map(|data| payload(Some(data))).transpose()?;
+            let data = words.data.map(|data| payload_of(Some(data))).transpose()?;
             parts::rpc(words.method, data)
         }
         Word::Ping(v1::Ping {}) => Ok(Command::Ping),
@@ -133,16 +133,21 @@ fn connect(words: v1::Connect) -> Result<Command, Refusal> {
 }
 
 fn subscribe(words: v1::Subscribe) -> Result<Subscribe, (String, Refusal)> {
-    let since = words.since.as_ref().map(since);
+    let since = words.since.as_ref().map(since_of);
     let echo = words.echo.unwrap_or(true);
     parts::subscribe(&words.channel, since, words.presence, echo, words.token)
 }
 
-fn since(position: &v1::Position) -> Since {
+/// A position that was given, whatever it says.
+pub fn since_of(position: &v1::Position) -> Since {
     parts::since(&position.epoch, position.offset)
 }
 
-fn payload(data: Option<v1::Payload>) -> Result<Payload, Refusal> {
+/// What is published, checked: JSON is JSON and text is text.
+///
+/// # Errors
+/// `bad_request`, with what it is not.
+pub fn payload_of(data: Option<v1::Payload>) -> Result<Payload, Refusal> {
     match data.and_then(|data| data.kind) {
         Some(Kind::Json(bytes)) => json(bytes),
         Some(Kind::Text(bytes)) if std::str::from_utf8(&bytes).is_err() => Err(bad_request("data.text is not UTF-8")),

@@ -26,14 +26,14 @@ pub(super) fn push(push: &Push) -> Encoded {
         }
         Push::Roll(channel, at, page) => Word::Subscribed(v1::Subscribed {
             channel: channel.to_string(),
-            position: at.map(position),
+            position: at.map(position_message),
             ..roll(Some(page))
         }),
         Push::Gap(channel, reason, detail) => Word::Gap(v1::Gap {
             channel: channel.to_string(),
             reason: reason.as_str().into(),
             missed: detail.missed,
-            position: detail.position.map(position),
+            position: detail.position.map(position_message),
         }),
         Push::Unsubscribed(channel, reason) => {
             Word::Unsubscribed(v1::Unsubscribed { channel: channel.to_string(), reason: Some((*reason).into()) })
@@ -52,16 +52,14 @@ pub(super) fn reply(id: Option<u64>, reply: &Reply) -> Encoded {
             Word::Unsubscribed(v1::Unsubscribed { channel: channel.to_string(), reason: None })
         }
         Reply::Published(said) => {
-            Word::Published(v1::Published { position: said.position.map(position), duplicate: said.duplicate })
+            Word::Published(v1::Published { position: said.position.map(position_message), duplicate: said.duplicate })
         }
-        Reply::Presence(page) => {
-            Word::Presence(v1::Members { members: members(page), total: page.total, next: next(page) })
-        }
-        Reply::History(channel, page) => Word::History(history(channel, page)),
+        Reply::Presence(page) => Word::Presence(members_message(page)),
+        Reply::History(channel, page) => Word::History(history_message(channel, page)),
         Reply::Refreshed(expires_in_ms) => Word::Refreshed(v1::Refreshed { expires_in_ms: *expires_in_ms }),
         Reply::Result(data) => Word::Result(v1::Result { data: Some(payload(data)) }),
         Reply::Pong => Word::Pong(v1::Pong {}),
-        Reply::Error(refusal) => Word::Error(error(refusal)),
+        Reply::Error(refusal) => Word::Error(error_message(refusal)),
     };
     frame(id, word, None)
 }
@@ -72,14 +70,15 @@ fn frame(id: Option<u64>, word: Word, position: Option<StreamPosition>) -> Encod
     Encoded::Frame(Frame::new(false, bytes.into(), position))
 }
 
-fn position(position: StreamPosition) -> v1::Position {
+/// A position as a message of the schema.
+pub fn position_message(position: StreamPosition) -> v1::Position {
     v1::Position { epoch: position.epoch.to_string(), offset: position.offset }
 }
 
 fn publication(channel: &ChannelName, publication: &Publication) -> v1::Publication {
     v1::Publication {
         channel: channel.to_string(),
-        position: publication.position.map(position),
+        position: publication.position.map(position_message),
         data: Some(payload(&publication.payload)),
         client: publication.client.as_deref().map(str::to_owned),
         user: publication.user.as_deref().map(str::to_owned),
@@ -108,6 +107,11 @@ fn member(member: &Member) -> v1::Member {
     }
 }
 
+/// A list of members as a message of the schema.
+pub fn members_message(page: &MemberPage) -> v1::Members {
+    v1::Members { members: members(page), total: page.total, next: next(page) }
+}
+
 fn members(page: &MemberPage) -> Vec<v1::Member> {
     page.members.iter().map(member).collect()
 }
@@ -133,7 +137,7 @@ fn connected(connected: &Connected) -> v1::Connected {
             v1::SubscribeOutcome { channel, outcome: Some(Outcome::Subscribed(subscribed(said))) }
         }
         Err((channel, refusal)) => {
-            v1::SubscribeOutcome { channel: channel.clone(), outcome: Some(Outcome::Error(error(refusal))) }
+            v1::SubscribeOutcome { channel: channel.clone(), outcome: Some(Outcome::Error(error_message(refusal))) }
         }
     };
     v1::Connected {
@@ -149,29 +153,31 @@ fn connected(connected: &Connected) -> v1::Connected {
 fn subscribed(subscribed: &Subscribed) -> v1::Subscribed {
     v1::Subscribed {
         channel: subscribed.channel.to_string(),
-        position: subscribed.position.map(position),
+        position: subscribed.position.map(position_message),
         recovered: subscribed.recovered,
         publications: publications(&subscribed.channel, &subscribed.publications),
         ..roll(subscribed.members.as_ref())
     }
 }
 
-fn history(channel: &ChannelName, page: &HistoryPage) -> v1::HistoryPage {
+/// A page of history as a message of the schema.
+pub fn history_message(channel: &ChannelName, page: &HistoryPage) -> v1::HistoryPage {
     v1::HistoryPage {
-        position: page.top.map(position),
+        position: page.top.map(position_message),
         publications: publications(channel, &page.publications),
         complete: page.complete,
         more: page.more,
     }
 }
 
-fn error(refusal: &Refusal) -> v1::Error {
+/// A refusal as a message of the schema.
+pub fn error_message(refusal: &Refusal) -> v1::Error {
     v1::Error {
         code: refusal.code.as_str().into(),
         message: refusal.message.clone(),
         retry: refusal.code.retry(),
         after_ms: refusal.after_ms,
-        position: refusal.position.map(position),
+        position: refusal.position.map(position_message),
     }
 }
 

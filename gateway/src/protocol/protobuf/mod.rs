@@ -6,6 +6,10 @@
 mod decode;
 mod encode;
 
+pub use self::{
+    decode::{payload_of, since_of},
+    encode::{error_message, history_message, members_message, position_message},
+};
 use skywave_proto::ErrorCode;
 
 use crate::{

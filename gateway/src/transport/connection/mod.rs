@@ -485,6 +485,10 @@ impl Owner for Connection {
         self.session.end_subscription(channel, reason);
     }
 
+    fn subscribe(&self, channel: &ChannelName) {
+        self.session.subscribe_by_order(channel);
+    }
+
     fn refresh(&self) {
         self.session.refresh();
     }

@@ -107,7 +107,9 @@ impl Node {
         let ground = Arc::new(Ground::new(settings.clone(), settings.node.name.as_str().into(), shards.clone()));
         find_secret(ground.clone(), redis.clone());
         let public = Arc::new(Public::new(ground.clone(), public_tls));
-        let exchange = Arc::new(Exchange::new(ground.clone()));
+        let told = ground.clone();
+        routes.hear_transitions(move |channel, transition| control::tell(&told, channel, transition));
+        let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let control = Control::new(ground.clone(), relay.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
@@ -204,6 +206,7 @@ impl Node {
         if let Some(redis) = &self.redis {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, redis.close()).await;
         }
+        self.public.ground.webhooks.close(CLOSE_TIMEOUT).await;
         self.stop();
     }
 

@@ -6,6 +6,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use skywave_backplane::Presence as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -13,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::{
     config::{ConfigError, Files, Loader, Settings},
     metrics,
+    relay::Relay,
     session::Ground,
 };
 
@@ -22,16 +24,18 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Exchanges the settings of a node.
 pub struct Exchange {
     ground: Arc<Ground>,
+    relay: Relay,
     /// The version in force; one exchange at a time.
     version: Mutex<String>,
 }
 
 impl Exchange {
     /// Of the settings in this ground.
-    pub fn new(ground: Arc<Ground>) -> Self {
+    pub fn new(ground: Arc<Ground>, relay: Relay) -> Self {
         let version = ground.settings().version();
         metrics::settings_version(None, &version);
-        Self { ground, version: Mutex::new(version) }
+        relay.backplane().tell_transitions(ground.webhooks.wants_events());
+        Self { ground, relay, version: Mutex::new(version) }
     }
 
     /// Puts these in force, except for what a running node cannot change: that is said in the log and stays.
@@ -59,8 +63,9 @@ impl Exchange {
         self.ground.replace_settings(fresh.clone());
         self.ground.authority.replace(&fresh.auth.tokens);
         self.ground.webhooks.replace(&fresh.webhooks);
+        self.relay.backplane().tell_transitions(self.ground.webhooks.wants_events());
         for shard in &self.ground.shards {
-            shard.run(|shard| shard.refresh());
+            shard.run(|shard| shard.for_everybody(|owner| owner.refresh()));
         }
         let next = fresh.version();
         metrics::settings_version(Some(&version), &next);

@@ -6,6 +6,7 @@
 
 mod announce;
 mod answer;
+mod comings;
 mod revoke;
 mod survey;
 
@@ -20,7 +21,7 @@ use skywave_proto::{
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use self::{announce::announce, answer::sum, survey::Surveyed};
+pub use self::{announce::announce, answer::sum, comings::tell, survey::Surveyed};
 use self::{
     answer::ANSWERING,
     survey::{Surveys, Tally},

@@ -12,7 +12,10 @@ use super::{
     opening::Asker,
     seal::{self, Sealed},
 };
-use crate::{clock::now_ms, webhooks::Hook};
+use crate::{
+    clock::now_ms,
+    webhooks::{Event, Hook},
+};
 
 /// Subscriptions in one `connect` where `limits.channels_per_connection` sets no limit.
 const MAX_LIST: usize = 10_000;
@@ -108,6 +111,7 @@ impl Session {
         self.link.set_client(id.clone());
         let serial = seal::serial(earlier.as_ref(), now_ms);
         let (serial, older) = self.ground.clients.claim(&id, user.as_ref(), self.seat(), serial);
+        self.ground.webhooks.event(Event::connected(id.clone(), user.clone()), None);
         self.state.borrow_mut().client = Some(Client { id: id.clone(), user, info, serial, grant });
         if let Some(older) = older {
             self.ground.replace(older);
@@ -123,6 +127,7 @@ impl Session {
     /// The connection no longer speaks for its client.
     pub(super) fn release(&self) {
         if let Some(client) = self.state.borrow_mut().client.take() {
+            self.ground.webhooks.event(Event::disconnected(client.id.clone(), client.user.clone(), "replaced"), None);
             self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
         }
     }

@@ -33,11 +33,13 @@ pub(super) struct Entering {
     introduced: bool,
     /// The id that it gets unless it brings a session of its own.
     client: Arc<str>,
+    /// Whether it brought a token that only the back end can check.
+    unchecked: bool,
 }
 
 impl Entering {
     fn new(id: Option<u64>, connect: Connect) -> Self {
-        Self { id, connect, claims: None, introduced: false, client: new_client_id() }
+        Self { id, connect, claims: None, introduced: false, client: new_client_id(), unchecked: false }
     }
 }
 
@@ -115,7 +117,8 @@ impl Session {
     }
 
     /// Asks the back end whether the client may come in, where it wants to be asked.
-    fn ask_back_end(&self, entering: Entering, token: Option<Credential>) {
+    fn ask_back_end(&self, mut entering: Entering, token: Option<Credential>) {
+        entering.unchecked = token.is_some();
         if !self.ground.webhooks.wants(Hook::Connect, None) {
             return self.let_in(entering, None);
         }
@@ -158,12 +161,14 @@ impl Session {
     }
 
     fn let_in(&self, entering: Entering, welcome: Option<Welcome>) {
-        let Entering { id, connect, claims, introduced, client } = entering;
+        let Entering { id, connect, claims, introduced, client, unchecked } = entering;
         let now_ms = now_ms();
         let settings = self.ground.settings();
         let (mut user, mut info) =
             claims.as_ref().map(|claims| (claims.user.clone(), claims.info.clone())).unwrap_or_default();
-        let is_known = claims.is_some() || welcome.is_some();
+        // A back end that did not answer vouches for nobody.
+        let has_asked = welcome.is_some();
+        let is_known = claims.is_some() || welcome.as_ref().is_some_and(|welcome| welcome.answered);
         let mut grant = claims.map_or_else(Grant::default, Grant::of_token);
         if let Some(welcome) = welcome {
             if let Err(mistake) = grant.add(&welcome, now_ms) {
@@ -177,7 +182,14 @@ impl Session {
             user = welcome.user.map(Arc::from).or(user);
             info = welcome.info.or(info);
         }
-        if user.is_none() && !settings.auth.anonymous && !is_known {
+        let may_be_nobody = settings.auth.anonymous && !unchecked;
+        if !is_known && !may_be_nobody && has_asked {
+            let message = "the back end does not answer, so nobody can say who you are: come back later";
+            let refusal = Refusal { after_ms: RETRY_AFTER_MS, ..Refusal::new(ErrorCode::Unavailable, message) };
+            self.refuse(id, refusal);
+            return self.link.close(Goodbye { after_ms: RETRY_AFTER_MS, ..CloseCode::TryAgainLater.into() });
+        }
+        if !is_known && !may_be_nobody {
             return self.turn_away(id, "anonymous clients are not allowed here: connect with a token");
         }
         let info = info.or_else(|| connect.info.clone().filter(|_| settings.development()));

@@ -62,7 +62,7 @@ use crate::{
     push::{Encoded, Format, Goodbye},
     relay::{Answer, MembersAnswer, Receipt, Verdict},
     shard::{Description, Link, Shard},
-    webhooks::Webhooks,
+    webhooks::{Event, Webhooks},
 };
 
 /// Publications in one reply, over all its channels, and in one page of history: at most this many bytes of payload.
@@ -494,8 +494,9 @@ impl Session {
         self.link.send(self.voice.reply(id, &Reply::Error(refusal)));
     }
 
-    /// The connection has ended. `at_once` says that the client meant to leave: nobody waits for it to come back.
-    pub fn ended(&self, at_once: bool) {
+    /// The connection has ended; `reason` is the word for it. `at_once` says that the client meant to leave: nobody waits for
+    /// it to come back.
+    pub fn ended(&self, reason: &'static str, at_once: bool) {
         let state = std::mem::take(&mut *self.state.borrow_mut());
         if let Some(reminder) = state.reminder {
             reminder.abort();
@@ -509,6 +510,10 @@ impl Session {
             }
         }
         self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
+        // One that was replaced has not gone: a newer connection speaks for its client.
+        if reason != CloseCode::Replaced.reason() {
+            self.ground.webhooks.event(Event::disconnected(client.id, client.user, reason), None);
+        }
     }
 
     /// What back ends are told of it; nothing until the client is known.

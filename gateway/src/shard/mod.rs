@@ -50,9 +50,6 @@ const BATCH: usize = 256;
 
 /// How many members are given what is pending before other channels, and the connections, get their turn.
 const SLICE: usize = 256;
-/// Connections that look at their rights before the shard has a turn.
-const REFRESH_SLICE: usize = 256;
-
 /// What a shard drives: one connection and the client behind it. The shard knows no protocol.
 pub trait Owner {
     /// Where the shard puts frames.
@@ -331,17 +328,6 @@ impl Shard {
                 self.wheel.borrow_mut().schedule(key, next);
             }
         }
-    }
-
-    /// Makes every connection look at its client's rights again: [`REFRESH_SLICE`] of them, then the shard has a turn.
-    pub fn refresh(self: &Rc<Self>) {
-        let (shard, keys) = (self.clone(), Vec::from_iter(self.owners.borrow().keys().copied()));
-        tokio::task::spawn_local(async move {
-            for slice in keys.chunks(REFRESH_SLICE) {
-                slice.iter().filter_map(|key| shard.owner(*key)).for_each(|owner| owner.refresh());
-                tokio::task::yield_now().await;
-            }
-        });
     }
 
     /// Asks every connection to leave, each at its own random moment within `window`: together they would all knock at

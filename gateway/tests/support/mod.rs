@@ -1,6 +1,7 @@
 //! Nodes on port 0, a client that speaks the protocol, and HTTP.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)] // each test file uses its part
 
+pub mod back_end;
 pub mod http2;
 pub mod raw;
 pub mod redis;

@@ -84,6 +84,8 @@ pub(super) struct Connection {
 pub(super) struct Adopted {
     shard: Rc<Shard>,
     connection: Rc<Connection>,
+    /// How it has ended, in a word.
+    reason: Cell<&'static str>,
 }
 
 impl Adopted {
@@ -117,6 +119,7 @@ impl Adopted {
         let mut wire = connection.wire.take()?;
         let (reason, at_once) = connection.close(&mut wire, end).await;
         connection.left.set(at_once);
+        self.reason.set(reason);
         let protocol = connection.codec.name();
         connection.figures.closed(protocol, reason, connection.link.is_slow());
         tracing::debug!(reason, protocol, client = connection.session.client_id().as_deref(), "connection ended");
@@ -127,7 +130,7 @@ impl Adopted {
 impl Drop for Adopted {
     fn drop(&mut self) {
         self.shard.release(self.connection.link.key());
-        self.connection.session.ended(self.connection.left.get());
+        self.connection.session.ended(self.reason.get(), self.connection.left.get());
     }
 }
 
@@ -175,7 +178,7 @@ impl Connection {
             parked: RefCell::default(),
         });
         shard.adopt(connection.clone());
-        Adopted { shard: shard.clone(), connection }
+        Adopted { shard: shard.clone(), connection, reason: Cell::new("abnormal") }
     }
 
     async fn serve(&self) -> End {

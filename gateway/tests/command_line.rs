@@ -138,7 +138,7 @@ fn development_mode_is_for_who_configures_nothing_or_asks_for_it() {
     let development = load(Flags::default(), &[]);
     assert!(development.development() && development.auth.anonymous && development.demo.enabled);
     assert!(development.public.listen.iter().all(|address| address.ip().is_loopback()));
-    assert!(development.namespace("whatever").is_some() && development.namespace("#user").is_none());
+    assert!(development.namespace("whatever").is_some() && development.namespace("#users").is_none());
     for settings in [
         load(Flags::default(), &[("SKYWAVE__NODE__NAME", "a")]),
         load(Flags { backplane: Some("redis://127.0.0.1".into()), ..Flags::default() }, &[]),

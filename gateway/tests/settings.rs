@@ -499,7 +499,8 @@ fn values_out_of_range_are_refused() {
         ("[node]\nshards = 1025", "2:1: node.shards: 1025 is more than 128; 0 is one for each core"),
         ("[backplane]\nprefix = \"{x}\"", "2:1: backplane.prefix: has 1 to 64 letters (a to z), digits"),
         ("[namespaces.\"a:b\"]", "1:13: namespaces.a:b: the name of a namespace has no `:`, it ends there"),
-        ("[namespaces.\"#user\"]", "1:13: namespaces.#user: the name of a namespace has no `#`, that is for"),
+        ("[namespaces.\"#users\"]", "1:13: namespaces.#users: the name of a namespace has no `#`, that is for"),
+        ("[namespaces.\"#user\"]\nsubscribe = \"anyone\"", "2:1: namespaces.#user.subscribe: is not asked there"),
         ("[[api.keys]]\nname = \"a\"\nkey = \"0123456789abcdef\"", "1:1: api.keys.0: missing field `scopes`"),
         (
             "[[api.keys]]\nname = \"a\"\nscopes = [\"read\"]",
@@ -1107,7 +1108,8 @@ fn development_mode_is_open_on_loopback() {
     for name in ["default", "chat", "whatever"] {
         assert_eq!(settings.namespace(name), Some(&expected), "{name}");
     }
-    assert_eq!(settings.namespace("#user"), None);
+    assert!(settings.namespace("#user").is_some(), "personal channels are open to their users");
+    assert_eq!(settings.namespace("#users"), None);
     assert!(settings.warnings().is_empty());
 }
 

@@ -273,10 +273,10 @@ mod tests {
 
     #[test]
     fn names_are_what_channels_can_begin_with() {
-        for name in ["a", "chat", "Game_Room", "game-room.2", "ü", &"x".repeat(64)] {
+        for name in ["a", "chat", "Game_Room", "game-room.2", "ü", PERSONAL_NAMESPACE, &"x".repeat(64)] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }
-        for name in ["", "a:b", "#user", "a\nb", " a", "a ", &"x".repeat(65)] {
+        for name in ["", "a:b", "#users", "a\nb", " a", "a ", &"x".repeat(65)] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }

@@ -46,7 +46,7 @@ impl Field {
     pub(super) fn serialize<S: Serializer>(bytes: &usize, serializer: S) -> Result<S::Ok, S::Error> {
         let number = *bytes as u64;
         let shown = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        match shown.into_iter().find(|(factor, _)| number >= *factor && number % factor == 0) {
+        match shown.into_iter().find(|(factor, _)| number >= *factor && number.is_multiple_of(*factor)) {
             Some((factor, unit)) => serializer.collect_str(&format_args!("{}{unit}", number / factor)),
             None => serializer.serialize_u64(number),
         }

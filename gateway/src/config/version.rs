@@ -6,13 +6,12 @@ use sha2::{Digest as _, Sha256};
 use super::{Settings, secret::without_fingerprint};
 
 /// What each node has for itself, so that nodes of one configuration have one version.
-const OWN: [&[&str]; 6] = [
+const OWN: [&[&str]; 5] = [
     &["node", "name"],
     &["node", "shards"],
     &["public", "listen"],
     &["internal", "listen"],
     &["limits", "node_outbox_bytes"],
-    &["limits", "node_ring_bytes"],
 ];
 
 impl Settings {

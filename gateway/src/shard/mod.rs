@@ -190,7 +190,7 @@ impl Shard {
         self.owners.borrow().get(&key).cloned()
     }
 
-    /// Does something to every connection, [`SLICE`] at a time, so that nobody waits for all of them. Those that come
+    /// Does something to every connection, `SLICE` at a time, so that nobody waits for all of them. Those that come
     /// meanwhile are left out.
     pub fn for_everybody(self: &Rc<Self>, act: impl Fn(&dyn Owner) + 'static) {
         let shard = self.clone();

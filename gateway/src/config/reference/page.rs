@@ -55,7 +55,7 @@ fn write_section(section: &Section, page: &mut String) {
 }
 
 fn write_entry(section: &Section, entry: &Entry, page: &mut String) {
-    let path = [section.path.as_slice(), &[entry.key.clone()]].concat();
+    let path = [section.path.as_slice(), std::slice::from_ref(&entry.key)].concat();
     let default = match &entry.default {
         Fallback::Required => "required".to_owned(),
         Fallback::None => "not set".to_owned(),

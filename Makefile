@@ -42,6 +42,11 @@ check: ## Formatting, lints, documentation, licences
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	cargo deny --log-level error check licenses bans sources
 
+.PHONY: reference
+reference: ## Write docs/CONFIGURATION.md anew, from the settings
+	cargo run --quiet --locked --bin skywave -- config reference > docs/CONFIGURATION.md.new
+	mv docs/CONFIGURATION.md.new docs/CONFIGURATION.md
+
 .PHONY: check-deploy
 check-deploy: ## The files of the deployment, as their own programs read them
 	haproxy -c -q -f deploy/haproxy/haproxy.cfg

@@ -129,6 +129,31 @@ const peer = {
     aside: { "us a delivery": cpu },
 };
 
+// All have what a node gives by default, and the limits of the flood: the healthy ones stay below theirs.
+const LIMITS = { commands_per_second: 200, publications_per_second: 100, bytes_per_second: "1MiB", handshakes_per_second: 50 };
+const healthy = { load: ["fanout", "--channel", LIVE, "--clients", "1000", "--rate", "80", "--duration", "6s", "--connecting", "10"] };
+const limited = { serve: node({ limits: LIMITS }), scenarios: [healthy] };
+const flooded = (...load) => ({ ...limited, scenarios: [healthy, { load: ["flood", ...load, "--seconds", "6"], later: true }] });
+const flood = {
+    name: "flood",
+    rounds: fewer,
+    seconds: 90,
+    variants: {
+        none: limited,
+        client: flooded("client", "--rate", "1000", "--limit", "100"),
+        handshakes: flooded("handshakes", "--rate", "500", "--limit", "50"),
+    },
+    figures: [
+        { figure: "one client publishes ten times too fast: CPU a healthy delivery, x none", target: 1.3, of: ratio("client", "none") },
+        { figure: "one address shakes hands ten times too fast: CPU a healthy delivery, x none", target: 1.3, of: ratio("handshakes", "none") },
+    ],
+    aside: { "us a healthy delivery": cpu, "p99 ms": ([report]) => report.latency.from_schedule.p99_us / 1000 },
+    tells: (rounds) => ["client", "handshakes"].map((kind) => {
+        const sum = (what) => rounds.reduce((total, { [kind]: [, report] }) => total + report[what], 0);
+        return `${kind}: ${sum("accepted")} of ${sum("sent")} let through, ${sum("sent_away")} times sent away`;
+    }),
+};
+
 const KIB = 1024;
 // Long enough that what the kernel takes for them is full, and their outboxes too.
 // A node ends them all: that is the default of a namespace.
@@ -248,4 +273,4 @@ const inbound = [1, 8].map((inFlight) => {
 });
 
 // Both rows of the fan-out first: they decide the rest.
-export const groups = [...latency, ...saturation, tls, crowd, idle, churn, ...inbound, channels, peer, stalled, deflate];
+export const groups = [...latency, ...saturation, tls, crowd, idle, churn, ...inbound, channels, peer, stalled, flood, deflate];

@@ -7,7 +7,7 @@ use skywave_proto::{ChannelName, Member, StreamPosition};
 use crate::{
     Backplane, BackplaneState, Cluster, ClusterError, Delivery, HistoryError, HistoryPage, HistoryQuery, Interest,
     MemberPage, Memory, NewPublication, NodeInfo, NodeRecord, Presence, PresenceError, PublishError, Published, Redis,
-    SubscribeError, Target,
+    Revocation, Revocations, RevokeError, SubscribeError, Target,
 };
 
 /// The backplane that the configuration chose.
@@ -121,6 +121,13 @@ impl Presence for Any {
             Self::Redis(redis) => redis.count(channel).await,
         }
     }
+
+    fn tell_transitions(&self, tell: bool) {
+        match self {
+            Self::Memory(memory) => memory.tell_transitions(tell),
+            Self::Redis(redis) => redis.tell_transitions(tell),
+        }
+    }
 }
 
 impl Cluster for Any {
@@ -149,6 +156,22 @@ impl Cluster for Any {
         match self {
             Self::Memory(memory) => memory.signal(to, message, delivery).await,
             Self::Redis(redis) => redis.signal(to, message, delivery).await,
+        }
+    }
+}
+
+impl Revocations for Any {
+    async fn revoke(&self, revocation: Revocation) -> Result<(), RevokeError> {
+        match self {
+            Self::Memory(memory) => memory.revoke(revocation).await,
+            Self::Redis(redis) => redis.revoke(revocation).await,
+        }
+    }
+
+    async fn revocations(&self) -> Result<Vec<Revocation>, ClusterError> {
+        match self {
+            Self::Memory(memory) => memory.revocations().await,
+            Self::Redis(redis) => redis.revocations().await,
         }
     }
 }

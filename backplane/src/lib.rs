@@ -1,8 +1,9 @@
 //! Carries publications between nodes and keeps their history. Knows nothing of clients, sockets or protocols.
 //!
-//! Three traits say what a backplane does for a node, one says what the node does for it:
+//! Four traits say what a backplane does for a node, one says what the node does for it:
 //!
-//! - [`Backplane`]: publish, subscribe, history; [`Presence`]: who is on a channel; [`Cluster`]: which nodes there are
+//! - [`Backplane`]: publish, subscribe, history; [`Presence`]: who is on a channel; [`Cluster`]: which nodes there are;
+//!   [`Revocations`]: which tokens no longer count
 //! - [`Sink`]: what comes up, by call into queues that never wait
 //!
 //! [`Memory`] serves one node and is the reference; [`Redis`] joins many; [`Any`] is the one that was configured.
@@ -14,6 +15,8 @@ pub mod conformance;
 mod memory;
 mod metrics;
 mod redis;
+mod revocation;
+mod transition;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -24,6 +27,8 @@ pub use any::Any;
 pub use memory::Memory;
 pub use metrics::describe_metrics;
 pub use redis::{Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
+pub use revocation::{MAX_REVOCATIONS, MAX_SUBJECT_BYTES, Revocation, Revocations, RevokeError, Subject};
+pub use transition::{Transition, TransitionKind};
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,6 +250,11 @@ pub trait Presence: Send + Sync + 'static {
     /// # Errors
     /// [`PresenceError::Unavailable`] when the backplane is away.
     fn count(&self, channel: &ChannelName) -> impl Future<Output = Result<u64, PresenceError>> + Send;
+
+    /// Whether this node is told of [`Transition`]s from now on; at first it is not. Each is told once, by
+    /// [`Sink::transition`] of the node whose client made it, or for a dead node by the one that takes its members away:
+    /// so let all nodes of a cluster ask, or what those make that do not is told to nobody.
+    fn tell_transitions(&self, tell: bool);
 }
 
 /// Which nodes there are, and a way to speak to them.
@@ -346,6 +356,10 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Joins or leaves may be missing before the next one: a list of members has to be read again.
     fn presence_gap(&self, channel: &ChannelName);
+
+    /// A user came to a channel or went: to exactly one node of those that asked with [`Presence::tell_transitions`], and to
+    /// no other. Whether anybody on the node is subscribed there does not count. By default nobody cares.
+    fn transition(&self, _channel: &ChannelName, _transition: Transition) {}
 
     /// A node has sent [`Cluster::signal`].
     fn signal(&self, from: Arc<str>, message: Bytes);

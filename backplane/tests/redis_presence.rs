@@ -5,8 +5,8 @@ mod support;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use skywave_backplane::{
-    Backplane as _, BackplaneState, Cluster as _, Presence as _, PresenceEvent, Redis, RedisOptions,
-    conformance::{Recorder, channel, follow, member},
+    Backplane as _, BackplaneState, Cluster as _, Presence as _, PresenceEvent, Redis, RedisOptions, TransitionKind,
+    conformance::{Recorder, channel, client_of, follow, member},
 };
 use skywave_proto::ChannelName;
 use support::{Server, until};
@@ -263,4 +263,185 @@ async fn a_burial_that_fails_does_not_keep_the_next_one_waiting() {
     let began = tokio::time::Instant::now();
     until("the lock of the failed burial to be gone", || async { !has(registry, "*:nl:*").await }).await;
     assert!(began.elapsed() < Duration::from_secs(10), "long before it would have ended by itself, after 15 s");
+}
+
+/// Joins so many clients, four of each user.
+async fn join_users(node: &Redis, room: &ChannelName, clients: std::ops::Range<u32>, connection: u64) {
+    let joins = clients.map(|client| {
+        let member = client_of(Some(&format!("u{}", client / 4)), &format!("c{client}"));
+        node.join(room, member, connection)
+    });
+    for joined in futures_util::future::join_all(joins).await {
+        joined.expect("the backplane is there");
+    }
+}
+
+/// How often each user came and went, as several nodes were told.
+fn users_told(heard: &[&Arc<Recorder>], room: &ChannelName) -> BTreeMap<String, (u32, u32)> {
+    let mut tally = BTreeMap::<String, (u32, u32)>::new();
+    for transition in heard.iter().flat_map(|heard| heard.transitions(room)) {
+        let (came, went) = tally.entry(transition.member.user.expect("all have one").to_string()).or_default();
+        match transition.kind {
+            TransitionKind::Joined => *came += 1,
+            TransitionKind::Left => *went += 1,
+        }
+    }
+    tally
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_users_of_a_dead_node_go_once_and_those_who_are_elsewhere_too_do_not() {
+    let server = Server::started().await;
+    let heard = [Recorder::new(), Recorder::new()];
+    let living = [node(&server, heard[0].clone()).await, node(&server, heard[1].clone()).await];
+    living.iter().for_each(|node| node.tell_transitions(true));
+    let room = channel("room");
+    let elsewhere = Runtime::new().unwrap();
+    let options = server.options().with_session_grace(GRACE).with_lease(LEASE);
+    let dying = Recorder::new();
+    let its_sink = dying.clone();
+    let dead = elsewhere
+        .spawn(async move {
+            let dead = Redis::new(options, its_sink);
+            dead.tell_transitions(true);
+            until("the node to be live", || async { dead.state() == BackplaneState::Live }).await;
+            join_users(&dead, &channel("room"), 0..2000, 1).await;
+            dead
+        })
+        .await
+        .unwrap();
+    assert_eq!(users_told(&[&dying], &room).len(), 500);
+    // As if it had died before it heard of one more.
+    let unheard = channel("unheard");
+    let pattern = format!("skywave:*}}:pn:{}", dead.incarnation());
+    let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", &pattern]).await).unwrap();
+    let untold = keys[0].replace(":pn:", ":pt:");
+    server.command(&["SADD", &untold, "J1 1 abcdefgh:1 unheard\n\n\u{1}c"]).await;
+    // Users 0 to 99 have a client that came back, users 100 to 149 one that was elsewhere all the time.
+    let others =
+        (100..150).map(|user| living[1].join(&room, client_of(Some(&format!("u{user}")), &format!("d{user}")), 1));
+    for joined in futures_util::future::join_all(others).await {
+        joined.unwrap();
+    }
+    std::mem::forget(dead); // its destructor would tell its tasks to end well
+    elsewhere.shutdown_background();
+    let back =
+        (0..100).map(|user| living[0].join(&room, client_of(Some(&format!("u{user}")), &format!("c{}", user * 4)), 2));
+    for joined in futures_util::future::join_all(back).await {
+        joined.unwrap();
+    }
+    until_count(&living[0], &room, 150).await;
+    let all = [&dying, &heard[0], &heard[1]];
+    until("the last to be told of", || async {
+        users_told(&all, &room).values().filter(|(_, went)| *went > 0).count() >= 350
+    })
+    .await;
+    for (user, (came, went)) in users_told(&all, &room) {
+        let stays = user[1..].parse::<u32>().unwrap() < 150;
+        assert_eq!((came, went), (1, u32::from(!stays)), "{user}");
+    }
+    let inherited = heard.iter().map(|heard| heard.transitions(&unheard).len()).sum::<usize>();
+    assert_eq!(inherited, 1, "whoever buries it tells what it has not told");
+    assert!(dying.transitions(&unheard).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_are_told_of_once_through_killed_connections() {
+    let server = Server::started().await;
+    let heard = [Recorder::new(), Recorder::new()];
+    let nodes = [node(&server, heard[0].clone()).await, node(&server, heard[1].clone()).await];
+    nodes.iter().for_each(|node| node.tell_transitions(true));
+    let room = channel("room");
+    for round in 0..10 {
+        let clients = round * 200..(round + 1) * 200;
+        let killing = async {
+            for _ in 0..4 {
+                server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+            }
+        };
+        // Each user has clients on both nodes. While Redis is reached anew an answer may be late; what it stands for is not.
+        let joins = clients.clone().map(|client| {
+            let member = client_of(Some(&format!("u{}", client / 4)), &format!("c{client}"));
+            nodes[client as usize % 2].join(&room, member, 1)
+        });
+        futures_util::future::join(futures_util::future::join_all(joins), killing).await;
+        let leaves = clients.filter(|client| client % 8 < 4).map(async |client| {
+            nodes[client as usize % 2].leave(&room, &format!("c{client}").into(), 1, Duration::ZERO).await
+        });
+        futures_util::future::join_all(leaves).await;
+    }
+    until_count(&nodes[0], &room, 1000).await;
+    let all = [&heard[0], &heard[1]];
+    let everything = || {
+        let told = users_told(&all, &room);
+        told.len() == 500 && told.values().filter(|(_, went)| *went > 0).count() == 250
+    };
+    until("everybody to be told of", || async { everything() }).await;
+    for (user, told) in users_told(&all, &room) {
+        let stays = user[1..].parse::<u32>().unwrap() % 2 == 1;
+        assert_eq!(told, (1, u32::from(!stays)), "{user}");
+    }
+    let untold = server.command(&["KEYS", "skywave:*}:pt:*"]).await;
+    assert_eq!(untold, redis::Value::Array(Vec::new()), "what was told is not kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_are_counted_again_when_redis_has_lost_them() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let nodes = [node(&server, heard.clone()).await, node(&server, Recorder::new()).await];
+    nodes.iter().for_each(|node| node.tell_transitions(true));
+    let room = channel("room");
+    join_users(&nodes[0], &room, 0..40, 1).await;
+    join_users(&nodes[1], &room, 40..42, 1).await;
+    join_users(&nodes[0], &room, 42..44, 1).await;
+    let told = users_told(&[&heard], &room);
+    // All of it; the members are written again, and nobody is told.
+    server.command(&["FLUSHALL"]).await;
+    until("the members to be written again", || async { nodes[0].count(&room).await.is_ok_and(|count| count == 44) })
+        .await;
+    assert_eq!(users_told(&[&heard], &room), told);
+    // Only the counts, as when memory was short.
+    let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", "skywave:*}:pu:*"]).await).unwrap();
+    assert_eq!(keys.len(), 1);
+    server.command(&["DEL", &keys[0]]).await;
+    for client in [0, 1, 2, 42] {
+        nodes[0].leave(&room, &format!("c{client}").into(), 1, Duration::ZERO).await.unwrap();
+    }
+    assert_eq!(users_told(&[&heard], &room), told, "each has another client");
+    nodes[0].leave(&room, &"c3".into(), 1, Duration::ZERO).await.unwrap();
+    assert_eq!(users_told(&[&heard], &room)["u0"], (1, 1));
+    let lives: i64 = redis::from_redis_value(server.command(&["PTTL", &keys[0]]).await).unwrap();
+    assert!(lives > 3_000_000, "{lives}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_did_without_an_answer_is_told_all_the_same() {
+    let server = Server::started().await;
+    let heard = Recorder::new();
+    let node = node(&server, heard.clone()).await;
+    node.tell_transitions(true);
+    let room = channel("room");
+    join_users(&node, &room, 0..40, 1).await;
+    // What is sent now is carried out when nobody waits for it any more, and then sent again.
+    server.signal("STOP");
+    let joins =
+        (40..80).map(|client| node.join(&room, client_of(Some(&format!("u{client}")), &format!("c{client}")), 1));
+    let leaves = (0..40).map(async |client| node.leave(&room, &format!("c{client}").into(), 1, Duration::ZERO).await);
+    let answers = futures_util::future::join(
+        futures_util::future::join_all(joins),
+        futures_util::future::join_all(leaves.map(Box::pin)),
+    );
+    let (joins, leaves) = answers.await;
+    assert!(joins.iter().chain(&leaves).all(Result::is_err), "redis stands still");
+    server.signal("CONT");
+    let told = |heard: &Recorder| (heard.transitions(&room).len() >= 60).then_some(());
+    heard.until("10 that came before, 40 that came and 10 that went", told).await;
+    until_count(&node, &room, 40).await;
+    let told = users_told(&[&heard], &room);
+    assert_eq!(told.len(), 50);
+    for (user, times) in told {
+        let went = user[1..].parse::<u32>().unwrap() < 10;
+        assert_eq!(times, (1, u32::from(went)), "{user}");
+    }
 }

@@ -26,9 +26,18 @@ const SLOW_CONSUMERS: &str = "skywave_slow_consumers_total";
 const RECOVERIES: &str = "skywave_recoveries_total";
 const BACKPLANE_STATE: &str = "skywave_backplane_state";
 const REFUSED: &str = "skywave_handshakes_refused_total";
+const LIMITED: &str = "skywave_limited_total";
+const MEMORY_USED: &str = "skywave_memory_used_ratio";
+const SHARD_LAG: &str = "skywave_shard_lag_seconds";
 const NODES: &str = "skywave_nodes";
 const SIGNALS_DROPPED: &str = "skywave_signals_dropped_total";
+const WEBHOOKS: &str = "skywave_webhooks_total";
+const WEBHOOK_DURATION: &str = "skywave_webhook_duration_seconds";
+const WEBHOOK_EVENTS: &str = "skywave_webhook_events_waiting";
+const TOKENS_REFUSED: &str = "skywave_tokens_refused_total";
 const BUILD_INFO: &str = "skywave_build_info";
+const CONFIG_INFO: &str = "skywave_config_info";
+const CONFIG_RELOADS: &str = "skywave_config_reloads_total";
 
 /// From 100 us (a publication within one node) to 10 s (a backplane that was away).
 const SECONDS: [f64; 13] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5, 10.0];
@@ -84,8 +93,21 @@ fn describe() {
     describe_counter!(SLOW_CONSUMERS, Unit::Count, "Clients that did not read fast enough, by what was done");
     describe_counter!(RECOVERIES, Unit::Count, "Subscriptions that came back with a position, by outcome");
     describe_counter!(REFUSED, Unit::Count, "Handshakes that were refused, by reason");
+    describe_counter!(LIMITED, Unit::Count, "What connections asked beyond a limit and were refused, by limit");
+    describe_gauge!(MEMORY_USED, "What the node uses of the memory that it may use: 1 is all");
+    describe_gauge!(SHARD_LAG, Unit::Seconds, "How late the latest shard is with what it is asked to do");
     describe_gauge!(NODES, Unit::Count, "Nodes that are alive, as this one sees them");
     describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
+    describe_gauge!(CONFIG_INFO, Unit::Count, "1 for the version of the settings in force, 0 for those before");
+    describe_counter!(CONFIG_RELOADS, Unit::Count, "Settings that were loaded again, by outcome");
+    describe_counter!(
+        WEBHOOKS,
+        Unit::Count,
+        "Calls of webhooks by outcome; of the hook events: events, but for retried, which is calls everywhere"
+    );
+    describe_histogram!(WEBHOOK_DURATION, Unit::Seconds, "Calls of webhooks, with all their tries; of events each try");
+    describe_gauge!(WEBHOOK_EVENTS, Unit::Count, "Events that wait for their receiver");
+    describe_counter!(TOKENS_REFUSED, Unit::Count, "Tokens that were not believed, by reason");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the version is its label");
 
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -102,9 +124,82 @@ fn describe() {
     for policy in SlowConsumer::ALL {
         counter!(SLOW_CONSUMERS, "policy" => policy.as_str()).absolute(0);
     }
+    for outcome in ["applied", "unchanged", "refused"] {
+        counter!(CONFIG_RELOADS, "outcome" => outcome).absolute(0);
+    }
+    for reason in TOKEN_REASONS {
+        counter!(TOKENS_REFUSED, "reason" => reason).absolute(0);
+    }
+    for limit in LIMITS {
+        counter!(LIMITED, "limit" => limit).absolute(0);
+    }
     for direction in ["in", "out"] {
         counter!(SIGNALS_DROPPED, "direction" => direction).absolute(0);
     }
+}
+
+/// How a call of a webhook, or an event, has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookOutcome {
+    /// The back end said yes.
+    Allowed,
+    /// The back end said no.
+    Refused,
+    /// It said nothing of use, and that is a yes.
+    FailedAllowed,
+    /// It said nothing of use, and that is a no.
+    FailedRefused,
+    /// The event has reached it.
+    Delivered,
+    /// A try failed and is made again.
+    Retried,
+    /// The event and its opposite took each other away, or it was there already.
+    Debounced,
+    /// The event is lost.
+    Dead,
+}
+
+impl WebhookOutcome {
+    const OF_DECISIONS: [Self; 5] =
+        [Self::Allowed, Self::Refused, Self::FailedAllowed, Self::FailedRefused, Self::Retried];
+    const OF_EVENTS: [Self; 4] = [Self::Delivered, Self::Retried, Self::Debounced, Self::Dead];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused => "refused",
+            Self::FailedAllowed => "failed_allowed",
+            Self::FailedRefused => "failed_refused",
+            Self::Delivered => "delivered",
+            Self::Retried => "retried",
+            Self::Debounced => "debounced",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Opens the counters of webhooks at 0: those of hooks that decide, and of the one that is told.
+pub(crate) fn describe_webhooks(deciding: &[&'static str], told: &'static str) {
+    let decisions = deciding.iter().flat_map(|hook| WebhookOutcome::OF_DECISIONS.map(|outcome| (*hook, outcome)));
+    for (hook, outcome) in decisions.chain(WebhookOutcome::OF_EVENTS.map(|outcome| (told, outcome))) {
+        webhook(hook, outcome, 0);
+    }
+    webhook_events_waiting().set(0.0);
+}
+
+/// So many calls, or events, of a webhook have ended so.
+pub(crate) fn webhook(hook: &'static str, outcome: WebhookOutcome, count: usize) {
+    counter!(WEBHOOKS, "hook" => hook, "outcome" => outcome.as_str()).increment(count as u64);
+}
+
+/// A call of a webhook has ended.
+pub(crate) fn webhook_took(hook: &'static str, took: Duration) {
+    histogram!(WEBHOOK_DURATION, "hook" => hook).record(took);
+}
+
+/// How many events wait for their receiver.
+pub(crate) fn webhook_events_waiting() -> Gauge {
+    gauge!(WEBHOOK_EVENTS)
 }
 
 /// Opens the namespace's counters at 0, so that the first event is not missed.
@@ -115,9 +210,63 @@ pub fn describe_namespace(namespace: &str) {
     }
 }
 
+/// These settings are in force from now on, and those from `before` no longer.
+pub fn settings_version(before: Option<&str>, now: &str) {
+    if let Some(before) = before {
+        gauge!(CONFIG_INFO, "version" => before.to_owned()).set(0.0);
+    }
+    gauge!(CONFIG_INFO, "version" => now.to_owned()).set(1.0);
+}
+
+/// Settings were loaded again.
+pub fn reloaded(outcome: &'static str) {
+    counter!(CONFIG_RELOADS, "outcome" => outcome).increment(1);
+}
+
 /// A handshake was refused.
 pub fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
+}
+
+/// The values of the label `reason` of refused tokens.
+pub const TOKEN_REASONS: [&str; 12] = [
+    "malformed",
+    "algorithm",
+    "unknown_key",
+    "signature",
+    "expired",
+    "not_yet_valid",
+    "issuer",
+    "audience",
+    "claims",
+    "revoked",
+    "too_large",
+    "keys_unavailable",
+];
+
+/// A token was not believed; `reason` is one of [`TOKEN_REASONS`].
+pub fn token_refused(reason: &'static str) {
+    counter!(TOKENS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// Values of the label `limit`: settings in `limits`.
+const LIMITS: [&str; 5] = [
+    "commands_per_second",
+    "publications_per_second",
+    "bytes_per_second",
+    "new_channels_per_minute",
+    "connections_per_user",
+];
+
+/// A connection asked for more than this setting of `limits` allows.
+pub(crate) fn limited(limit: &'static str) {
+    counter!(LIMITED, "limit" => limit).increment(1);
+}
+
+/// The part of its memory that the node uses, and how late its shards are.
+pub(crate) fn load(memory: f64, lag: Duration) {
+    gauge!(MEMORY_USED).set(memory);
+    gauge!(SHARD_LAG).set(lag.as_secs_f64());
 }
 
 /// The embedded backplane is there as long as the node is. Through Redis the backplane says it itself, for each master.

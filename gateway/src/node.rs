@@ -13,15 +13,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, Internal},
     clock::now_ms,
-    config::{RedisUrl, Secret, Settings, TlsError, TlsSettings},
+    config::{Files, Loader, RedisUrl, Secret, Settings, TlsError, TlsSettings},
     control::{self, Control},
     metrics,
     push::Goodbye,
     relay::{Answers, Mailbox, Relay, Routes},
+    reload::{self, Exchange},
     session::{Ground, Seal},
     shard::{Backlog, ShardHandle, ShardSpawnError},
     tls::{self, Tls},
-    transport::{self, ListenError, Public, origin::OriginRules},
+    transport::{self, ListenError, Public},
 };
 
 /// Connections leave within this time of each other, so that they do not all knock at the next node at once.
@@ -64,6 +65,7 @@ pub enum StartError {
 /// A running node.
 pub struct Node {
     public: Arc<Public>,
+    exchange: Arc<Exchange>,
     routes: Arc<Routes>,
     shards: Vec<ShardHandle>,
     threads: Vec<JoinHandle<()>>,
@@ -106,21 +108,26 @@ impl Node {
 
         let ground = Arc::new(Ground::new(settings.clone(), settings.node.name.as_str().into(), shards.clone()));
         find_secret(ground.clone(), redis.clone());
-        let origins = OriginRules { allowed: settings.public.origins.clone(), development: settings.development() };
-        let public = Arc::new(Public::new(ground.clone(), origins, public_tls));
+        let public = Arc::new(Public::new(ground.clone(), public_tls));
+        let told = ground.clone();
+        routes.hear_transitions(move |channel, transition| control::tell(&told, channel, transition));
+        let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let control = Control::new(ground.clone(), relay.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
+        tokio::spawn(control.clone().keep_revocations(gone.clone()));
         let info = node_info(public.clone(), routes.clone());
         tokio::spawn(control::announce(relay.clone(), info, gone.clone()));
         for watch in [public_watch, internal_watch].into_iter().flatten() {
             tokio::spawn(watch.run(gone.clone()));
         }
+        tokio::spawn(transport::watch(public.clone(), gone.clone()));
         let leave = control.leave().clone();
         let internal = Arc::new(Internal::new(ground, relay, control, public.clone(), metrics.clone()));
 
         let mut node = Self {
             public,
+            exchange,
             routes,
             shards,
             threads,
@@ -155,6 +162,18 @@ impl Node {
     /// Where back ends and operators connect.
     pub fn internal_addresses(&self) -> &[SocketAddr] {
         &self.internal_addresses
+    }
+
+    /// Keeps the settings as new as what they were loaded from, until the node has left: see [`reload`]. `loaded` is what the
+    /// settings of [`Node::start`] were read from.
+    pub fn follow(&self, loader: Loader, loaded: Files) {
+        let watch = reload::Watch::new(loader, loaded, self.exchange.clone());
+        tokio::spawn(watch.run(self.gone.clone()));
+    }
+
+    /// The way to put other settings in force.
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
     }
 
     /// Returns once a back end has ordered the node to leave; [`Node::drain`] is what to do then.
@@ -199,6 +218,7 @@ impl Node {
         if let Some(redis) = &self.redis {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, redis.close()).await;
         }
+        self.public.ground.webhooks.close(CLOSE_TIMEOUT).await;
         self.stop();
     }
 

@@ -46,12 +46,24 @@ pub enum OutboundError {
 pub struct OutboundUnavailable(String);
 
 impl Outbound {
+    /// Trusts the system's authorities. On a machine that has none it trusts nobody, and says so in the log: what goes over
+    /// plain HTTP works there all the same.
+    ///
+    /// # Panics
+    /// If there is no TLS at all, which would be our mistake.
+    pub fn of_system() -> Self {
+        Self::new(None).unwrap_or_else(|error| {
+            tracing::warn!(%error, "this machine has no authorities, so nobody can be trusted over https");
+            Self(builder().tls_certs_only([]).build().expect("the provider of TLS is installed"))
+        })
+    }
+
     /// Trusts the system's authorities, and those of `ca` (PEM) beside them.
     ///
     /// # Errors
     /// If `ca` cannot be read.
     pub fn new(ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
-        Self::build(Client::builder(), ca)
+        Self::build(builder(), ca)
     }
 
     /// The same, but never through a proxy that the environment names: for what is on this machine, or beside it.
@@ -59,18 +71,10 @@ impl Outbound {
     /// # Errors
     /// As [`Outbound::new`].
     pub fn direct(ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
-        Self::build(Client::builder().no_proxy(), ca)
+        Self::build(builder().no_proxy(), ca)
     }
 
-    fn build(builder: ClientBuilder, ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
-        // The one that everything else here uses. Whoever was first has installed it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = builder
-            .user_agent(concat!("skywave/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS);
+    fn build(mut client: ClientBuilder, ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
         if let Some(pem) = ca {
             let authorities =
                 Certificate::from_pem_bundle(pem).map_err(|error| OutboundUnavailable(error.to_string()))?;
@@ -107,6 +111,17 @@ impl Outbound {
         let late = |_| OutboundError::NoAnswer(format!("nothing within {timeout:?}").into());
         tokio::time::timeout(timeout, exchange).await.map_err(late)?
     }
+}
+
+fn builder() -> ClientBuilder {
+    // The one that everything else here uses. Whoever was first has installed it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(concat!("skywave/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
 }
 
 /// An error and what caused it, in one line.

@@ -183,3 +183,32 @@ async fn while_redis_is_away_publications_are_refused_and_clients_stay() {
         told.push(ada.next().await);
     }
 }
+
+#[tokio::test]
+async fn a_revoked_token_counts_on_no_node_not_even_on_one_that_starts_later() {
+    use support::token;
+    let redis = RedisServer::start().await;
+    let start = async || {
+        let node = support::node(&[("SKYWAVE__BACKPLANE__URL", &redis.url()), token::TOKENS]).await;
+        ready(&node).await;
+        node
+    };
+    let (paris, oslo) = (start().await, start().await);
+    let ada = token::token(json!({"sub": "ada", "iat": token::now() - 60}));
+    let connect = async |node: &Running| {
+        let mut client = node.socket("/ws").await;
+        let reply = client.ask(json!({"connect": {"token": ada}})).await;
+        (client, reply)
+    };
+    let (mut client, reply) = connect(&oslo).await;
+    assert!(reply["connected"].is_object(), "{reply}");
+    let (status, told) = paris.call("revoke", json!({"user": "ada"})).await;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(client.closed().await.0, 4500, "she was on the other node");
+
+    // A node that has just begun reads the list; whoever was quicker than that leaves then.
+    let rome = start().await;
+    let (mut client, reply) = connect(&rome).await;
+    assert!(reply["error"]["code"] == "unauthenticated" || reply["connected"].is_object(), "{reply}");
+    assert_eq!(client.closed().await.0, 4500);
+}

@@ -66,7 +66,7 @@ fn mistakes_are_told_with_their_place_and_what_is_allowed() {
             "skywave.toml:2:1: namespaces.a.slow_consumer",
             &["history", "disconnect"],
         ),
-        ("[auth.tokens]\nissuer = \"x\"\n", "auth.tokens", &["not supported by this version yet"]),
+        ("[auth.tokens]\nissuer = \"x\"\n", "skywave.toml:2:1: auth.tokens.issuer", &["auth.tokens.keys"]),
         ("[public]\nlisten = [\"127.0.0.1:8001\"]\n", "internal.listen", &["8001"]),
         ("[node\n", "skywave.toml:1:", &[]),
     ] {
@@ -138,7 +138,7 @@ fn development_mode_is_for_who_configures_nothing_or_asks_for_it() {
     let development = load(Flags::default(), &[]);
     assert!(development.development() && development.auth.anonymous && development.demo.enabled);
     assert!(development.public.listen.iter().all(|address| address.ip().is_loopback()));
-    assert!(development.namespace("whatever").is_some() && development.namespace("#user").is_none());
+    assert!(development.namespace("whatever").is_some() && development.namespace("#users").is_none());
     for settings in [
         load(Flags::default(), &[("SKYWAVE__NODE__NAME", "a")]),
         load(Flags { backplane: Some("redis://127.0.0.1".into()), ..Flags::default() }, &[]),
@@ -151,4 +151,141 @@ fn development_mode_is_for_who_configures_nothing_or_asks_for_it() {
     assert!(settings.development() && !settings.auth.anonymous, "what is written wins");
     let open = Flags { listen: vec!["0.0.0.0:0".into()], ..Flags::default() };
     assert!(!load(open, &[]).warnings().is_empty(), "an open door in development mode is warned of");
+}
+
+mod tokens {
+    use skywave_gateway::{
+        auth::{Authority, Claims},
+        clock::now_ms,
+        config::TokenSettings,
+        outbound::Outbound,
+    };
+    use skywave_proto::ChannelName;
+
+    use super::*;
+
+    const SECRET: &str = "a secret of thirty-two bytes or more";
+
+    struct Place {
+        folder: tempfile::TempDir,
+        settings: TokenSettings,
+    }
+
+    fn place(tokens: &str) -> Place {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("skywave.toml");
+        fs::write(&file, format!("[auth.tokens]\n{tokens}\n")).expect("the folder is ours");
+        let flags = Flags { config: Some(file), ..Flags::default() };
+        let none: [(&str, &str); 0] = [];
+        let settings = Settings::load(&flags, none).expect("all is well").auth.tokens;
+        Place { folder, settings }
+    }
+
+    impl Place {
+        /// What the command prints, and how it exits.
+        fn token(&self, arguments: &[&str]) -> (i32, String, String) {
+            let file = self.folder.path().join("skywave.toml");
+            let all = [&["token", "--config", file.to_str().expect("UTF-8")], arguments].concat();
+            let output = skywave(&all, &[]);
+            let [out, err] = [output.stdout, output.stderr].map(|said| String::from_utf8(said).expect("UTF-8"));
+            (output.status.code().expect("it exits"), out, err)
+        }
+
+        fn authority(&self) -> Authority {
+            Authority::new(&self.settings, Outbound::new(None).expect("TLS"))
+        }
+
+        async fn claims(&self, arguments: &[&str]) -> Claims {
+            let (code, token, error) = self.token(arguments);
+            assert_eq!((code, error.as_str()), (0, ""));
+            self.authority().verify(token.trim_end(), now_ms()).await.expect("a node believes it")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_it_makes_opens_what_was_asked_for() {
+        let place = place(&format!(
+            "keys = [{{ alg = \"HS256\", secret = \"{SECRET}\", kid = \"a\" }}]\nissuer = \"us\"\naudience = [\"here\", \"there\"]"
+        ));
+        let claims = place
+            .claims(&[
+                "--client",
+                "ada",
+                "--subscribe",
+                "chat:*",
+                "--subscribe",
+                "news",
+                "--publish",
+                "chat:lobby",
+                "--channel",
+                "news",
+                "--info",
+                r#"{"name":"Ada"}"#,
+                "--expires",
+                "10m",
+                "--id",
+                "t1",
+            ])
+            .await;
+        let has = |name: &str| claims.subscribe.matches(&ChannelName::parse(name).expect("a name"));
+        assert!(has("chat:a") && has("news") && !has("other"));
+        assert!(claims.publish.matches(&ChannelName::parse("chat:lobby").expect("a name")));
+        assert_eq!((claims.user.as_deref(), claims.id.as_deref()), (Some("ada"), Some("t1")));
+        assert_eq!(claims.channels[0].as_str(), "news");
+        assert_eq!(claims.info.as_deref(), Some(&br#"{"name":"Ada"}"#[..]));
+        let left = claims.expires_at_ms.expect("it ends") - now_ms();
+        assert!((590_000..=600_000).contains(&left), "{left}");
+
+        let (code, token, _) = place.token(&["--client", "ada", "--only", "chat:a"]);
+        let ticket = place.authority().verify_channel(token.trim_end(), now_ms()).await.expect("a node believes it");
+        assert_eq!((code, &*ticket.user, ticket.channel.as_str()), (0, "ada", "chat:a"));
+        assert_eq!(token.lines().count(), 1, "the token only");
+    }
+
+    #[tokio::test]
+    async fn a_key_of_ones_own_signs_too() {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+        let place = place(&format!(
+            "keys = [{{ alg = \"EdDSA\", kid = \"e\", public_key = \"\"\"\n{}\"\"\" }}]",
+            pair.public_key_pem()
+        ));
+        let file = place.folder.path().join("key.pem");
+        fs::write(&file, pair.serialize_pem()).expect("the folder is ours");
+        let file = file.to_str().expect("UTF-8");
+        let claims = place.claims(&["--client", "ada", "--key-file", file, "--alg", "EdDSA", "--kid", "e"]).await;
+        assert_eq!(claims.user.as_deref(), Some("ada"));
+        let (code, out, error) = place.token(&["--client", "ada", "--key-file", file, "--alg", "ES256"]);
+        assert!(code == 64 && out.is_empty() && error.contains("openssl pkcs8"), "{error}");
+        let (code, out, error) = place.token(&["--client", "ada", "--key-file", file, "--alg", "HS256"]);
+        assert!(code == 64 && out.is_empty() && error.contains("is `alg` right?"), "{error}");
+        // Only the public half is here.
+        let (code, out, error) = place.token(&["--client", "ada"]);
+        assert!(code == 64 && out.is_empty() && error.contains("openssl rand -base64 32"), "{error}");
+    }
+
+    #[test]
+    fn what_no_node_would_believe_is_not_made() {
+        let place = place(&format!("keys = [{{ alg = \"HS256\", secret = \"{SECRET}\" }}]"));
+        for (arguments, words) in [
+            (&["--client", "ada", "--subscribe", "a*"][..], "whole segment"),
+            (&["--client", "ada", "--channel", "#user:7"], "`#`"),
+            (&["--client", ""], "`sub`"),
+            (&["--client", "ada", "--info", "[1]"], "JSON object"),
+            (&["--client", "ada", "--info", "{"], "--info is not JSON"),
+            (&["--client", "ada", "--expires", "0s"], "--expires"),
+            (&["--client", "ada", "--expires", "soon"], "--expires"),
+            (&["--client", "ada", "--only", "a", "--subscribe", "b"], "--only"),
+            (&["--client", "ada", "--alg", "HS256"], "--key-file"),
+            (&["--client", "ada", "--alg", "none", "--key-file", "x"], "HS256"),
+            (&["--client", "ada", "--alg", "HS256", "--key-file", "/nowhere"], "/nowhere"),
+            (&["--subscribe", "a"], "--client"),
+        ] {
+            let (code, out, error) = place.token(arguments);
+            assert!(code == 64 && out.is_empty() && error.contains(words), "{arguments:?}: {error}");
+            assert!(!error.contains(SECRET));
+        }
+        let output = skywave(&["token", "--client", "ada"], &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(64) && said.contains("openssl rand -base64 32"), "{said}");
+    }
 }

@@ -46,6 +46,10 @@ async fn they_count_what_happened_and_their_labels_do_not_grow() {
 
     assert_eq!(value("skywave_nodes{node=\"measured\"}").await, Some(1.0), "this one");
     assert_eq!(value("skywave_signals_dropped_total{node=\"measured\",direction=\"in\"}").await, Some(0.0));
+    for reason in skywave_gateway::metrics::TOKEN_REASONS {
+        let series = format!("skywave_tokens_refused_total{{node=\"measured\",reason=\"{reason}\"}}");
+        assert_eq!(value(&series).await, Some(0.0), "{reason}");
+    }
 
     for client in &mut clients {
         client.stream.close(None).await.unwrap();

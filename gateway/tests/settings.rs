@@ -13,8 +13,8 @@ use std::{
 use proptest::prelude::*;
 use skywave_backplane::{Durability, Generation, HistoryPolicy};
 use skywave_gateway::config::{
-    self, BackplaneUrl, ConfigError, Flags, LogFormat, Namespace, Place, ProxyProtocol, PublishRight, Scope, Settings,
-    SlowConsumer, SubscribeRight,
+    self, BackplaneUrl, ConfigError, EventType, Flags, LogFormat, Namespace, OnFailure, Place, ProxyProtocol,
+    PublishRight, Scope, Settings, SlowConsumer, SubscribeRight, TokenAlgorithm, WebhookSettings,
 };
 use tempfile::TempDir;
 
@@ -106,6 +106,13 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(settings.limits.outbox_bytes, 1 << 20);
     assert!(settings.limits.node_outbox_bytes.is_some(), "a quarter of whatever memory there is");
     assert_eq!(settings.limits.node_ring_bytes, 256 << 20);
+    assert_eq!((settings.limits.connections_per_ip, settings.limits.connections_per_user), (None, None));
+    assert_eq!(settings.limits.handshakes_per_second, NonZeroU32::new(500));
+    assert_eq!(settings.limits.new_channels_per_minute, NonZeroU32::new(600));
+    assert_eq!(settings.limits.commands_per_second, NonZeroU32::new(200));
+    assert_eq!(settings.limits.publications_per_second, NonZeroU32::new(100));
+    assert_eq!(settings.limits.bytes_per_second, NonZeroUsize::new(1 << 20));
+    assert_eq!((settings.limits.overload_memory, settings.limits.overload_lag), (0.9, seconds(1)));
     assert_eq!(settings.backplane.generation, Generation::Replid);
     assert!(settings.backplane.ca.is_none() && settings.backplane.redis().is_empty());
     assert_eq!(settings.timeouts.tls, seconds(5));
@@ -148,7 +155,16 @@ fn a_full_file_is_read() {
         scopes = ["publish", "read"]
         [limits]
         connections = 5
+        connections_per_ip = 6
+        connections_per_user = 7
+        handshakes_per_second = 8
         channels_per_connection = 0
+        new_channels_per_minute = 9
+        commands_per_second = 0
+        publications_per_second = 0
+        bytes_per_second = "64KiB"
+        overload_memory = 0
+        overload_lag = "500ms"
         message_bytes = "2MiB"
         frame_bytes = "4 MiB"
         publication_bytes = 100
@@ -188,6 +204,12 @@ fn a_full_file_is_read() {
     let key = &settings.api.keys[0];
     assert!(key.allows(Scope::Read) && key.allows(Scope::Publish) && !key.allows(Scope::Control));
     assert_eq!(settings.limits.connections, NonZeroU32::new(5));
+    let of = |limit: Option<NonZeroU32>| limit.map_or(0, NonZeroU32::get);
+    assert_eq!((of(settings.limits.connections_per_ip), of(settings.limits.connections_per_user)), (6, 7));
+    assert_eq!((of(settings.limits.handshakes_per_second), of(settings.limits.new_channels_per_minute)), (8, 9));
+    assert_eq!((settings.limits.commands_per_second, settings.limits.publications_per_second), (None, None));
+    assert_eq!(settings.limits.bytes_per_second, NonZeroUsize::new(64 << 10));
+    assert_eq!((settings.limits.overload_memory, settings.limits.overload_lag), (0.0, Duration::from_millis(500)));
     assert_eq!(settings.limits.channels_per_connection, None);
     assert_eq!((settings.limits.message_bytes, settings.limits.frame_bytes), (2 << 20, 4 << 20));
     assert_eq!((settings.limits.publication_bytes, settings.limits.outbox_bytes), (100, 10_000));
@@ -270,7 +292,7 @@ fn an_unknown_setting_is_refused() {
         (
             "[limit]\nx = 1",
             "1:2: limit: unknown field `limit`, expected one of `node`, `public`, `internal`, `backplane`, `auth`, \
-             `api`, `limits`, `timeouts`, `drain`, `demo`, `debug`, `namespaces`",
+             `api`, `limits`, `timeouts`, `drain`, `demo`, `debug`, `webhooks`, `namespaces`",
         ),
         ("\"a.b\" = 1", " a: unknown field `a`, expected"),
         (
@@ -287,12 +309,10 @@ fn an_unknown_setting_is_refused() {
 #[test]
 fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
     answers(&[
-        ("[auth.tokens]\nissuer = \"x\"", "1:7: auth.tokens: `tokens` is not supported by this version yet"),
-        ("[webhooks.connect]\nurl = \"x\"", "1:2: webhooks: `webhooks` is not supported by this version yet"),
         ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
         (
-            "[limits]\ncommands_per_second = 5",
-            "2:1: limits.commands_per_second: `commands_per_second` is not supported by this version yet",
+            "[timeouts]\nconnection_age = 5",
+            "2:1: timeouts.connection_age: `connection_age` is not supported by this version yet",
         ),
         ("[drain]\nwindow = \"60s\"", "2:1: drain.window: `window` is not supported by this version yet"),
         ("[drain]\nrate = 5", "2:1: drain.rate: `rate` is not supported by this version yet"),
@@ -310,6 +330,23 @@ fn nothing_is_converted() {
         ("[limits]\nconnections = \"5\"", "2:1: limits.connections: invalid type: string \"5\", expected a whole"),
         ("[limits]\nconnections = -1", "2:1: limits.connections: invalid value: integer `-1`, expected a whole"),
         ("[limits]\nconnections = nan", "2:1: limits.connections: invalid type: "),
+        (
+            "[limits]\noverload_memory = 90",
+            "2:1: limits.overload_memory: invalid value: integer `90`, expected a number from 0 to 1, like 0.9",
+        ),
+        (
+            "[limits]\noverload_memory = 1.1",
+            "2:1: limits.overload_memory: invalid value: floating point `1.1`, expected",
+        ),
+        (
+            "[limits]\noverload_memory = -0.1",
+            "2:1: limits.overload_memory: invalid value: floating point `-0.1`, expec",
+        ),
+        ("[limits]\noverload_memory = nan", "2:1: limits.overload_memory: invalid type: "),
+        (
+            "[limits]\noverload_memory = \"90%\"",
+            "2:1: limits.overload_memory: invalid type: string \"90%\", expected a",
+        ),
         ("[node]\nname = 5", "2:1: node.name: invalid type: integer `5`, expected a string"),
         (
             "[node]\nshards = 70000",
@@ -462,7 +499,8 @@ fn values_out_of_range_are_refused() {
         ("[node]\nshards = 1025", "2:1: node.shards: 1025 is more than 128; 0 is one for each core"),
         ("[backplane]\nprefix = \"{x}\"", "2:1: backplane.prefix: has 1 to 64 letters (a to z), digits"),
         ("[namespaces.\"a:b\"]", "1:13: namespaces.a:b: the name of a namespace has no `:`, it ends there"),
-        ("[namespaces.\"#user\"]", "1:13: namespaces.#user: the name of a namespace has no `#`, that is for"),
+        ("[namespaces.\"#users\"]", "1:13: namespaces.#users: the name of a namespace has no `#`, that is for"),
+        ("[namespaces.\"#user\"]\nsubscribe = \"anyone\"", "2:1: namespaces.#user.subscribe: is not asked there"),
         ("[[api.keys]]\nname = \"a\"\nkey = \"0123456789abcdef\"", "1:1: api.keys.0: missing field `scopes`"),
         (
             "[[api.keys]]\nname = \"a\"\nscopes = [\"read\"]",
@@ -755,6 +793,103 @@ keys = [
 }
 
 #[test]
+fn webhooks_are_read_with_their_defaults() {
+    assert_eq!(file("").good().webhooks, WebhookSettings::default());
+    let start = file(
+        "[webhooks.connect]\nurl_file = \"DIR/url\"\nsecret_file = \"DIR/secret\"\non_failure = \"allow\"\n\
+         [webhooks.publish]\nurl = \"http://127.0.0.1:3000/hooks?key=hunter2\"\ntimeout = \"250ms\"\nretries = 2\n\
+         namespaces = [\"chat\"]\nconcurrency = 8\n[webhooks.events]\nurl = \"http://localhost/\"\n[namespaces.chat]",
+    );
+    fs::write(start.path("url"), "https://hooks.example.com/T0/hunter2\n").unwrap();
+    fs::write(start.path("secret"), "hunter2 hunter2 hunter2\n").unwrap();
+    let settings = start.good();
+    assert!(settings.warnings().is_empty());
+    let hooks = &settings.webhooks;
+    assert!(!format!("{hooks:?}").contains("hunter2"), "{hooks:?}");
+    let connect = hooks.connect.as_ref().unwrap();
+    assert_eq!(connect.url.reveal().as_str(), "https://hooks.example.com/T0/hunter2");
+    assert_eq!(connect.secret.as_ref().unwrap().reveal(), "hunter2 hunter2 hunter2");
+    assert_eq!((connect.timeout, connect.retries, connect.concurrency), (seconds(1), 0, 256));
+    assert_eq!(connect.on_failure, OnFailure::Allow);
+    let publish = hooks.publish.as_ref().unwrap();
+    assert_eq!((publish.timeout, publish.retries, publish.concurrency), (Duration::from_millis(250), 2, 8));
+    assert_eq!((publish.on_failure, &publish.secret), (OnFailure::Refuse, &None));
+    assert_eq!(publish.namespaces, ["chat"]);
+    let events = hooks.events.as_ref().unwrap();
+    assert_eq!((events.timeout, events.debounce, events.give_up_after), (seconds(5), seconds(1), seconds(3600)));
+    assert_eq!((events.batch, events.batch_wait), (100, Duration::from_millis(100)));
+    assert_eq!((events.queue, events.queue_bytes), (10_000, 16 << 20));
+    assert_eq!(events.types, EventType::ALL);
+    assert!(hooks.subscribe.is_none() && hooks.rpc.is_none() && hooks.ca.is_none());
+}
+
+#[test]
+fn webhooks_may_stand_in_the_environment() {
+    let settings = file("[webhooks.events]\nurl_file = \"DIR/none\"\n[namespaces.a]\n[namespaces.b]")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__URL", "http://app:3000/")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__SECRET", "[0123456789abcdef]")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__TYPES", "member_joined, member_left")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__NAMESPACES", "a,b")
+        .var("SKYWAVE__WEBHOOKS__EVENTS__QUEUE", "5")
+        .good();
+    let events = settings.webhooks.events.as_ref().unwrap();
+    assert_eq!(events.secret.as_ref().unwrap().reveal(), "[0123456789abcdef]");
+    assert_eq!(events.types, [EventType::MemberJoined, EventType::MemberLeft]);
+    assert_eq!((&*events.namespaces, events.queue), (&["a".to_owned(), "b".to_owned()][..], 5));
+    let warnings = settings.warnings();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("webhooks.events.url is http://app:3000: "), "{warnings:?}");
+}
+
+#[test]
+fn a_mistake_in_a_webhook_is_named_without_its_secrets() {
+    let hook = |name: &str, rest: &str| {
+        let bad = file(&format!("[webhooks.{name}]\nurl = \"https://h/\"\n{rest}")).bad();
+        assert!(!bad.contains("hunter2"), "{bad}");
+        bad.strip_prefix("skywave.toml:").unwrap().to_owned()
+    };
+    for (name, rest, message) in [
+        ("connect", "timeout = \"9ms\"", "3:1: webhooks.connect.timeout: 9ms is not one of 10ms to 30s"),
+        ("connect", "timeout = \"31s\"", "3:1: webhooks.connect.timeout: 31s is not one of 10ms to 30s"),
+        ("connect", "retries = 6", "3:1: webhooks.connect.retries: 6 is not one of 0 to 5"),
+        ("connect", "concurrency = 0", "3:1: webhooks.connect.concurrency: 0 is not one of 1 to 10000"),
+        ("connect", "secret = \"hunter2\"", "3:1: webhooks.connect.secret: has 7 bytes and needs at least 16; "),
+        ("connect", "namespaces = [\"a\"]", "3:1: webhooks.connect.namespaces: a connect belongs to no namespace: "),
+        ("connect", "on_failure = \"open\"", "3:1: webhooks.connect.on_failure: unknown variant `open`, expected "),
+        (
+            "connect",
+            "secret = [\"hunter2\"]",
+            "3:1: webhooks.connect.secret: invalid type: sequence, expected a string",
+        ),
+        ("rpc", "on_failure = \"allow\"", "3:1: webhooks.rpc.on_failure: \"allow\" has nothing to answer with here"),
+        ("publish", "namespaces = [\"chat\"]", "3:15: webhooks.publish.namespaces.0: there is no [namespaces.chat]"),
+        ("events", "debounce = \"2m\"", "3:1: webhooks.events.debounce: 2m is not one of 0s to 1m"),
+        ("events", "batch = 0", "3:1: webhooks.events.batch: 0 is not one of 1 to 1000"),
+        ("events", "batch_wait = \"11s\"", "3:1: webhooks.events.batch_wait: 11s is not one of 0s to 10s"),
+        ("events", "give_up_after = \"0s\"", "3:1: webhooks.events.give_up_after: 0s is not one of 1s to 1day"),
+        ("events", "queue = 0", "3:1: webhooks.events.queue: 0 is not one of 1 to 1000000"),
+        ("events", "queue_bytes = 1", "3:1: webhooks.events.queue_bytes: 1 is not one of 4096 to "),
+        ("events", "types = []", "3:1: webhooks.events.types: an empty list tells nothing"),
+        ("events", "types = [\"member\"]", "3:10: webhooks.events.types.0: unknown variant `member`, expected one of "),
+        ("events", "retries = 5", "3:1: webhooks.events.retries: unknown field `retries`, expected one of `url`"),
+        ("event", "", "1:11: webhooks.event: unknown field `event`, expected one of `ca`, `connect`"),
+    ] {
+        let told = hook(name, rest);
+        assert!(told.starts_with(message), "{name} {rest}\n  is: {told}\n not: {message}");
+    }
+    for url in ["https://u:hunter2@h/", "ftp://h/hunter2", "h/hunter2", "https://h/#hunter2"] {
+        let bad = file(&format!("[webhooks.connect]\nurl = \"{url}\"")).bad();
+        assert!(bad.starts_with("skywave.toml:2:1: webhooks.connect.url: not the address of a webhook ("), "{bad}");
+        assert!(!bad.contains("hunter2"), "{bad}");
+    }
+    assert_eq!(
+        file("[webhooks.connect]\nretries = 1").bad(),
+        "skywave.toml:1:11: webhooks.connect: missing field `url`"
+    );
+    let ca = file("[webhooks]\nca = \"DIR/none\"").bad();
+    assert!(ca.starts_with("skywave.toml:2:1: webhooks.ca: cannot read none: "), "{ca}");
+}
+
+#[test]
 fn all_mistakes_are_shown_at_once_in_their_order() {
     let bad = file(
         "[timeouts]\npong = 5\nclose = \"3s\"\n[limits]\nfoo = 1\nconnections = 1.5\n\
@@ -803,6 +938,14 @@ fn what_a_mistake_in_the_environment_is_answered() {
         ("API__KEYS", "hunter2", "api.keys: invalid type: string, expected a list"),
         ("API__KEYS", "[hunter2", "api.keys: invalid type: string, expected a list"),
         ("API__KEYS__0__KEY", "hunter2", "api.keys: invalid type: map, expected a list"),
+        ("AUTH__TOKENS__KEYS", "hunter2", "auth.tokens.keys: invalid type: string, expected a list"),
+        (
+            "AUTH__TOKENS__KEYS",
+            "[{ alg = \"HS256\", secret = \"hunter2\" }]",
+            "auth.tokens.keys.0.secret: has 7 bytes and",
+        ),
+        ("AUTH__TOKENS__JWKS_URL", "http://ada:hunter2@example.com", "auth.tokens.jwks_url: http only goes to this"),
+        ("AUTH__TOKENS__LEEWAY", "30", "auth.tokens.leeway: 30 has no unit: write \"30s\" or \"30ms\""),
         ("BACKPLANE", "redis://:hunter2@h", "backplane: invalid type: string, expected a table"),
         ("BACKPLANE__URL", "redis://:hunter2@h/x", "backplane.url: not a Redis URL (only database 0 is used"),
         (
@@ -965,8 +1108,20 @@ fn development_mode_is_open_on_loopback() {
     for name in ["default", "chat", "whatever"] {
         assert_eq!(settings.namespace(name), Some(&expected), "{name}");
     }
-    assert_eq!(settings.namespace("#user"), None);
+    assert!(settings.namespace("#user").is_some(), "personal channels are open to their users");
+    assert_eq!(settings.namespace("#users"), None);
     assert!(settings.warnings().is_empty());
+}
+
+#[test]
+fn development_mode_limits_no_rate_that_nobody_limited() {
+    let limits = start().good().limits;
+    let rates = [limits.handshakes_per_second, limits.new_channels_per_minute, limits.commands_per_second];
+    assert_eq!((rates, limits.publications_per_second, limits.bytes_per_second), ([None; 3], None, None));
+    assert_eq!((limits.overload_memory, limits.overload_lag), (0.0, seconds(0)));
+    let limits =
+        file("[limits]\ncommands_per_second = 5\noverload_memory = 0.5").flags(|flags| flags.dev = true).good().limits;
+    assert_eq!((limits.commands_per_second, limits.overload_memory), (NonZeroU32::new(5), 0.5));
 }
 
 #[test]
@@ -1081,6 +1236,14 @@ fn a_mistyped_secret_is_not_repeated() {
         "[api]\nkeys = [123456789]",
         "[api]\nkeys = [{ name = \"a\", key = 123456789, scopes = [] }]",
         "[[api.keys]]\nname = \"a\"\nkey = \"123456789\"\nscopes = [\"read\"]",
+        "[auth]\ntokens = 123456789",
+        "[auth.tokens]\nkeys = [123456789]",
+        "[auth.tokens]\nkeys = [{ alg = \"HS256\", secret = 123456789 }]",
+        "[auth.tokens]\nkeys = [{ alg = \"HS256\", secret = \"123456789\" }]",
+        "[auth.tokens]\nkeys = [{ alg = \"ES256\", public_key = \"123456789\" }]",
+        "[auth.tokens]\nkeys = [{ alg = \"ES256\", public_key = 123456789 }]",
+        "[auth.tokens]\njwks_url = 123456789",
+        "[auth.tokens]\njwks_url = \"http://123456789\"",
     ] {
         let bad = file(text).bad();
         assert!(!bad.contains("123456789"), "{bad}");
@@ -1225,4 +1388,175 @@ fn tls_and_proxies_are_read_and_checked() {
     assert!(everybody.len() == 1 && everybody[0].contains("0.0.0.0/0"), "{everybody:?}");
     let bad = start().var("SKYWAVE__PUBLIC__TRUSTED_PROXIES", "10.0.0.0/8,proxy").bad();
     assert!(bad.contains("public.trusted_proxies.1: \"proxy\" is no network"), "{bad}");
+}
+
+#[test]
+fn token_keys_are_read_from_texts_and_files() {
+    let (ec, ed) = (key_pair(&rcgen::PKCS_ECDSA_P256_SHA256), key_pair(&rcgen::PKCS_ED25519));
+    let site = file(&format!(
+        r#"
+[auth.tokens]
+keys = [
+  {{ alg = "HS256", secret = "{SECRET}", kid = "old" }},
+  {{ alg = "HS256", secret_file = "DIR/secret", kid = "new" }},
+  {{ alg = "ES256", public_key_file = "DIR/ec.pem" }},
+  {{ alg = "EdDSA", public_key = """
+{}""" }},
+]
+jwks_url_file = "DIR/url"
+jwks_refresh = "1m"
+issuer = "https://id.example.com"
+audience = ["a", "b"]
+leeway = "5s"
+require_expiry = false
+cookie = "session"
+"#,
+        ed.public_key_pem()
+    ));
+    fs::write(site.path("secret"), format!("{SECRET}2\n")).unwrap();
+    fs::write(site.path("ec.pem"), ec.public_key_pem()).unwrap();
+    fs::write(site.path("url"), "https://id.example.com/jwks.json\n").unwrap();
+    let settings = site.good();
+    assert!(settings.warnings().is_empty());
+    let tokens = settings.auth.tokens;
+    let algorithms: Vec<_> = tokens.keys.iter().map(|key| key.alg).collect();
+    use TokenAlgorithm::{EdDsa, Es256, Hs256};
+    assert_eq!(algorithms, [Hs256, Hs256, Es256, EdDsa]);
+    assert_eq!(tokens.keys[1].secret.as_ref().unwrap().reveal(), format!("{SECRET}2"));
+    assert_eq!(tokens.jwks_url.as_ref().unwrap().reveal(), "https://id.example.com/jwks.json");
+    assert_eq!((tokens.jwks_refresh, tokens.leeway), (seconds(60), seconds(5)));
+    assert_eq!((tokens.issuer.as_deref(), tokens.cookie.as_deref()), (Some("https://id.example.com"), Some("session")));
+    assert_eq!(tokens.audience, ["a", "b"]);
+    assert!(!tokens.require_expiry && tokens.can_check());
+    assert!(!format!("{tokens:?}").contains(SECRET));
+
+    let default = start().good().auth.tokens;
+    assert!(default.require_expiry && !default.can_check());
+    assert_eq!((default.leeway, default.jwks_refresh), (seconds(30), seconds(300)));
+
+    let settings = start().var("SKYWAVE__AUTH__TOKENS__JWKS_URL", "https://id.example.com/").good();
+    let warnings = settings.warnings();
+    assert!(warnings.iter().any(|line| line.contains("audience")), "{warnings:?}");
+    let settings = start()
+        .var("SKYWAVE__AUTH__TOKENS__KEYS", &format!("[{{ alg = \"HS256\", secret = \"{SECRET}\" }}]"))
+        .var("SKYWAVE__AUTH__TOKENS__AUDIENCE", "a")
+        .good();
+    assert_eq!(settings.auth.tokens.audience, ["a"]);
+}
+
+fn key_pair(alg: &'static rcgen::SignatureAlgorithm) -> rcgen::KeyPair {
+    rcgen::KeyPair::generate_for(alg).unwrap()
+}
+
+#[test]
+fn a_token_key_that_is_none_is_refused_where_it_stands() {
+    let pairs = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519].map(key_pair);
+    let [ec, ec384, ed] = &pairs;
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    let key = |alg: &str, name: &str, value: &str| {
+        format!("[[auth.tokens.keys]]\nalg = \"{alg}\"\n{name} = \"\"\"{value}\"\"\"")
+    };
+    let half = ec
+        .public_key_pem()
+        .lines()
+        .enumerate()
+        .filter(|(n, _)| *n != 1)
+        .map(|(_, l)| format!("{l}\n"))
+        .collect::<String>();
+    for (text, message) in [
+        (key("HS256", "secret", "short"), "3:1: auth.tokens.keys.0.secret: has 5 bytes and HS256 needs at least 32"),
+        (key("HS512", "secret", SECRET), "3:1: auth.tokens.keys.0.secret: has "),
+        (key("HS256", "secret", ""), "3:1: auth.tokens.keys.0.secret: missing or empty"),
+        (
+            key("HS256", "secret", &ec.public_key_pem()),
+            "3:1: auth.tokens.keys.0.secret: is a key in PEM, and HS256 needs a secret",
+        ),
+        (key("HS256", "secret", &certificate), "3:1: auth.tokens.keys.0.secret: is a key in PEM"),
+        (key("HS256", "public_key", &ec.public_key_pem()), "3:1: auth.tokens.keys.0.public_key: HS256 needs a secret"),
+        (key("ES256", "secret", SECRET), "3:1: auth.tokens.keys.0.secret: ES256 has no secret"),
+        (key("ES256", "public_key", "x"), "3:1: auth.tokens.keys.0.public_key: is no public key in PEM"),
+        (
+            key("ES256", "public_key", &half),
+            "3:1: auth.tokens.keys.0.public_key: is broken, or not an elliptic curve key",
+        ),
+        (key("ES256", "public_key", &ec.serialize_pem()), "3:1: auth.tokens.keys.0.public_key: is a private key"),
+        (key("ES256", "public_key", &certificate), "3:1: auth.tokens.keys.0.public_key: is a certificate"),
+        (
+            key("ES256", "public_key", &ec384.public_key_pem()),
+            "3:1: auth.tokens.keys.0.public_key: is on the curve P384",
+        ),
+        (key("ES384", "public_key", &ec.public_key_pem()), "3:1: auth.tokens.keys.0.public_key: is on the curve P256"),
+        (
+            key("ES256", "public_key", &ed.public_key_pem()),
+            "3:1: auth.tokens.keys.0.public_key: is broken, or not an ell",
+        ),
+        (
+            key("EdDSA", "public_key", &ec.public_key_pem()),
+            "3:1: auth.tokens.keys.0.public_key: is broken, or not an Ed25519",
+        ),
+        (
+            key("RS256", "public_key", &ec.public_key_pem()),
+            "3:1: auth.tokens.keys.0.public_key: is broken, or not an RSA",
+        ),
+        (
+            key("none", "secret", SECRET),
+            "2:1: auth.tokens.keys.0.alg: unknown variant `none`, expected one of `HS256`, ",
+        ),
+        (key("hs256", "secret", SECRET), "2:1: auth.tokens.keys.0.alg: unknown variant `hs256`"),
+        ("[[auth.tokens.keys]]\nalg = \"HS256\"".to_owned(), "1:1: auth.tokens.keys.0.secret: missing: set `secret`"),
+        (
+            "[[auth.tokens.keys]]\nalg = \"RS256\"".to_owned(),
+            "1:1: auth.tokens.keys.0.public_key: missing: set `public_key`",
+        ),
+        (
+            format!("{}\npublic_key = \"x\"", key("HS256", "secret", SECRET)),
+            "4:1: auth.tokens.keys.0.public_key: `secret` is set too; set one of them",
+        ),
+        (
+            format!("{}\nsecret_file = \"x\"", key("HS256", "secret", SECRET)),
+            "4:1: auth.tokens.keys.0.secret_file: `secret` is set too; set one of them",
+        ),
+        (
+            "[[auth.tokens.keys]]\nalg = \"ES256\"\npublic_key_file = \"DIR/none\"".to_owned(),
+            "3:1: auth.tokens.keys.0.public_key_file: cannot read none: ",
+        ),
+        (
+            [key("HS256", "secret", SECRET), key("HS384", "secret", &SECRET.repeat(2))]
+                .map(|key| key + "\nkid = \"a\"")
+                .join("\n"),
+            "8:1: auth.tokens.keys.1.kid: \"a\" is the name of auth.tokens.keys.0 too",
+        ),
+        (format!("{}\nkid = \"\"", key("HS256", "secret", SECRET)), "4:1: auth.tokens.keys.0.kid: has 1 to 255 bytes"),
+        ((0..17).map(|_| key("HS256", "secret", SECRET) + "\n").collect(), " auth.tokens.keys: 17 are more than 16"),
+        ("[auth.tokens]\nissuer = \"x\"".to_owned(), "2:1: auth.tokens.issuer: no token can be checked"),
+        ("[auth.tokens]\naudience = \"x\"".to_owned(), "2:1: auth.tokens.audience: no token can be checked"),
+        (
+            "[auth.tokens]\naudience = [5]".to_owned(),
+            "2:13: auth.tokens.audience.0: invalid type: integer, expected a string",
+        ),
+        (
+            "[auth.tokens]\naudience = 5".to_owned(),
+            "2:1: auth.tokens.audience: invalid type: integer, expected a string or a",
+        ),
+        ("[auth.tokens]\nleeway = \"6m\"".to_owned(), "2:1: auth.tokens.leeway: 6m is more than 5m"),
+        (
+            "[auth.tokens]\njwks_refresh = \"1s\"".to_owned(),
+            "2:1: auth.tokens.jwks_refresh: 1s is not one of 10s to 1day",
+        ),
+        (
+            "[auth.tokens]\njwks_url = \"http://id.example.com\"".to_owned(),
+            "2:1: auth.tokens.jwks_url: http only goes to this",
+        ),
+        ("[auth.tokens]\ncookie = \"a b\"".to_owned(), "2:1: auth.tokens.cookie: "),
+        (
+            "[auth.tokens]\nkey = []".to_owned(),
+            "2:1: auth.tokens.key: unknown field `key`, expected one of `keys`, `jwks_url`",
+        ),
+    ] {
+        let bad = file(&text).bad();
+        assert!(bad.contains(message), "{text}\n  is: {bad}");
+        for part in [SECRET, "PRIVATE", "MII"] {
+            assert!(!bad.contains(part), "{bad}");
+        }
+    }
 }

@@ -5,6 +5,8 @@
 
 mod members;
 mod nodes;
+mod revoked;
+mod transitions;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,10 +23,10 @@ use tokio::sync::watch;
 
 use crate::{
     Backplane, BackplaneState, Cluster, Durability, Gap, HistoryPage, HistoryPolicy, HistoryQuery, IdempotencyKey,
-    Interest, NewPublication, Presence, PresenceEvent, PublishError, Published, Sink,
+    Interest, NewPublication, Presence, PresenceEvent, PublishError, Published, Revocations, Sink, Transition,
 };
 
-pub use self::{members::*, nodes::*};
+pub use self::{members::*, nodes::*, revoked::*, transitions::*};
 
 /// How long anything may take before its test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -32,7 +34,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// Where the nodes of one test live.
 pub trait World {
     /// What is tested.
-    type Node: Backplane + Presence + Cluster;
+    type Node: Backplane + Presence + Cluster + Revocations;
     /// Whether [`World::node`] gives nodes of one cluster, or each time another world.
     const JOINS_NODES: bool;
 
@@ -68,6 +70,7 @@ pub struct Recorder {
     states: Mutex<Vec<BackplaneState>>,
     presence: Mutex<HashMap<ChannelName, Vec<Option<PresenceEvent>>>>,
     signals: Mutex<Vec<(Arc<str>, Bytes)>>,
+    transitions: Mutex<Vec<(ChannelName, Transition)>>,
     changed: watch::Sender<()>,
 }
 
@@ -80,6 +83,7 @@ impl Recorder {
             states: Mutex::default(),
             presence: Mutex::default(),
             signals: Mutex::default(),
+            transitions: Mutex::default(),
             changed: watch::channel(()).0,
         })
     }
@@ -102,6 +106,12 @@ impl Recorder {
     /// The signals that it was told, with their senders.
     pub fn signals(&self) -> Vec<(Arc<str>, Bytes)> {
         self.signals.lock().clone()
+    }
+
+    /// The transitions that it was told of a channel.
+    pub fn transitions(&self, channel: &ChannelName) -> Vec<Transition> {
+        let transitions = self.transitions.lock();
+        transitions.iter().filter(|(of, _)| of == channel).map(|(_, transition)| transition.clone()).collect()
     }
 
     /// Waits until `found` finds something; it is asked whenever something was told.
@@ -155,6 +165,11 @@ impl Sink for Recorder {
 
     fn presence_gap(&self, channel: &ChannelName) {
         self.presence.lock().entry(channel.clone()).or_default().push(None);
+        self.changed.send_replace(());
+    }
+
+    fn transition(&self, channel: &ChannelName, transition: Transition) {
+        self.transitions.lock().push((channel.clone(), transition));
         self.changed.send_replace(());
     }
 
@@ -283,9 +298,17 @@ macro_rules! promises {
             who_comes_back_within_the_grace_has_not_left
             members_come_in_pages_by_client
             members_are_counted
+            a_user_comes_with_its_first_client_and_goes_with_its_last
+            who_has_no_user_counts_for_itself
+            who_moves_within_the_grace_makes_no_transition
+            who_does_not_ask_is_told_of_no_transition
             nodes_know_each_other
             a_signal_reaches_those_it_is_for
             positions_are_those_of_the_channels
+            every_node_knows_what_is_revoked
+            revoking_again_only_widens
+            a_revocation_ends_by_itself
+            only_a_good_id_can_be_revoked
         }
     };
     (@each $world:expr; $($promise:ident)*) => {

@@ -5,19 +5,32 @@
 
 mod line;
 mod members;
+mod revoked;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use skywave_proto::{ChannelName, Member, Publication, StreamPosition};
 use tokio::time::Instant;
 
-use self::{line::Line, members::Members};
+use self::{
+    line::Line,
+    members::{Change, Members},
+    revoked::Revoked,
+};
 use crate::{
     Backplane, BackplaneState, Cluster, ClusterError, Delivery, Durability, Gap, HistoryError, HistoryPage,
     HistoryQuery, IDEMPOTENCY_WINDOW, IdempotencyKey, Interest, MemberPage, NewPublication, NodeInfo, NodeRecord,
-    Presence, PresenceError, PresenceEvent, PublishError, Published, Sink, SubscribeError, Target,
+    Presence, PresenceError, PresenceEvent, PublishError, Published, Sink, SubscribeError, Target, Transition,
+    TransitionKind,
 };
 
 const STRIPES: usize = 64;
@@ -36,6 +49,8 @@ struct Inner {
     sink: Arc<dyn Sink>,
     incarnation: Arc<str>,
     info: Mutex<NodeInfo>,
+    tells_transitions: AtomicBool,
+    revoked: Mutex<Revoked>,
 }
 
 /// All that is known of one channel. Bound: what its namespace's history allows, the keys of the last
@@ -59,6 +74,8 @@ impl Memory {
             sink,
             incarnation: format!("{:016x}", rand::random::<u64>()).into(),
             info: Mutex::default(),
+            tells_transitions: AtomicBool::new(false),
+            revoked: Mutex::default(),
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -137,14 +154,24 @@ impl Inner {
     fn leave_now(&self, channel: &ChannelName, client: &Arc<str>, connection: u64, marked: bool) {
         let mut stripe = self.stripe(channel);
         let Some(entry) = stripe.get_mut(channel) else { return };
-        if let Some(member) = entry.members.remove(client, connection, marked)
-            && entry.subscribed
-        {
-            self.sink.presence(channel, PresenceEvent::Leave(member));
+        if let Some((member, change)) = entry.members.remove(client, connection, marked) {
+            self.tell(channel, &member, TransitionKind::Left, change);
+            if entry.subscribed {
+                self.sink.presence(channel, PresenceEvent::Leave(member));
+            }
+        }
+    }
+
+    fn tell(&self, channel: &ChannelName, member: &Member, kind: TransitionKind, change: Change) {
+        if change.of_user && self.tells_transitions.load(Relaxed) {
+            let (member, of_channel) = (member.clone(), change.of_channel);
+            let transition = Transition { member, kind, of_channel, position: None, at_ms: now_ms() };
+            self.sink.transition(channel, transition);
         }
     }
 
     fn sweep(&self) {
+        self.revoked.lock().expire(now_ms());
         let now = Instant::now();
         for stripe in &self.stripes {
             stripe.lock().retain(|_, channel| {
@@ -154,6 +181,11 @@ impl Inner {
             });
         }
     }
+}
+
+/// By the clock that tokens and back ends go by.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A process has no replicas.
@@ -248,8 +280,11 @@ impl Presence for Memory {
     async fn join(&self, channel: &ChannelName, member: Member, connection: u64) -> Result<(), PresenceError> {
         let mut stripe = self.0.stripe(channel);
         let entry = stripe.entry(channel.clone()).or_default();
-        if entry.members.add(member.clone(), connection) && entry.subscribed {
-            self.0.sink.presence(channel, PresenceEvent::Join(member));
+        if let Some(change) = entry.members.add(member.clone(), connection) {
+            self.0.tell(channel, &member, TransitionKind::Joined, change);
+            if entry.subscribed {
+                self.0.sink.presence(channel, PresenceEvent::Join(member));
+            }
         }
         Ok(())
     }
@@ -292,6 +327,10 @@ impl Presence for Memory {
     async fn count(&self, channel: &ChannelName) -> Result<u64, PresenceError> {
         let stripe = self.0.stripe(channel);
         Ok(stripe.get(channel).map_or(0, |entry| entry.members.count()))
+    }
+
+    fn tell_transitions(&self, tell: bool) {
+        self.0.tells_transitions.store(tell, Relaxed);
     }
 }
 

@@ -8,12 +8,16 @@
 //! | `{prefix}:{tag}:i:…` | string | the position that an idempotency key got | 300 s |
 //! | `{prefix}:{tag}:gen` | hash | `r` replication id, `n` generation | for ever |
 //! | `{prefix}:{tag}:p:CHANNEL` | sorted set | the channel's members, see `scripts/members.lua` | 1 h, made longer by their nodes |
+//! | `{prefix}:{tag}:pu:CHANNEL` | hash | how many clients each user has among them, see there | likewise |
+//! | `{prefix}:{tag}:pt:INCARNATION` | set | transitions of the partition that nobody was told yet | 1 h |
 //! | `{prefix}:{tag}:pn:INCARNATION` | set | the channels of the partition where it has members | likewise |
 //! | `{prefix}:{tag}:n` | sorted set | incarnation -> last beat in ms; in the partition of `#control`, as all of these | 1 day |
 //! | `{prefix}:{tag}:n:INCARNATION` | string | what the node tells of itself | 30 s |
 //! | `{prefix}:{tag}:nt:INCARNATION` | string | it was taken for dead | 1 h |
 //! | `{prefix}:{tag}:nr` | set | incarnations that have resigned | 1 day |
 //! | `{prefix}:{tag}:nl:INCARNATION` | string | who carries out that it is dead | 15 s |
+//! | `{prefix}:{tag}:r` | sorted set | revoked tokens, see `scripts/revoke.lua`; in the partition of `#control` too | until the last of them ends |
+//! | `{prefix}:{tag}:re` | sorted set | revoked subject -> when that ends, in ms | likewise |
 //! | `{prefix}:secret` | string | the secret that all nodes share | for ever |
 //!
 //! `{tag}` stands there with its braces: it is the hash tag of one of [`PARTITIONS`] partitions, so that all keys of a
@@ -107,6 +111,16 @@ impl Keys {
     /// Where an incarnation has members.
     pub(super) fn membered(&self, partition: usize, incarnation: &str) -> String {
         format!("{}:{{{}}}:pn:{incarnation}", self.0, TAGS[partition])
+    }
+
+    /// How many clients each user has on a channel.
+    pub(super) fn users(&self, channel: &ChannelName) -> String {
+        self.of("pu", channel)
+    }
+
+    /// What an incarnation still has to tell.
+    pub(super) fn transitions(&self, partition: usize, incarnation: &str) -> String {
+        format!("{}:{{{}}}:pt:{incarnation}", self.0, TAGS[partition])
     }
 
     /// A key of the registry of nodes.

@@ -10,6 +10,7 @@
 //! - for each, a [`supervisor`] owns the connections ([`link`] carries the commands); [`heartbeat`] says when to doubt them
 //! - [`presence`] writes who is on a channel, [`registry`] knows the nodes and buries the dead; both tell through
 //!   channels of their own, which [`demux`] takes out of what comes in
+//! - [`revoked`] remembers which tokens no longer count
 //! - [`keys`] and [`frame`] are what stands in Redis: nodes of different versions read each other's
 //!
 //! What it does against losing publications without saying so: a line of offsets gets a new epoch whenever the master may
@@ -35,6 +36,7 @@ mod presence;
 mod publish;
 mod pump;
 mod registry;
+mod revoked;
 mod ring;
 mod scripts;
 mod secret;
@@ -110,7 +112,7 @@ impl Redis {
         let demux: Arc<dyn Sink> = Arc::new(Demux(sink.clone()));
         let (pump, queues) = Pump::new(&demux, inboxes.clone(), options.ring_bytes);
         let pump = Arc::new(pump);
-        let states = Arc::new(States::new(sink));
+        let states = Arc::new(States::new(sink.clone()));
         let state = states.node();
         // Until everything else has ended: what comes in last is delivered.
         let ended = CancellationToken::new();
@@ -140,7 +142,7 @@ impl Redis {
         });
         tasks.spawn(stop.clone().run_until_cancelled_owned(directory::keep(masters.clone())));
         let incarnation = Arc::new(RwLock::new(registry::new_incarnation()));
-        let members = presence::Writer::new(masters.clone(), incarnation.clone());
+        let members = presence::Writer::new(masters.clone(), incarnation.clone(), sink);
         tasks.spawn(members.clone().run(stop.clone()));
         let registry = Registry::new(masters.clone(), members.clone(), incarnation);
         tasks.spawn(registry.clone().run(state.clone(), stop.clone()));

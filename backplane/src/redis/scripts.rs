@@ -16,6 +16,7 @@ pub(super) struct Scripts {
     pub(super) leave: Step,
     pub(super) reap: Step,
     pub(super) beat: Step,
+    pub(super) revoke: Step,
 }
 
 static PLAIN: LazyLock<Scripts> = LazyLock::new(|| Scripts::new("PUBLISH"));
@@ -40,10 +41,11 @@ impl Scripts {
             leave: step(&[APPEND, MEMBERS, include_str!("scripts/leave.lua")].concat()),
             reap: step(&[APPEND, MEMBERS, include_str!("scripts/reap.lua")].concat()),
             beat: step(include_str!("scripts/beat.lua")),
+            revoke: step(include_str!("scripts/revoke.lua")),
         }
     }
 
-    fn all(&self) -> [&Step; 10] {
+    fn all(&self) -> [&Step; 11] {
         [
             &self.publish,
             &self.publish_live,
@@ -55,6 +57,7 @@ impl Scripts {
             &self.leave,
             &self.reap,
             &self.beat,
+            &self.revoke,
         ]
     }
 

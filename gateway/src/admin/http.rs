@@ -35,48 +35,93 @@ const PROBE_BYTES: usize = 16 * 1024;
 /// After an accept that failed for want of something.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// What is where.
-fn routes(internal: Arc<Internal>) -> Router {
-    let grpc = Router::new()
-        .route("/skywave.v1.Api/{rpc}", post(api::call_grpc).fallback(wrong_method))
-        .with_state(api::Grpc::new(internal.clone()));
-    let health = HealthServer::new(Health(internal.clone())).max_decoding_message_size(PROBE_BYTES);
-    let router = Router::new()
-        .route("/metrics", get(render))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/api/v1/openapi.json", get(describe).fallback(wrong_method))
-        .route("/api/v1/{method}", post(api::call_json).fallback(wrong_method))
-        .with_state(internal)
-        .merge(grpc)
-        .route_service("/grpc.health.v1.Health/{rpc}", health);
-    reflect(router).fallback(not_found)
+/// What is served at a path of the internal listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// Metrics, for Prometheus. Needs no key.
+    Metrics,
+    /// Whether the node still turns. Needs no key.
+    Livez,
+    /// Whether it takes clients. Needs no key.
+    Readyz,
+    /// The API's description. Needs no key.
+    Description,
+    /// The API in JSON.
+    Json,
+    /// The API over gRPC.
+    Grpc,
+    /// gRPC's own way to ask whether the node takes clients. Needs no key.
+    Health,
+    /// gRPC's own description of the API; as `Description` it needs no key.
+    Reflection,
+    /// The same in its older version, which some clients still ask for.
+    OlderReflection,
 }
 
-/// What the API is, for clients of gRPC that were made without it: as `/api/v1/openapi.json` it needs no key.
-fn reflect(router: Router) -> Router {
-    let builder =
-        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(v1::DESCRIPTOR);
-    let built = builder().with_service_name(SERVICE_NAME).build_v1().and_then(|new| {
-        let old = builder().with_service_name(SERVICE_NAME).build_v1alpha()?;
-        Ok((new.max_decoding_message_size(PROBE_BYTES), old.max_decoding_message_size(PROBE_BYTES)))
-    });
-    match built {
-        Ok((new, old)) => router
-            .route_service("/grpc.reflection.v1.ServerReflection/{rpc}", new)
-            .route_service("/grpc.reflection.v1alpha.ServerReflection/{rpc}", old),
-        Err(error) => {
-            // The schema is part of the program, and a test reads it.
-            tracing::error!(%error, "no reflection over gRPC");
-            router
+/// Every path there is. Nothing is served that is not here, so whoever looks whether all of it is closed finds all of it here.
+pub const ROUTES: [(&str, Served); 9] = [
+    ("/metrics", Served::Metrics),
+    ("/livez", Served::Livez),
+    ("/readyz", Served::Readyz),
+    ("/api/v1/openapi.json", Served::Description),
+    ("/api/v1/{method}", Served::Json),
+    ("/skywave.v1.Api/{rpc}", Served::Grpc),
+    ("/grpc.health.v1.Health/{rpc}", Served::Health),
+    ("/grpc.reflection.v1.ServerReflection/{rpc}", Served::Reflection),
+    ("/grpc.reflection.v1alpha.ServerReflection/{rpc}", Served::OlderReflection),
+];
+
+/// What is where.
+fn routes(internal: &Arc<Internal>) -> Router {
+    ROUTES
+        .into_iter()
+        .fold(Router::new(), |router, (path, served)| serve_at(router, path, served, internal))
+        .fallback(not_found)
+}
+
+fn serve_at(router: Router, path: &str, served: Served, internal: &Arc<Internal>) -> Router {
+    let at = |handler| router.clone().merge(Router::new().route(path, handler).with_state(internal.clone()));
+    match served {
+        Served::Metrics => at(get(render)),
+        Served::Livez => at(get(livez)),
+        Served::Readyz => at(get(readyz)),
+        Served::Description => at(get(describe).fallback(wrong_method)),
+        Served::Json => at(post(api::call_json).fallback(wrong_method)),
+        Served::Grpc => {
+            let calls = post(api::call_grpc).fallback(wrong_method);
+            router.merge(Router::new().route(path, calls).with_state(api::Grpc::new(internal.clone())))
         }
+        Served::Health => {
+            let health = HealthServer::new(Health(internal.clone())).max_decoding_message_size(PROBE_BYTES);
+            router.route_service(path, health)
+        }
+        Served::Reflection => match description().build_v1() {
+            Ok(service) => router.route_service(path, service.max_decoding_message_size(PROBE_BYTES)),
+            Err(error) => without_reflection(router, &error),
+        },
+        Served::OlderReflection => match description().build_v1alpha() {
+            Ok(service) => router.route_service(path, service.max_decoding_message_size(PROBE_BYTES)),
+            Err(error) => without_reflection(router, &error),
+        },
     }
+}
+
+/// What the API is, for clients of gRPC that were made without it.
+fn description() -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure();
+    builder.register_encoded_file_descriptor_set(v1::DESCRIPTOR).with_service_name(SERVICE_NAME)
+}
+
+/// The schema is part of the program, and a test reads it.
+fn without_reflection(router: Router, error: &tonic_reflection::server::Error) -> Router {
+    tracing::error!(%error, "no reflection over gRPC");
+    router
 }
 
 /// Serves until `closed`; with TLS if there is one.
 pub async fn serve(listener: TcpListener, internal: Arc<Internal>, tls: Option<Arc<Tls>>, closed: CancellationToken) {
     let patience = internal.ground.settings().timeouts.tls;
-    let app = routes(internal);
+    let app = routes(&internal);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -100,7 +145,7 @@ pub async fn serve(listener: TcpListener, internal: Arc<Internal>, tls: Option<A
             let connection = async {
                 match tls {
                     None => connection::serve(socket, app, arrival).await,
-                    Some(tls) => match transport::encrypt(socket, &tls, patience, None).await {
+                    Some(tls) => match transport::encrypt(socket, &tls, patience, std::future::ready(Ok(()))).await {
                         Ok(stream) => connection::serve(stream, app, arrival).await,
                         Err(error) => {
                             tracing::debug!(address = %arrival.client, %error, "no TLS handshake on the internal listener");

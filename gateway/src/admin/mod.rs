@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use skywave_backplane::BackplaneState;
 use tokio::sync::Semaphore;
 
-pub use self::http::{PROTOCOLS, serve};
+pub use self::http::{PROTOCOLS, ROUTES, Served, serve};
 use crate::{control::Control, relay::Relay, session::Ground, transport::Public};
 
 /// What the internal listener needs of the node.
@@ -53,7 +53,7 @@ impl Internal {
         } else if self.relay.state() == BackplaneState::Never || !self.public.is_ready() {
             Some("the backplane has not been reached yet")
         } else {
-            None
+            self.public.overload()
         }
     }
 }

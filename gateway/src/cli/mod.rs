@@ -3,12 +3,13 @@
 mod call;
 mod serve;
 mod tail;
+mod token;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Flags};
+use crate::config::{self, ConfigError, Flags, Loader};
 
 /// Wrong usage or configuration: nothing was started (`sysexits.h`, EX_USAGE).
 const USAGE: u8 = 64;
@@ -33,6 +34,8 @@ enum Command {
     /// Looks at the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Makes a token for one client and prints it.
+    Token(Box<token::Arguments>),
     /// Publishes a JSON value to a channel, through a node's server API.
     Publish {
         /// Where to.
@@ -78,6 +81,32 @@ enum ConfigCommand {
         #[command(flatten)]
         flags: Flags,
     },
+    /// Prints the settings in force and where each comes from, without secrets.
+    Show {
+        /// A file that can be used as one, or one object
+        #[arg(long, value_enum, default_value_t = ShowFormat::Toml)]
+        format: ShowFormat,
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Prints every setting there is: type, unit, default, what it is.
+    Reference {
+        /// A page, or a file with every default to begin with
+        #[arg(long, value_enum, default_value_t = ReferenceFormat::Markdown)]
+        format: ReferenceFormat,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ShowFormat {
+    Toml,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ReferenceFormat {
+    Markdown,
+    Toml,
 }
 
 /// Does what the command line says.
@@ -92,7 +121,15 @@ pub fn run() -> ExitCode {
     };
     match line.command.unwrap_or(Command::Serve { flags: line.flags }) {
         Command::Serve { flags } => serve::run(&flags),
-        Command::Config(ConfigCommand::Check { flags }) => check(&flags),
+        Command::Config(ConfigCommand::Check { flags }) => {
+            print(config::check(&flags, std::env::vars_os()).map(|said| said.trim_end().to_owned() + "\n"))
+        }
+        Command::Config(ConfigCommand::Show { format, flags }) => print(show(&flags, format)),
+        Command::Config(ConfigCommand::Reference { format }) => print(Ok(match format {
+            ReferenceFormat::Markdown => config::page(),
+            ReferenceFormat::Toml => config::commented(),
+        })),
+        Command::Token(arguments) => token::run(&arguments),
         Command::Publish { channel, json, api } => call::publish(&api, &channel, &json),
         Command::Nodes { api } => call::nodes(&api),
         Command::Tail { channel, since, api } => tail::tail(&api, &channel, since.as_deref()),
@@ -101,10 +138,19 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn check(flags: &Flags) -> ExitCode {
-    match config::check(flags, std::env::vars_os()) {
-        Ok(summary) => {
-            println!("{}", summary.trim_end());
+fn show(flags: &Flags, format: ShowFormat) -> Result<String, ConfigError> {
+    let loader = Loader::new(flags, std::env::vars_os());
+    match format {
+        ShowFormat::Toml => config::show(&loader),
+        ShowFormat::Json => config::show_json(&loader).map(|all| format!("{all:#}\n")),
+    }
+}
+
+fn print(outcome: Result<String, ConfigError>) -> ExitCode {
+    match outcome {
+        Ok(text) => {
+            // Somebody may read the first lines only, and hang up.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => wrong(&error),

@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 
 use super::{failed, wrong};
 use crate::{
-    config::{Flags, LogFormat, Settings},
+    config::{Files, Flags, Loader, LogFormat, Settings},
     metrics,
     node::{Node, StartError},
 };
@@ -18,14 +18,15 @@ use crate::{
 const WORKERS: usize = 2;
 
 pub(super) fn run(flags: &Flags) -> ExitCode {
-    let settings = match Settings::load(flags, std::env::vars_os()) {
-        Ok(settings) => settings,
-        Err(error) => return wrong(&error),
+    let loader = Loader::new(flags, std::env::vars_os());
+    let (settings, files) = match loader.load_with_files() {
+        (Ok(settings), files) => (settings, files),
+        (Err(error), _) => return wrong(&error),
     };
     log(settings.node.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(settings)),
+        Ok(runtime) => runtime.block_on(serve(settings, loader, files)),
         Err(error) => failed(&format!("cannot start: {error}")),
     }
 }
@@ -43,7 +44,7 @@ fn log(format: LogFormat) {
     }
 }
 
-async fn serve(settings: Settings) -> ExitCode {
+async fn serve(settings: Settings, loader: Loader, files: Files) -> ExitCode {
     announce(&settings);
     let recorded = match metrics::install(&settings.node.name) {
         Ok(recorded) => recorded,
@@ -60,6 +61,7 @@ async fn serve(settings: Settings) -> ExitCode {
         Err(error @ (StartError::Backplane(_) | StartError::Tls { .. })) => return wrong(&chain(&error)),
         Err(error) => return failed(&chain(&error)),
     };
+    node.follow(loader, files);
     say_where(&node, demo, encrypted);
     tokio::select! {
         () = asked_to_stop(&mut terminate, &mut interrupt) => {}

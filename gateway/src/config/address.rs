@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize as _, Serializer, de};
+
+use super::written::written_as;
 
 struct Address(SocketAddr);
 
@@ -17,14 +19,24 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
-/// For `#[serde(deserialize_with = …)]`: at least one address.
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
-    let addresses: Vec<Address> = Vec::deserialize(deserializer)?;
-    if addresses.is_empty() {
-        return Err(de::Error::custom(r#"needs at least one address, like ["127.0.0.1:8000"]"#));
+/// For `#[serde(with = …)]`: at least one address.
+pub(super) struct List;
+
+impl List {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+        let addresses: Vec<Address> = Vec::deserialize(deserializer)?;
+        if addresses.is_empty() {
+            return Err(de::Error::custom(r#"needs at least one address, like ["127.0.0.1:8000"]"#));
+        }
+        Ok(addresses.into_iter().map(|address| address.0).collect())
     }
-    Ok(addresses.into_iter().map(|address| address.0).collect())
+
+    pub(super) fn serialize<S: Serializer>(addresses: &[SocketAddr], serializer: S) -> Result<S::Ok, S::Error> {
+        addresses.serialize(serializer)
+    }
 }
+
+written_as!(List, "list of IP addresses with ports", { "type": "array" });
 
 /// Whether two listeners cannot both be had: the same port on the same address, or on one and all of its family.
 /// Port 0 is a new one each time.

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
 
 /// `[api]`: who may use the server API.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiSettings {
     /// One for each back end, so that one can be withdrawn. Default: none, and then nobody may; in development mode
@@ -16,7 +17,7 @@ pub struct ApiSettings {
 }
 
 /// One entry of `api.keys`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
     /// Whose it is, for logs and for idempotency: 1 to 64 bytes without control characters, no two alike.
@@ -24,7 +25,8 @@ pub struct ApiKey {
     /// What the back end sends as `Authorization: Bearer`: at least 16 visible ASCII characters.
     #[serde(default)]
     pub key: Secret,
-    /// A file with `key`, read at start; a newline at its end does not count.
+    /// A file with `key`, read at start and when it changes; a newline at its end does not
+    /// count.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
     /// What it opens; at least one.
@@ -39,7 +41,7 @@ impl ApiKey {
 }
 
 /// A part of the server API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// `publish`, `broadcast`.

@@ -2,16 +2,18 @@
 
 use std::{fmt, path::PathBuf, slice};
 
-use serde::{Deserialize, Deserializer, de};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use skywave_backplane::{Generation, RedisOptions};
 
 use super::{
     backplane_url::{BackplaneUrl, RedisUrl},
     secret::Secret,
+    written::written_as,
 };
 
 /// `[backplane]`: what carries publications between nodes.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BackplaneSettings {
     /// Where it is. Default `memory`: inside this process, for one node, gone with it.
@@ -20,7 +22,7 @@ pub struct BackplaneSettings {
     pub url_file: Option<PathBuf>,
     /// Instead of `url`: at least two independent masters, `redis://` or `rediss://`, that share the channels among them.
     /// All nodes need the same ones in the same order; another one moves channels, which then start over. Default: none.
-    #[serde(deserialize_with = "several")]
+    #[serde(with = "Several")]
     pub urls: Vec<RedisUrl>,
     /// What every Redis key and channel begins with, 1 to 64 letters, digits, `-`, `_`, `.` or `:`; two clusters on one
     /// Redis need two. Default `skywave`.
@@ -43,7 +45,7 @@ pub struct BackplaneSettings {
     /// By what a master is known to be the one that it was, so that a failover that lost publications is seen: `replid`
     /// (its replication id), `run_id`, or `connection` for services that hide both, where every new connection costs each
     /// channel a look into its history. Default `replid`.
-    #[serde(deserialize_with = "GenerationName::deserialize")]
+    #[serde(with = "GenerationName")]
     pub generation: Generation,
 }
 
@@ -76,30 +78,49 @@ impl BackplaneSettings {
     }
 }
 
-fn several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RedisUrl>, D::Error> {
-    let urls: Vec<RedisUrl> = Vec::deserialize(deserializer)?;
-    if urls.len() < 2 {
-        return Err(de::Error::custom("needs at least two independent masters; for one set backplane.url"));
+/// For `#[serde(with = …)]`: none, or at least two.
+struct Several;
+
+impl Several {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RedisUrl>, D::Error> {
+        let urls: Vec<RedisUrl> = Vec::deserialize(deserializer)?;
+        if urls.len() < 2 {
+            return Err(de::Error::custom("needs at least two independent masters; for one set backplane.url"));
+        }
+        Ok(urls)
     }
-    Ok(urls)
+
+    fn serialize<S: Serializer>(urls: &[RedisUrl], serializer: S) -> Result<S::Ok, S::Error> {
+        (!urls.is_empty()).then_some(urls).serialize(serializer)
+    }
 }
 
-#[derive(Deserialize)]
+written_as!(Several, "list of URLs", { "type": "array" });
+
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Generation", rename_all = "snake_case")]
 enum GenerationName {
+    /// Its replication id.
     Replid,
+    /// The id of its process.
     RunId,
+    /// The connection to it.
     Connection,
 }
 
-/// The content of `backplane.ca`: certificates in PEM, at least one.
-#[derive(Clone)]
-pub struct Authorities(Box<[u8]>);
+/// The content of `backplane.ca` or `webhooks.ca`: certificates in PEM, at least one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authorities {
+    path: PathBuf,
+    pem: Box<[u8]>,
+}
+
+written_as!(Authorities, "path of a file", { "type": "string" });
 
 impl Authorities {
     /// The file's bytes.
     pub fn pem(&self) -> &[u8] {
-        &self.0
+        &self.pem
     }
 }
 
@@ -111,16 +132,23 @@ impl<'de> Deserialize<'de> for Authorities {
         RedisOptions::check_ca(&pem).map_err(|_| {
             de::Error::custom(format!(
                 "{shown} holds no certificate, or a broken one: write the path of a PEM file with the certificate of the \
-                 authority that signed that of Redis (-----BEGIN CERTIFICATE-----)"
+                 authority that signed that of the other end (-----BEGIN CERTIFICATE-----)"
             ))
         })?;
-        Ok(Self(pem.into()))
+        Ok(Self { pem: pem.into(), path })
+    }
+}
+
+impl Serialize for Authorities {
+    /// Where it is.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.path.serialize(serializer)
     }
 }
 
 impl fmt::Debug for Authorities {
     /// How long it is: somebody may have put a key beside the certificate.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes of PEM", self.0.len())
+        write!(f, "{} bytes of PEM", self.pem.len())
     }
 }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use skywave_backplane::RedisOptions;
+
+use super::{secret::fingerprint, written::written_as};
 
 /// Where the backplane is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,27 @@ impl BackplaneUrl {
         match RedisUrl::scheme(text) {
             Ok((scheme, rest)) => RedisUrl::parse(scheme, rest).map(Self::Redis),
             Err(why) => Err(format!("{why}: write memory (one node), {KNOWN}")),
+        }
+    }
+}
+
+written_as!(BackplaneUrl, "`\"memory\"` or a URL of Redis", { "type": "string" });
+written_as!(RedisUrl, "URL of one Redis", { "type": "string" });
+
+impl Serialize for BackplaneUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Memory => serializer.serialize_str("memory"),
+            Self::Redis(url) => url.serialize(serializer),
+        }
+    }
+}
+
+impl Serialize for RedisUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.split().0 {
+            None => serializer.collect_str(self),
+            Some(_) => serializer.collect_str(&fingerprint(self, &self.text)),
         }
     }
 }

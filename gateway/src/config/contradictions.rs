@@ -5,8 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use skywave_backplane::{Durability, Generation, MAX_WITHIN};
 
 use super::{
-    MAX_SHARDS, Namespace, ProxyProtocol, RedisUrl, SlowConsumer, address, api::ApiKey, layer::Path, namespaces,
-    problem::Problem, schema::Document, source::Sources,
+    MAX_SHARDS, Namespace, PERSONAL_NAMESPACE, ProxyProtocol, RedisUrl, SlowConsumer, address, api::ApiKey,
+    layer::Path, namespaces, problem::Problem, schema::Document, source::Sources, webhook_problems,
 };
 
 /// The fewest bytes of `node.secret`: as many as the hash that it keys.
@@ -25,25 +25,33 @@ pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<P
     proxies(document, &mut report);
     tls(document, &mut report);
     backplane(document, &mut report);
+    for (key, message) in document.auth.tokens.problems() {
+        report.add(&format!("auth.tokens.{key}"), message);
+    }
     api_keys(&document.api.keys, &mut report);
     sizes(document, &mut report);
     times(document, &mut report);
     durability(document, &mut report);
+    webhook_problems::check(document, &mut report);
     for (name, namespace) in &document.namespaces {
         if let Err(message) = namespaces::check_name(name) {
             report.at(vec!["namespaces".to_owned(), name.clone()], message);
         }
         delivery(name, namespace, &mut report);
+        if name == PERSONAL_NAMESPACE && report.is_set("namespaces.#user.subscribe") {
+            let message = "is not asked there: a personal channel is for its user alone";
+            report.add("namespaces.#user.subscribe", message);
+        }
     }
 }
 
-struct Report<'a> {
+pub(super) struct Report<'a> {
     sources: &'a Sources,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Report<'_> {
-    fn add(&mut self, dotted: &str, message: impl Into<String>) {
+    pub(super) fn add(&mut self, dotted: &str, message: impl Into<String>) {
         self.at(dotted.split('.').map(str::to_owned).collect(), message);
     }
 

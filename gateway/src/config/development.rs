@@ -10,12 +10,21 @@ pub(super) fn is_on(flags: &Flags, environment: &Layer) -> bool {
     flags.dev || flags.config.is_none() && environment.is_empty() && flags.is_in_memory()
 }
 
+/// Of `limits`: none of them in development mode.
+const RATES: [&str; 5] = [
+    "handshakes_per_second",
+    "new_channels_per_minute",
+    "commands_per_second",
+    "publications_per_second",
+    "bytes_per_second",
+];
+
 /// What development mode changes: a layer below all that anybody wrote.
 pub(super) fn defaults() -> Layer {
     let mut layer = Layer::default();
     let mut push = |dotted: &str, value: ::config::ValueKind| {
         let path = dotted.split('.').map(str::to_owned).collect();
-        layer.push(path, Place::Default, ::config::Value::new(None, value));
+        layer.push(path, Place::Development, ::config::Value::new(None, value));
     };
     push("public.listen", vec!["127.0.0.1:8000".to_owned()].into());
     push("auth.anonymous", true.into());
@@ -25,6 +34,12 @@ pub(super) fn defaults() -> Layer {
     push("namespaces.default.presence", true.into());
     push("namespaces.default.subscribe", "anyone".into());
     push("namespaces.default.publish", "subscribers".into());
+    // Whoever tries out how much it takes, on a machine of his own, wants to see that, and not a limit that he did not set.
+    for rate in RATES {
+        push(&format!("limits.{rate}"), 0.into());
+    }
+    push("limits.overload_memory", 0.0.into());
+    push("limits.overload_lag", "0s".into());
     layer
 }
 

@@ -2,7 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::written::written_as;
 
 /// Nothing here waits longer; a point in time this far ahead can still be computed without overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
@@ -26,10 +28,22 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-/// For `#[serde(deserialize_with = …)]`.
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    Written::deserialize(deserializer).map(|written| written.0)
+/// For `#[serde(with = …)]`.
+pub(super) struct Field;
+
+impl Field {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Written::deserialize(deserializer).map(|written| written.0)
+    }
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        Written(*duration).serialize(serializer)
+    }
 }
+
+const TITLE: &str = "duration, like `\"500ms\"` or `\"10m\"`";
+written_as!(Field, TITLE, { "type": "string" });
+written_as!(Written, TITLE, { "type": "string" });
 
 /// A duration inside another type, such as an `Option`.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +52,12 @@ pub(super) struct Written(pub(super) Duration);
 impl<'de> Deserialize<'de> for Written {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Visitor).map(Self)
+    }
+}
+
+impl Serialize for Written {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
     }
 }
 

@@ -2,22 +2,7 @@
 //! without effect is worse than none, but with a word that says so.
 
 /// Each dotted. A section stands for all that is in it.
-const LATER: [&str; 14] = [
-    "node.advertise",
-    "auth.tokens",
-    "limits.connections_per_ip",
-    "limits.connections_per_user",
-    "limits.handshakes_per_second",
-    "limits.new_channels_per_minute",
-    "limits.commands_per_second",
-    "limits.publications_per_second",
-    "limits.bytes_per_second",
-    "timeouts.connection_age",
-    "drain.window",
-    "drain.rate",
-    "sockjs",
-    "webhooks",
-];
+const LATER: &[&str] = &["node.advertise", "timeouts.connection_age", "drain.window", "drain.rate", "sockjs"];
 
 /// Whether a later version will know this setting.
 pub(super) fn is_later(path: &[String]) -> bool {
@@ -31,9 +16,9 @@ mod tests {
     #[test]
     fn knows_its_own_only() {
         let is_later = |path: &str| is_later(&path.split('.').map(Into::into).collect::<Vec<_>>());
-        assert!(is_later("webhooks"));
-        assert!(is_later("auth.tokens"));
-        assert!(!is_later("auth"));
+        assert!(is_later("sockjs"));
+        assert!(is_later("drain.rate"));
+        assert!(!is_later("drain"));
         assert!(!is_later("auth.tokens.keys"));
         assert!(!is_later("limits.connections"));
         assert!(!is_later("limits"));

@@ -13,10 +13,10 @@ use super::{
 pub(super) type Path = Vec<String>;
 
 /// What all variables that are ours begin with.
-const PREFIX: &str = "SKYWAVE__";
+pub(super) const PREFIX: &str = "SKYWAVE__";
 
 /// Texts, whatever they begin with: never read as TOML. The rest of the environment may hold lists and tables.
-const TEXTS: [&[&str]; 14] = [
+const TEXTS: &[&[&str]] = &[
     &["node", "name"],
     &["node", "secret"],
     &["backplane", "url"],
@@ -25,21 +25,39 @@ const TEXTS: [&[&str]; 14] = [
     &["backplane", "sentinel_username"],
     &["backplane", "sentinel_password"],
     &["backplane", "ca"],
+    &["auth", "tokens", "jwks_url"],
+    &["auth", "tokens", "issuer"],
+    &["auth", "tokens", "cookie"],
     &["public", "tls", "certificate"],
     &["public", "tls", "key"],
     &["public", "tls", "client_ca"],
     &["internal", "tls", "certificate"],
     &["internal", "tls", "key"],
     &["internal", "tls", "client_ca"],
+    &["webhooks", "ca"],
+    &["webhooks", "connect", "url"],
+    &["webhooks", "connect", "secret"],
+    &["webhooks", "subscribe", "url"],
+    &["webhooks", "subscribe", "secret"],
+    &["webhooks", "publish", "url"],
+    &["webhooks", "publish", "secret"],
+    &["webhooks", "rpc", "url"],
+    &["webhooks", "rpc", "secret"],
+    &["webhooks", "events", "url"],
+    &["webhooks", "events", "secret"],
 ];
 
 /// Lists that a variable may also give as texts with commas between them.
-const LISTS: [&[&str]; 5] = [
+const LISTS: [&[&str]; 9] = [
     &["public", "listen"],
     &["public", "origins"],
     &["public", "trusted_proxies"],
     &["internal", "listen"],
     &["backplane", "urls"],
+    &["webhooks", "subscribe", "namespaces"],
+    &["webhooks", "publish", "namespaces"],
+    &["webhooks", "events", "namespaces"],
+    &["webhooks", "events", "types"],
 ];
 
 /// What one place outside the file says: variables, or flags.

@@ -17,47 +17,73 @@ mod contradictions;
 mod count;
 mod development;
 mod duration;
+mod files;
 mod flags;
+mod hook_url;
+mod jwks_url;
 mod later;
 mod layer;
+mod loader;
 mod locate;
 mod memory;
 mod namespaces;
 mod network;
 mod origin;
 mod problem;
+mod reference;
+mod running;
 mod schema;
 mod secret;
 mod sections;
+mod share;
+mod show;
 mod size;
 mod source;
 mod tls;
+mod tokens;
+mod toml_text;
 mod twins;
+mod version;
+mod webhook_problems;
+mod webhooks;
+mod written;
 
 use std::{collections::BTreeMap, ffi::OsString};
 
 use rand::Rng as _;
+use serde::Serialize;
 
+use self::schema::Document;
+pub(crate) use self::tokens::{check_secret, fits};
 pub use self::{
     api::{ApiKey, ApiSettings, Scope},
     backplane::{Authorities, BackplaneSettings},
     backplane_url::{BackplaneUrl, RedisUrl},
+    files::Files,
     flags::Flags,
-    namespaces::{DEFAULT_NAMESPACE, Namespace, PublishRight, SlowConsumer, SubscribeRight},
+    hook_url::HookUrl,
+    jwks_url::JwksUrl,
+    loader::Loader,
+    memory::used as memory_used,
+    namespaces::{DEFAULT_NAMESPACE, Namespace, PERSONAL_NAMESPACE, PublishRight, SlowConsumer, SubscribeRight},
     network::Network,
     origin::Origin,
     problem::{ConfigError, Place, Problem},
+    reference::{commented, page},
     secret::Secret,
     sections::{
         AuthSettings, DebugSettings, DemoSettings, DrainSettings, InternalSettings, Limits, LogFormat, MAX_SHARDS,
         NodeSettings, ProxyProtocol, PublicSettings, Timeouts,
     },
+    show::{show, show_json},
     tls::{TlsError, TlsFiles, TlsSettings},
+    tokens::{TokenAlgorithm, TokenKey, TokenKeyError, TokenSettings},
+    webhooks::{DecideHook, EventHook, EventType, OnFailure, WebhookSettings},
 };
-use self::{layer::Layer, schema::Document, source::Sources};
 
-/// All settings of a node, checked: [`Settings::load`] is the only way in.
-#[derive(Debug, Clone)]
+/// All settings of a node, checked: a [`Loader`] is the only way in. Serialized they have the shape of the file, without its
+/// secrets.
+#[derive(Debug, Clone, Serialize)]
 pub struct Settings {
     /// This process.
     pub node: NodeSettings,
@@ -81,45 +107,30 @@ pub struct Settings {
     pub demo: DemoSettings,
     /// For those who test a node.
     pub debug: DebugSettings,
+    /// What the user's back end decides, and what it is told.
+    pub webhooks: WebhookSettings,
     namespaces: BTreeMap<String, Namespace>,
+    #[serde(skip)]
     development: bool,
 }
 
 impl Settings {
-    /// Reads all layers. `env` is `std::env::vars_os()`, or what a test makes up; only names that begin with `SKYWAVE__`
-    /// are looked at.
-    ///
-    /// Reads the configuration file and the files that `…_file` settings name; blocks while it does.
+    /// Loads settings once: see [`Loader::new`] and [`Loader::load`].
     ///
     /// # Errors
-    /// Everything that is wrong and can be seen at once: what the file cannot say, or else, once it says what it may,
-    /// what does not go together.
+    /// As [`Loader::load`].
     pub fn load<K, V>(flags: &Flags, env: impl IntoIterator<Item = (K, V)>) -> Result<Self, ConfigError>
     where
         K: Into<OsString>,
         V: Into<OsString>,
     {
-        let mut problems = Vec::new();
-        let environment = Layer::environment(env, &mut problems);
-        let development = development::is_on(flags, &environment);
-        let sources = match Sources::read(flags.config.as_deref(), environment, flags.layer()) {
-            Ok(sources) => sources,
-            Err(problem) => return Err(ConfigError::new([problems, vec![problem]].concat())),
-        };
-        let defaults = if development { development::defaults() } else { Layer::default() };
-        let mut tree = sources.merge(&defaults).map_err(|problem| ConfigError::new(vec![problem]))?;
-        twins::read(&mut tree, &sources, &mut problems);
-        let document = schema::read(tree, &sources, &mut problems);
-        if problems.is_empty() {
-            contradictions::check(&document, &sources, &mut problems);
-        }
-        if problems.is_empty() { Ok(Self::new(document, development)) } else { Err(ConfigError::new(problems)) }
+        Loader::new(flags, env).load()
     }
 
-    fn new(document: Document, development: bool) -> Self {
+    fn new(document: Document, development: bool, made_name: &str) -> Self {
         let mut node = document.node;
         if node.name.is_empty() {
-            node.name = new_name();
+            made_name.clone_into(&mut node.name);
         }
         if node.shards == 0 {
             let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -137,6 +148,7 @@ impl Settings {
             drain: document.drain,
             demo: document.demo,
             debug: document.debug,
+            webhooks: document.webhooks,
             namespaces: document.namespaces,
             development,
         }
@@ -149,15 +161,14 @@ impl Settings {
 
     /// How the channels of a namespace behave; `None`: there is no such namespace, refuse them.
     ///
-    /// In development mode one that nobody configured behaves as `default`, except those that begin with `#`: they are
-    /// the system's.
+    /// In development mode one that nobody configured behaves as `default`, also that of personal channels.
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
         self.named_namespace(name).map(|(_, namespace)| namespace)
     }
 
     /// The same with the name under which it is configured: of these there are few, whatever channels are called.
     pub fn named_namespace(&self, name: &str) -> Option<(&str, &Namespace)> {
-        let falls_back = self.development && !name.starts_with('#');
+        let falls_back = self.development && (!name.starts_with('#') || name == PERSONAL_NAMESPACE);
         let fallback = || self.namespaces.get_key_value(DEFAULT_NAMESPACE).filter(|_| falls_back);
         let found = self.namespaces.get_key_value(name).or_else(fallback);
         found.map(|(name, namespace)| (name.as_str(), namespace))
@@ -179,6 +190,8 @@ impl Settings {
                 "public.trusted_proxies has {everybody}: every client says itself which address it has; name the proxies"
             ));
         }
+        warnings.extend(self.webhooks.warnings());
+        warnings.extend(self.auth.tokens.warnings());
         warnings
     }
 }

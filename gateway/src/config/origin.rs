@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::written::written_as_shown;
+
 /// One entry of `public.origins`; see [`Origin::matches`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -77,6 +79,8 @@ impl Origin {
         }
     }
 }
+
+written_as_shown!(Origin, "origin of a web page");
 
 impl<'de> Deserialize<'de> for Origin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -16,7 +16,9 @@ pub enum Place {
     Environment(String),
     /// On the command line, by this flag.
     Flag(String),
-    /// Nowhere: a default that does not go with the rest.
+    /// Nowhere: what development mode makes of the default.
+    Development,
+    /// Nowhere: the default.
     Default,
 }
 
@@ -27,6 +29,7 @@ impl fmt::Display for Place {
             Self::File { name, at: None } => f.write_str(name),
             Self::Environment(variable) => write!(f, "environment variable {variable}"),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Development => f.write_str("development mode"),
             Self::Default => f.write_str("default"),
         }
     }

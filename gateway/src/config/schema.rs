@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use serde_path_to_error::Segment;
 
@@ -18,10 +19,11 @@ use super::{
         PublicSettings, Timeouts,
     },
     source::Sources,
+    webhooks::WebhookSettings,
 };
 
 /// The whole file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Document {
     pub(super) node: NodeSettings,
@@ -35,6 +37,7 @@ pub(super) struct Document {
     pub(super) drain: DrainSettings,
     pub(super) demo: DemoSettings,
     pub(super) debug: DebugSettings,
+    pub(super) webhooks: WebhookSettings,
     pub(super) namespaces: BTreeMap<String, Namespace>,
 }
 
@@ -110,15 +113,17 @@ fn reword(path: &[String], message: &str) -> String {
 
 /// Whether a secret may stand here, or somebody may have put one here by mistake.
 fn may_be_secret(path: &[String]) -> bool {
-    const SECRETS: [&[&str]; 8] = [
+    const SECRETS: &[&[&str]] = &[
         &["node", "secret"],
         &["backplane", "url"],
         &["backplane", "urls"],
         &["backplane", "password"],
         &["backplane", "sentinel_password"],
         &["api"],
+        &["auth", "tokens"],
         &["public", "tls", "key"],
         &["internal", "tls", "key"],
+        &["webhooks"],
     ];
     SECRETS.iter().any(|secret| path.iter().zip(*secret).all(|(a, b)| a == b))
 }

@@ -2,7 +2,9 @@
 
 use std::{fmt, num::NonZeroUsize};
 
-use serde::{Deserializer, de};
+use serde::{Deserializer, Serializer, de};
+
+use super::written::written_as;
 
 const UNITS: [(&str, u64); 8] = [
     ("b", 1),
@@ -33,17 +35,39 @@ fn parse(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!(r#""{text}" is more than this machine can address"#))
 }
 
-/// For `#[serde(deserialize_with = …)]`.
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    deserializer.deserialize_any(Visitor)
+/// For `#[serde(with = …)]`.
+pub(super) struct Field;
+
+impl Field {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+        deserializer.deserialize_any(Visitor)
+    }
+
+    pub(super) fn serialize<S: Serializer>(bytes: &usize, serializer: S) -> Result<S::Ok, S::Error> {
+        let number = *bytes as u64;
+        let shown = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match shown.into_iter().find(|(factor, _)| number >= *factor && number.is_multiple_of(*factor)) {
+            Some((factor, unit)) => serializer.collect_str(&format_args!("{}{unit}", number / factor)),
+            None => serializer.serialize_u64(number),
+        }
+    }
 }
 
 /// The same where 0 means "no limit": it is `None`.
-pub(super) fn deserialize_or_none<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<NonZeroUsize>, D::Error> {
-    deserialize(deserializer).map(NonZeroUsize::new)
+pub(super) struct OrNone;
+
+impl OrNone {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroUsize>, D::Error> {
+        Field::deserialize(deserializer).map(NonZeroUsize::new)
+    }
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<NonZeroUsize>, serializer: S) -> Result<S::Ok, S::Error> {
+        Field::serialize(&bytes.map_or(0, NonZeroUsize::get), serializer)
+    }
 }
+
+written_as!(Field, "bytes, like `65536` or `\"64KiB\"`", { "type": ["integer", "string"] });
+written_as!(OrNone, "bytes, like `65536` or `\"64KiB\"`; `0` is no limit", { "type": ["integer", "string"] });
 
 struct Visitor;
 

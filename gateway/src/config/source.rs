@@ -1,10 +1,13 @@
 //! The layers of settings, lowest first: defaults, file, environment, flags; and which of them said what.
 
+use std::path::Path;
+
 use ::config::{Config, File, FileFormat};
 use serde_json::Value as Json;
 use toml_edit::Document;
 
 use super::{
+    files::Files,
     layer::{Layer, is_list, read_toml},
     locate::{line_and_column, locate},
     problem::{Place, Problem},
@@ -14,6 +17,8 @@ use super::{
 /// All layers of one start.
 #[derive(Debug)]
 pub(super) struct Sources {
+    /// What development mode changes.
+    defaults: Layer,
     file: Option<ConfigFile>,
     environment: Layer,
     flags: Layer,
@@ -30,17 +35,23 @@ impl Sources {
     ///
     /// # Errors
     /// It cannot be read, or is not TOML.
-    pub(super) fn read(file: Option<&std::path::Path>, environment: Layer, flags: Layer) -> Result<Self, Problem> {
-        let file = file.map(ConfigFile::read).transpose()?;
-        Ok(Self { file, environment, flags })
+    pub(super) fn read(
+        file: Option<&Path>,
+        files: &mut Files,
+        defaults: Layer,
+        environment: Layer,
+        flags: Layer,
+    ) -> Result<Self, Problem> {
+        let file = file.map(|path| ConfigFile::read(path, files)).transpose()?;
+        Ok(Self { defaults, file, environment, flags })
     }
 
-    /// One tree of all layers over `defaults`, a higher layer winning.
+    /// One tree of all layers, a higher layer winning.
     ///
     /// # Errors
     /// A file that `toml_edit` takes and `config` does not.
-    pub(super) fn merge(&self, defaults: &Layer) -> Result<Json, Problem> {
-        let mut builder = Config::builder().add_source(defaults.clone());
+    pub(super) fn merge(&self) -> Result<Json, Problem> {
+        let mut builder = Config::builder().add_source(self.defaults.clone());
         if let Some(file) = &self.file {
             builder = builder.add_source(File::from_str(file.document.raw(), FileFormat::Toml));
         }
@@ -89,6 +100,14 @@ impl Sources {
         })
     }
 
+    /// Where the value at `path` comes from: where it was written, else whose default it is.
+    pub(super) fn origin(&self, path: &[String]) -> Place {
+        if self.is_set(path) {
+            return self.place(path);
+        }
+        self.defaults.place(path).cloned().unwrap_or(Place::Default)
+    }
+
     /// Another reading of the text that a variable put at `path`, where the schema takes no text: a TOML scalar, or a
     /// list with commas. None if the file says it: there `"5"` is a text and a mistake.
     pub(super) fn reread(&self, path: &[String], text: &str) -> Option<Json> {
@@ -102,9 +121,9 @@ impl Sources {
 }
 
 impl ConfigFile {
-    fn read(path: &std::path::Path) -> Result<Self, Problem> {
+    fn read(path: &Path, files: &mut Files) -> Result<Self, Problem> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| Problem {
+        let text = files.read(path).map_err(|error| Problem {
             place: Place::Flag("--config".to_owned()),
             key: String::new(),
             message: format!("cannot read {name}: {error}"),

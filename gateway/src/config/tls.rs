@@ -13,12 +13,13 @@ use rustls::{
     server::WebPkiClientVerifier,
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// `tls = { … }` of a listener: TLS 1.2 and 1.3, and nothing without it. Paths are as the process sees them: relative ones
 /// start at its working directory. The files are read again when they change (looked at every 2 s, at once on SIGHUP), without
 /// a restart; connections stay.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsSettings {
     /// A PEM file with the listener's certificate, and behind it those between it and the authority.

@@ -3,10 +3,14 @@
 
 use serde_json::Value as Json;
 
-use super::{layer::Path, problem::Problem, source::Sources};
+use super::{files::Files, layer::Path, problem::Problem, source::Sources};
 
 const TWINS: [[&str; 2]; 4] =
     [["node", "secret"], ["backplane", "url"], ["backplane", "password"], ["backplane", "sentinel_password"]];
+/// Of each webhook.
+const OF_A_WEBHOOK: [&str; 2] = ["url", "secret"];
+/// The twins in an entry of `auth.tokens.keys`.
+const TOKEN_KEY: [&str; 2] = ["secret", "public_key"];
 /// Where the backplane is: said in one of these ways.
 const BACKPLANE: [&str; 3] = ["url", "url_file", "urls"];
 
@@ -17,6 +21,9 @@ pub(super) fn of(path: &[String]) -> Option<Path> {
     let known = match around {
         [section] => TWINS.iter().any(|[s, k]| s == section && *k == plain),
         [api, keys, _] => api == "api" && keys == "keys" && plain == "key",
+        [webhooks, _] if webhooks == "webhooks" => OF_A_WEBHOOK.contains(&plain),
+        [auth, tokens] => auth == "auth" && tokens == "tokens" && plain == "jwks_url",
+        [auth, tokens, keys, _] => auth == "auth" && tokens == "tokens" && keys == "keys" && TOKEN_KEY.contains(&plain),
         _ => false,
     };
     let other = if plain == key { format!("{key}_file") } else { plain.to_owned() };
@@ -36,9 +43,15 @@ pub(super) fn instead_of(path: &[String]) -> impl Iterator<Item = Path> + use<> 
     others.into_iter()
 }
 
+/// Other files whose content counts, also when only that changes.
+const CONTENT: [&str; 1] = ["/webhooks/ca"];
+
 /// Puts what the files hold in the place of their twins. Paths are as the process sees them: relative ones start at its
 /// working directory.
-pub(super) fn read(tree: &mut Json, sources: &Sources, problems: &mut Vec<Problem>) {
+pub(super) fn read(tree: &mut Json, sources: &Sources, files: &mut Files, problems: &mut Vec<Problem>) {
+    for file in CONTENT.iter().filter_map(|pointer| tree.pointer(pointer).and_then(Json::as_str)) {
+        let _ = files.read(std::path::Path::new(file)); // it is read again, and refused, where it is used
+    }
     if let Some(backplane) = tree.get_mut("backplane").and_then(Json::as_object_mut) {
         backplane.retain(|key, value| !(key == "urls" && value.is_null())); // a higher layer took it back
         if let Some(other) =
@@ -52,18 +65,44 @@ pub(super) fn read(tree: &mut Json, sources: &Sources, problems: &mut Vec<Proble
     }
     for [section, key] in TWINS {
         if let Some(table) = tree.get_mut(section) {
-            read_one(table, &[section.to_owned()], key, sources, problems);
+            read_one(table, &[section.to_owned()], key, sources, files, problems);
+        }
+    }
+    if let Some(hooks) = tree.get_mut("webhooks").and_then(Json::as_object_mut) {
+        for (name, hook) in hooks.iter_mut().filter(|(_, hook)| hook.is_object()) {
+            let around = ["webhooks", name].map(str::to_owned);
+            for key in OF_A_WEBHOOK {
+                read_one(hook, &around, key, sources, files, problems);
+            }
         }
     }
     if let Some(keys) = tree.pointer_mut("/api/keys").and_then(Json::as_array_mut) {
         for (index, entry) in keys.iter_mut().enumerate() {
             let around = ["api", "keys", &index.to_string()].map(str::to_owned);
-            read_one(entry, &around, "key", sources, problems);
+            read_one(entry, &around, "key", sources, files, problems);
+        }
+    }
+    if let Some(tokens) = tree.pointer_mut("/auth/tokens") {
+        read_one(tokens, &["auth", "tokens"].map(str::to_owned), "jwks_url", sources, files, problems);
+    }
+    if let Some(keys) = tree.pointer_mut("/auth/tokens/keys").and_then(Json::as_array_mut) {
+        for (index, entry) in keys.iter_mut().enumerate() {
+            let around = ["auth", "tokens", "keys", &index.to_string()].map(str::to_owned);
+            for key in TOKEN_KEY {
+                read_one(entry, &around, key, sources, files, problems);
+            }
         }
     }
 }
 
-fn read_one(table: &mut Json, around: &[String], key: &str, sources: &Sources, problems: &mut Vec<Problem>) {
+fn read_one(
+    table: &mut Json,
+    around: &[String],
+    key: &str,
+    sources: &Sources,
+    files: &mut Files,
+    problems: &mut Vec<Problem>,
+) {
     let twin = format!("{key}_file");
     let Some(table) = table.as_object_mut() else { return };
     // A higher layer took these back.
@@ -81,7 +120,7 @@ fn read_one(table: &mut Json, around: &[String], key: &str, sources: &Sources, p
     if table.contains_key(key) {
         return problem(format!("`{key}` is set too; set one of them"));
     }
-    match std::fs::read_to_string(&file) {
+    match files.read(std::path::Path::new(&file)) {
         Ok(text) => {
             let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
             table.insert(key.to_owned(), text.into());
@@ -100,6 +139,12 @@ mod tests {
         assert_eq!(of("node.secret").as_deref(), Some("node.secret_file"));
         assert_eq!(of("backplane.url_file").as_deref(), Some("backplane.url"));
         assert_eq!(of("api.keys.3.key").as_deref(), Some("api.keys.3.key_file"));
+        assert_eq!(of("webhooks.rpc.secret").as_deref(), Some("webhooks.rpc.secret_file"));
+        assert_eq!(of("webhooks.ca"), None);
+        assert_eq!(of("auth.tokens.jwks_url").as_deref(), Some("auth.tokens.jwks_url_file"));
+        assert_eq!(of("auth.tokens.keys.0.secret_file").as_deref(), Some("auth.tokens.keys.0.secret"));
+        assert_eq!(of("auth.tokens.keys.0.public_key").as_deref(), Some("auth.tokens.keys.0.public_key_file"));
+        assert_eq!(of("auth.tokens.keys.0.kid"), None);
         assert_eq!(of("node.name"), None);
         assert_eq!(of("limits.url"), None);
     }

@@ -6,6 +6,8 @@
 
 mod announce;
 mod answer;
+mod comings;
+mod revoke;
 mod survey;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
@@ -19,7 +21,7 @@ use skywave_proto::{
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use self::{announce::announce, answer::sum, survey::Surveyed};
+pub use self::{announce::announce, answer::sum, comings::tell, survey::Surveyed};
 use self::{
     answer::ANSWERING,
     survey::{Surveys, Tally},
@@ -220,6 +222,7 @@ impl Control {
                 }
                 Some(())
             }
+            Some(signal::Op::Revoked(said)) => self.revoked(said),
             Some(signal::Op::Question(question)) => self.answer(from.clone(), question),
             Some(signal::Op::Answer(answer)) => {
                 answer.answer.map(|said| self.surveys.answered(answer.id, (from.clone(), answer.node.into(), said)))
@@ -344,6 +347,10 @@ mod tests {
 
         fn refresh(&self) {
             self.tell("is looked at");
+        }
+
+        fn check_revoked(&self) {
+            self.tell("is checked");
         }
 
         fn flush(&self) {}

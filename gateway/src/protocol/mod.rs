@@ -49,6 +49,16 @@ pub struct Incoming<'a> {
     pub body: Body<'a>,
 }
 
+impl Incoming<'_> {
+    /// Bytes of the message.
+    #[allow(clippy::len_without_is_empty, reason = "whether it holds commands is for the codec to say")]
+    pub fn len(&self) -> usize {
+        match self.body {
+            Body::Text(bytes) | Body::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// See [`Incoming`].
 #[derive(Debug, Clone, Copy)]
 pub enum Body<'a> {

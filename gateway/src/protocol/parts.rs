@@ -7,10 +7,13 @@ use serde_json::value::RawValue;
 use skywave_proto::{ChannelName, ErrorCode, Payload, StreamPosition};
 
 use super::{COMMANDS_PER_MESSAGE, SUBSCRIPTIONS_PER_MESSAGE};
-use crate::session::{Command, Refusal, Since, Subscribe, check_key};
+use crate::session::{Command, Credential, Refusal, Since, Subscribe, check_key};
 
 /// A longer `info` is refused: it is kept and sent to every member.
 const INFO_BYTES: usize = 4096;
+
+/// The longest name of a back end's method.
+const METHOD_BYTES: usize = 128;
 
 const COMMANDS: &str = "connect, subscribe, unsubscribe, publish, presence, history, refresh, rpc, ping";
 
@@ -69,15 +72,18 @@ pub(super) fn subscribe(
     since: Option<Since>,
     presence: bool,
     echo: bool,
-    token: Option<&str>,
+    token: Option<String>,
 ) -> Result<Subscribe, (String, Refusal)> {
-    let named = |refusal| (name.to_owned(), refusal);
-    if token.is_some() {
-        let message = "this node has no token keys, so it cannot accept a channel token";
-        return Err(named(Refusal::new(ErrorCode::Unauthenticated, message)));
+    let channel = channel(name).map_err(|refusal| (name.to_owned(), refusal))?;
+    Ok(Subscribe { channel, since, presence, echo, token: token.map(Credential::new) })
+}
+
+/// A call of the back end, its payload read already; none is JSON null.
+pub(super) fn rpc(method: String, data: Option<Payload>) -> Result<Command, Refusal> {
+    if !(1..=METHOD_BYTES).contains(&method.len()) {
+        return Err(bad_request(format!("a method has 1 to {METHOD_BYTES} bytes")));
     }
-    let channel = channel(name).map_err(named)?;
-    Ok(Subscribe { channel, since, presence, echo })
+    Ok(Command::Rpc { method, data: data.unwrap_or_else(|| Payload::json(Bytes::from_static(b"null"))) })
 }
 
 /// A publish, its payload read already.

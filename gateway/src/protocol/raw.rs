@@ -10,6 +10,9 @@ use crate::{
     session::{Command, Envelope, Refusal, Reply, Voice},
 };
 
+/// Bytes of a close frame's reason.
+const REASON_BYTES: usize = 123;
+
 /// See the module. It has no words of its own: what cannot be said by a payload is said by closing.
 pub struct Raw;
 
@@ -59,6 +62,10 @@ impl Voice for Raw {
     fn carries_publications(&self) -> bool {
         false
     }
+
+    fn names_channels(&self) -> bool {
+        false
+    }
 }
 
 fn refused(refusal: &Refusal) -> Goodbye {
@@ -71,7 +78,18 @@ fn refused(refusal: &Refusal) -> Goodbye {
         ErrorCode::Unavailable | ErrorCode::UnknownOutcome | ErrorCode::NotReplicated => CloseCode::TryAgainLater,
         _ => CloseCode::InternalError,
     };
-    Goodbye { code, reason: refusal.code.as_str().into(), after_ms: refusal.after_ms }
+    let reason = match code {
+        CloseCode::RateLimit => refusal.message.clone().into(),
+        _ => Cow::Borrowed(refusal.code.as_str()),
+    };
+    Goodbye { code, reason, after_ms: refusal.after_ms }
+}
+
+/// As much of a text as a close frame holds (RFC 6455 §5.5).
+fn shortened(mut text: String) -> String {
+    let end = (0..=REASON_BYTES).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    text.truncate(end);
+    text
 }
 
 impl Codec for Raw {
@@ -85,11 +103,16 @@ impl Codec for Raw {
     }
 
     /// A node that drains says 1012, which generic clients know; and wherever the client may come back, the reason is
-    /// the position to come back with.
+    /// the position to come back with. Who is over a limit is told which one behind it: what follows a space is no part of
+    /// `since`.
     fn farewell(&self, goodbye: &Goodbye, position: Option<StreamPosition>) -> (CloseCode, Cow<'static, str>) {
         let code = if goodbye.code == CloseCode::Draining { CloseCode::ServiceRestart } else { goodbye.code };
         let known = goodbye.reason.parse::<StreamPosition>().is_ok();
         match position {
+            _ if code == CloseCode::RateLimit => {
+                let position = position.map(|position| format!("{position} ")).unwrap_or_default();
+                (code, shortened(position + &goodbye.reason).into())
+            }
             Some(position) if code.may_reconnect() && !known => (code, position.to_string().into()),
             _ => (code, goodbye.reason.clone()),
         }
@@ -114,6 +137,12 @@ mod tests {
         assert_eq!(farewell(CloseCode::Draining), (CloseCode::ServiceRestart, "k3x9k3x9:7".into()));
         assert_eq!(farewell(CloseCode::SlowConsumer), (CloseCode::SlowConsumer, "k3x9k3x9:7".into()));
         assert_eq!(farewell(CloseCode::PermissionDenied), (CloseCode::PermissionDenied, "permission_denied".into()));
+        let limited = Refusal { after_ms: 10, ..Refusal::new(ErrorCode::Limit, "limits.x is 5: wait 10 ms") };
+        let (code, reason) = Raw.farewell(&refused(&limited), Some(at));
+        assert_eq!((code, &*reason), (CloseCode::RateLimit, "k3x9k3x9:7 limits.x is 5: wait 10 ms"));
+        let long = Goodbye { reason: "ä".repeat(200).into(), ..refused(&limited) };
+        assert_eq!(Raw.farewell(&long, Some(at)).1.len(), 123);
+        assert_eq!(Raw.farewell(&refused(&limited), None).1, "limits.x is 5: wait 10 ms");
         let gap = gap(Some(StreamPosition { offset: 9, ..at }));
         assert_eq!(Raw.farewell(&gap, Some(at)).1, "k3x9k3x9:9", "a gap says where live goes on");
     }

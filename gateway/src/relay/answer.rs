@@ -5,10 +5,14 @@ use std::sync::Arc;
 use skywave_backplane::{
     HistoryError, HistoryPage, MemberPage, PresenceError, PublishError, Published, SubscribeError,
 };
-use skywave_proto::{ChannelName, StreamPosition};
+use skywave_proto::{ChannelName, Payload, StreamPosition};
 use tokio::sync::oneshot;
 
 use super::routes::Mailbox;
+use crate::{
+    auth::{ChannelClaims, Claims, TokenError},
+    webhooks::{Decision, HookRefusal, Welcome},
+};
 
 /// Who waits for an answer: a connection of a shard, or the shard itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,25 @@ pub enum Answer {
     History(ChannelName, Result<HistoryPage, HistoryError>),
     /// To something about presence.
     Members(ChannelName, MembersAnswer),
+    /// What somebody beside the backplane has decided.
+    Verdict(Verdict),
+}
+
+/// What was asked of somebody who may take a while: about a token, or of the back end.
+#[derive(Debug)]
+pub enum Verdict {
+    /// About a connection's token.
+    Token(Result<Claims, TokenError>),
+    /// About a token for one channel.
+    ChannelToken(Result<ChannelClaims, TokenError>),
+    /// About a client that wants to come in.
+    Welcome(Decision<Welcome>),
+    /// About a subscription.
+    Subscribe(Decision<()>),
+    /// About a publication; it may be another one then.
+    Publish(Decision<Option<Payload>>),
+    /// To a call.
+    Call(Result<Payload, HookRefusal>),
 }
 
 /// What presence said.
@@ -78,7 +101,8 @@ impl Answers {
         self.0[shard].joined(channel, join, outcome);
     }
 
-    pub(super) fn send(&self, receipt: Receipt, answer: Answer) {
+    /// Puts the answer into the mailbox of whoever waits for it.
+    pub fn send(&self, receipt: Receipt, answer: Answer) {
         self.0[receipt.shard].answer(receipt, answer);
     }
 }

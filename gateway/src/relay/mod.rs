@@ -23,7 +23,7 @@ use skywave_proto::{ChannelName, Member, v1::signal};
 use tokio::sync::mpsc;
 
 pub use self::{
-    answer::{Answer, Answers, MembersAnswer, Receipt, ReplyTo},
+    answer::{Answer, Answers, MembersAnswer, Receipt, ReplyTo, Verdict},
     routes::{Lost, Mailbox, Routes, SIGNALS, Signal},
 };
 use self::{memberships::Order as Membership, presence::Order as PresenceOrder};
@@ -88,6 +88,11 @@ impl Relay {
     /// This run of this node, as other nodes know it.
     pub fn incarnation(&self) -> Arc<str> {
         self.backplane.incarnation()
+    }
+
+    /// The way back to the shards.
+    pub fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// The backplane itself, for callers outside the shards, which may wait.

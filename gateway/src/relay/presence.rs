@@ -254,6 +254,8 @@ mod tests {
         async fn count(&self, _: &ChannelName) -> Result<u64, PresenceError> {
             Ok(0)
         }
+
+        fn tell_transitions(&self, _: bool) {}
     }
 
     struct Nobody;

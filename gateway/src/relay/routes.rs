@@ -1,10 +1,13 @@
 //! Which shards want which channel, and the way of a publication up to them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use skywave_backplane::{BackplaneState, Gap, PresenceEvent, Sink, SubscribeError};
+use skywave_backplane::{BackplaneState, Gap, PresenceEvent, Sink, SubscribeError, Transition};
 use skywave_proto::{ChannelName, Publication, StreamPosition};
 use tokio::sync::mpsc;
 
@@ -49,7 +52,11 @@ pub struct Routes {
     hasher: ahash::RandomState,
     mailboxes: Arc<[Arc<dyn Mailbox>]>,
     signals: mpsc::Sender<Signal>,
+    transitions: OnceLock<Transitions>,
 }
+
+/// Hears of users that come to channels and go; must not wait.
+type Transitions = Box<dyn Fn(&ChannelName, Transition) + Send + Sync>;
 
 /// What another node has said: its incarnation, and the message.
 pub type Signal = (Arc<str>, Bytes);
@@ -67,7 +74,12 @@ impl Routes {
         assert!(mailboxes.len() <= usize::from(MAX_SHARDS), "the configuration bounds node.shards");
         let (signals, queue) = mpsc::channel(SIGNALS);
         let (stripes, hasher) = (std::array::from_fn(|_| RwLock::default()), ahash::RandomState::new());
-        (Self { stripes, hasher, mailboxes, signals }, queue)
+        (Self { stripes, hasher, mailboxes, signals, transitions: OnceLock::new() }, queue)
+    }
+
+    /// From now on this hears of users that come to channels and go. Set once.
+    pub fn hear_transitions(&self, hear: impl Fn(&ChannelName, Transition) + Send + Sync + 'static) {
+        let _ = self.transitions.set(Box::new(hear)); // nobody else sets it
     }
 
     /// How many channels go to some shard.
@@ -134,6 +146,12 @@ impl Sink for Routes {
 
     fn presence_gap(&self, channel: &ChannelName) {
         self.shards_of(channel).for_each(|shard| self.mailboxes[shard].presence_gap(channel));
+    }
+
+    fn transition(&self, channel: &ChannelName, transition: Transition) {
+        if let Some(hear) = self.transitions.get() {
+            hear(channel, transition);
+        }
     }
 
     fn signal(&self, from: Arc<str>, message: Bytes) {

@@ -21,7 +21,8 @@ pub(super) fn encode(op: signal::Op) -> (Bytes, Delivery) {
         | signal::Op::Unsubscribe(_)
         | signal::Op::Refresh(_)
         | signal::Op::Replaced(_)
-        | signal::Op::Drain(_) => Delivery::Kept,
+        | signal::Op::Drain(_)
+        | signal::Op::Revoked(_) => Delivery::Kept,
     };
     (Signal { op: Some(op) }.encode_to_vec().into(), delivery)
 }

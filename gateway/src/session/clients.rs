@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    num::NonZeroU32,
     sync::Arc,
 };
 
@@ -49,6 +50,20 @@ impl Clients {
         let serial = older.map_or(serial, |older| serial.max(older.serial.saturating_add(1)));
         index.clients.insert(client.clone(), Place { seat, serial });
         (serial, older.map(|older| older.seat))
+    }
+
+    /// Takes one of the places that a user's connections have on this node, for one that speaks for `client` from now on: right
+    /// before it [claims](Self::claim) that, for what is reserved is given back by [`Clients::release`] only. The connection that
+    /// spoke for this client so far takes none. False, and nothing is taken, if there are `limit` others.
+    pub fn reserve(&self, user: &Arc<str>, client: &str, seat: Seat, limit: NonZeroU32) -> bool {
+        let mut index = self.0.lock();
+        let older = index.clients.get(client).map(|place| place.seat);
+        let others = index.users.get(user).into_iter().flatten().filter(|taken| Some(**taken) != older);
+        if others.count() >= limit.get() as usize {
+            return false;
+        }
+        index.users.entry(user.clone()).or_default().insert(seat);
+        true
     }
 
     /// The connection has ended. If another one speaks for the client by now, it goes on doing so.
@@ -105,6 +120,23 @@ mod tests {
         clients.release("c", Some(&user), (0, 3));
         let index = clients.0.lock();
         assert!(index.clients.is_empty() && index.users.is_empty(), "nothing is left of who is gone");
+    }
+
+    #[test]
+    fn a_user_has_so_many_connections_and_the_one_that_is_replaced_is_none() {
+        let (clients, ada, two) = (Clients::default(), word("ada"), NonZeroU32::new(2).unwrap());
+        for (client, seat) in [("a", (0, 1)), ("b", (1, 2))] {
+            assert!(clients.reserve(&ada, client, seat, two));
+            clients.claim(&word(client), Some(&ada), seat, 1);
+        }
+        assert!(!clients.reserve(&ada, "c", (0, 3), two));
+        assert!(clients.reserve(&word("bob"), "c", (0, 3), two), "another user's");
+        assert!(clients.reserve(&ada, "a", (0, 4), two), "a comes back before its old connection has ended");
+        clients.claim(&word("a"), Some(&ada), (0, 4), 1);
+        clients.release("a", Some(&ada), (0, 1));
+        assert!(!clients.reserve(&ada, "c", (0, 5), two));
+        clients.release("b", Some(&ada), (1, 2));
+        assert!(clients.reserve(&ada, "c", (0, 5), two));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a client can ask, parsed: behind this door a channel name is a name and a position is a position.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use skywave_backplane::{HistoryPage, MemberPage, Published};
@@ -50,9 +50,14 @@ pub enum Command {
         limit: Option<u32>,
     },
     /// Brings a new token.
-    Refresh(String),
+    Refresh(Credential),
     /// Calls the back end.
-    Rpc(String),
+    Rpc {
+        /// What it is to do, in its own words.
+        method: String,
+        /// With what.
+        data: Payload,
+    },
     /// Asks whether the node is there.
     Ping,
 }
@@ -61,7 +66,7 @@ pub enum Command {
 #[derive(Debug, Default)]
 pub struct Connect {
     /// A connection token.
-    pub token: Option<String>,
+    pub token: Option<Credential>,
     /// From an earlier `connected`.
     pub session: Option<String>,
     /// A JSON object about the client; used in development mode only.
@@ -81,6 +86,30 @@ pub struct Subscribe {
     pub presence: bool,
     /// `false` leaves out publications with one's own client id.
     pub echo: bool,
+    /// A token for this one channel.
+    pub token: Option<Credential>,
+}
+
+/// A token as a client sent it. It shows itself to nobody who prints it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential(Box<str>);
+
+impl Credential {
+    /// As it came.
+    pub fn new(token: impl Into<Box<str>>) -> Self {
+        Self(token.into())
+    }
+
+    /// The token itself, for whoever checks it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential")
+    }
 }
 
 /// A position that a client gave. One that cannot be of ours is not an error but cannot be recovered from either.
@@ -107,6 +136,10 @@ pub enum Reply {
     Presence(MemberPage),
     /// To [`Command::History`].
     History(ChannelName, HistoryPage),
+    /// To [`Command::Refresh`]: how long the connection lasts now, in milliseconds; `None`: it has no end.
+    Refreshed(Option<u64>),
+    /// To [`Command::Rpc`].
+    Result(Payload),
     /// To [`Command::Ping`].
     Pong,
     /// To any.
@@ -124,7 +157,9 @@ pub struct Connected {
     pub node: Arc<str>,
     /// After this much silence the client should ping.
     pub ping_interval_ms: u64,
-    /// What became of the subscriptions in `connect`, in their order.
+    /// When the connection ends unless a newer token comes; `None`: never.
+    pub expires_in_ms: Option<u64>,
+    /// What became of the subscriptions in `connect`, in their order, and behind them those that the token asks for.
     pub subscribed: Vec<Result<Subscribed, (String, Refusal)>>,
 }
 

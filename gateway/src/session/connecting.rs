@@ -1,17 +1,21 @@
-//! How a client becomes known, and what it subscribes to at once.
+//! How a client that is let in becomes known, and what it subscribes to at once.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use skywave_backplane::Target;
-use skywave_proto::{ChannelName, CloseCode, ErrorCode, StreamPosition, v1::signal};
+use skywave_proto::{ChannelName, ErrorCode, StreamPosition, v1::signal};
 
 use super::{
-    Client, Connect, Connected, REPLY_BYTES, Refusal, Reply, Seat, Session, Subscribed,
+    Client, Connect, Connected, REPLY_BYTES, Refusal, Reply, Seat, Session, Subscribe, Subscribed,
+    grant::Grant,
     opening::Asker,
     seal::{self, Sealed},
 };
-use crate::clock::now_ms;
+use crate::{
+    clock::now_ms,
+    webhooks::{Event, Hook},
+};
 
 /// Subscriptions in one `connect` where `limits.channels_per_connection` sets no limit.
 const MAX_LIST: usize = 10_000;
@@ -36,15 +40,13 @@ pub(super) struct Opened {
 
 impl Session {
     pub(super) fn connect(&self, id: Option<u64>, connect: Connect) {
-        if self.state.borrow().client.is_some() {
+        let (is_known, is_entering, introduced) = {
+            let state = self.state.borrow();
+            (state.client.is_some(), state.entering.is_some(), state.introduced)
+        };
+        if (is_known && !introduced) || is_entering {
             let message = "already connected: connect is the first command of a connection, and the only one";
             return self.refuse(id, Refusal::new(ErrorCode::BadRequest, message));
-        }
-        if connect.token.is_some() {
-            return self.turn_away(id, "this node has no token keys, so it cannot accept a token");
-        }
-        if !self.ground.settings().auth.anonymous {
-            return self.turn_away(id, "anonymous clients are not allowed here: connect with a token");
         }
         let limit =
             self.ground.settings().limits.channels_per_connection.map_or(MAX_LIST, |limit| limit.get() as usize);
@@ -52,13 +54,25 @@ impl Session {
             let message = format!("connect subscribes to at most {limit} channels (limits.channels_per_connection)");
             return self.refuse(id, Refusal::new(ErrorCode::Limit, message));
         }
-        let now_ms = now_ms();
-        let earlier = connect.session.and_then(|session| self.ground.seal.get()?.open(&session, None, now_ms));
-        let info = connect.info.filter(|_| self.ground.settings().development());
-        self.become_client(earlier, now_ms, info);
-        let outcomes = connect.subscribe.iter().map(|_| None).collect();
+        if introduced { self.connect_again(id, connect) } else { self.enter_by(id, connect) }
+    }
+
+    /// Subscribes to what a client that has just been let in asks for, and behind it to what its token does.
+    pub(super) fn begin(&self, id: Option<u64>, asked_for: Vec<Result<Subscribe, (String, Refusal)>>) {
+        let mut all = asked_for;
+        let granted: Vec<_> = self.with_standing(|who| {
+            who.grant.map(|grant| grant.channels().into_iter().cloned().collect()).unwrap_or_default()
+        });
+        for channel in granted.into_iter().filter(|_| self.voice.names_channels()) {
+            let is_there = self.is_subscribed(&channel)
+                || all.iter().any(|request| matches!(request, Ok(request) if request.channel == channel));
+            if !is_there {
+                all.push(Ok(Subscribe { channel, since: None, presence: false, echo: true, token: None }));
+            }
+        }
+        let outcomes = all.iter().map(|_| None).collect();
         self.state.borrow_mut().connecting = Some(Connecting { id, outcomes, opened: Vec::new() });
-        for (place, request) in connect.subscribe.into_iter().enumerate() {
+        for (place, request) in all.into_iter().enumerate() {
             let outcome = match request {
                 Ok(request) => {
                     let channel = request.channel.as_str().to_owned();
@@ -76,21 +90,29 @@ impl Session {
     /// Lets a client in that did not say `connect`; the answer to it comes without an id. False if it must say who it
     /// is.
     pub fn welcome(&self) -> bool {
-        if !self.ground.settings().auth.anonymous {
-            return false;
+        let is_open = self.ground.settings().auth.anonymous || self.ground.webhooks.wants(Hook::Connect, None);
+        if is_open {
+            self.enter_by(None, Connect::default());
         }
-        self.become_client(None, now_ms(), None);
-        self.say_connected(None, Vec::new());
-        true
+        is_open
     }
 
-    fn become_client(&self, earlier: Option<Sealed>, now_ms: u64, info: Option<Bytes>) {
-        let id = earlier.as_ref().map_or_else(new_client_id, |earlier| earlier.client.clone());
-        let user = None;
+    /// `earlier` is the session that the client brings back, or the id that it gets without one.
+    pub(super) fn become_client(
+        &self,
+        earlier: Result<Sealed, Arc<str>>,
+        now_ms: u64,
+        user: Option<Arc<str>>,
+        info: Option<Bytes>,
+        grant: Option<Rc<Grant>>,
+    ) {
+        let id = earlier.as_ref().map_or_else(Arc::clone, |earlier| earlier.client.clone());
+        let earlier = earlier.ok();
         self.link.set_client(id.clone());
         let serial = seal::serial(earlier.as_ref(), now_ms);
         let (serial, older) = self.ground.clients.claim(&id, user.as_ref(), self.seat(), serial);
-        self.state.borrow_mut().client = Some(Client { id: id.clone(), user, info, serial });
+        self.ground.webhooks.event(Event::connected(id.clone(), user.clone()), None);
+        self.state.borrow_mut().client = Some(Client { id: id.clone(), user, info, serial, grant });
         if let Some(older) = older {
             self.ground.replace(older);
         }
@@ -102,14 +124,16 @@ impl Session {
         }
     }
 
-    pub(super) fn seat(&self) -> Seat {
-        (self.shard.index(), self.link.key())
+    /// The connection no longer speaks for its client.
+    pub(super) fn release(&self) {
+        if let Some(client) = self.state.borrow_mut().client.take() {
+            self.ground.webhooks.event(Event::disconnected(client.id.clone(), client.user.clone(), "replaced"), None);
+            self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
+        }
     }
 
-    /// Ends the connection of a client that may not be here.
-    pub fn turn_away(&self, id: Option<u64>, why: &str) {
-        self.refuse(id, Refusal::new(ErrorCode::Unauthenticated, why));
-        self.link.close(CloseCode::BadToken.into());
+    pub(super) fn seat(&self) -> Seat {
+        (self.shard.index(), self.link.key())
     }
 
     pub(super) fn settle_connect(&self, place: usize, outcome: Result<Subscribed, (String, Refusal)>) {
@@ -159,6 +183,11 @@ impl Session {
             }),
             client: client.id,
             node: self.ground.node.clone(),
+            expires_in_ms: client
+                .grant
+                .as_ref()
+                .and_then(|grant| grant.expires_at_ms())
+                .map(|at| at.saturating_sub(now_ms())),
             ping_interval_ms: u64::try_from(settings.timeouts.ping_interval.as_millis()).unwrap_or(u64::MAX),
             subscribed,
         });
@@ -166,6 +195,6 @@ impl Session {
     }
 }
 
-fn new_client_id() -> Arc<str> {
+pub(super) fn new_client_id() -> Arc<str> {
     ulid::Ulid::generate().to_string().into()
 }

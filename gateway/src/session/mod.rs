@@ -3,11 +3,17 @@
 //! A session never waits: what it wants of the backplane it orders, and goes on when the answer comes back through the
 //! shard's mailbox. It knows no wire format; a [`Voice`] encodes what it says.
 
+mod admission;
 mod clients;
 mod command;
 mod connecting;
+mod flood;
+mod grant;
+mod identity;
+mod limits;
 mod opening;
 mod outcome;
+mod publishing;
 mod recovery;
 mod rights;
 mod seal;
@@ -17,7 +23,7 @@ mod tests;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     rc::Rc,
     sync::{Arc, OnceLock},
     time::Instant,
@@ -26,28 +32,37 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use metrics::Counter;
-use skywave_backplane::{HistoryQuery, IdempotencyKey, NewPublication, PublishError, Published};
+use skywave_backplane::HistoryQuery;
 use skywave_proto::{ChannelName, CloseCode, Epoch, ErrorCode, Member, Payload, StreamPosition};
 use tokio::time::Instant as TokioInstant;
 
+use self::{
+    admission::Asking,
+    connecting::{Connecting, Opened},
+    identity::Entering,
+    limits::Rates,
+    opening::Asker,
+    publishing::Undecided,
+    subscriptions::Subscription,
+};
 pub use self::{
     clients::{Clients, Seat, Who},
-    command::{Command, Connect, Connected, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
+    command::{Command, Connect, Connected, Credential, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
+    grant::{Grant, Standing},
+    identity::Visitor,
     rights::{may_publish, may_subscribe, named_namespace, namespace},
     seal::Seal,
     subscriptions::require_presence,
 };
-use self::{
-    connecting::{Connecting, Opened},
-    opening::Asker,
-    subscriptions::Subscription,
-};
 use crate::{
+    auth::Authority,
     clock::now_ms,
-    config::{Namespace, PublishRight, Settings},
+    config::{Namespace, Settings},
+    outbound::Outbound,
     push::{Encoded, Format, Goodbye},
-    relay::{Answer, MembersAnswer, Overloaded, Receipt, ReplyTo},
+    relay::{Answer, MembersAnswer, Receipt, Verdict},
     shard::{Description, Link, Shard},
+    webhooks::{Event, Webhooks},
 };
 
 /// Publications in one reply, over all its channels, and in one page of history: at most this many bytes of payload.
@@ -75,6 +90,11 @@ pub trait Voice: Format {
     fn carries_publications(&self) -> bool {
         true
     }
+
+    /// Whether it can say on which channel something is. Otherwise a client has the one that it came for.
+    fn names_channels(&self) -> bool {
+        true
+    }
 }
 
 /// What all sessions of a node share.
@@ -88,13 +108,25 @@ pub struct Ground {
     pub clients: Clients,
     /// The node's shards, to reach a connection of another one.
     pub shards: Vec<crate::shard::ShardHandle>,
+    /// Knows good tokens.
+    pub authority: Authority,
+    /// The user's back end.
+    pub webhooks: Webhooks,
+    /// Where what takes long is done: not on a shard's thread.
+    runtime: tokio::runtime::Handle,
 }
 
 impl Ground {
-    /// For a node of this name; nobody is connected yet.
+    /// For a node of this name; nobody is connected yet. The current runtime does what takes long.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn new(settings: Arc<Settings>, node: Arc<str>, shards: Vec<crate::shard::ShardHandle>) -> Self {
+        let outbound = Outbound::of_system();
+        let authority = Authority::new(&settings.auth.tokens, outbound.clone());
+        let webhooks = Webhooks::start(&settings.webhooks, outbound, node.clone());
         let (settings, seal, clients) = (ArcSwap::new(settings), OnceLock::new(), Clients::default());
-        Self { settings, node, seal, clients, shards }
+        Self { settings, node, seal, clients, shards, authority, webhooks, runtime: tokio::runtime::Handle::current() }
     }
 
     /// The settings in force: a look that costs nothing. Not to be held while something is awaited: clone it for that.
@@ -125,6 +157,7 @@ pub struct Session {
     voice: &'static dyn Voice,
     opened: TokioInstant,
     state: RefCell<State>,
+    rates: RefCell<Rates>,
     in_flight: Cell<usize>,
     /// Publications that were done since a turn of the shard was last waited for: less than [`TURN`].
     done: Cell<usize>,
@@ -137,6 +170,18 @@ pub struct Session {
 #[derive(Default)]
 struct State {
     client: Option<Client>,
+    /// Who the client is is being found out.
+    entering: Option<Box<Entering>>,
+    /// The client was let in by its handshake, and its first command has not come.
+    introduced: bool,
+    /// What the back end may ask about the connection, until it has.
+    visitor: Option<Box<Visitor>>,
+    /// Wakes the session when the next thing that has an end ends; see [`Session::remind`].
+    reminder: Option<tokio::task::JoinHandle<()>>,
+    /// Subscriptions about which somebody is being asked.
+    asking: Vec<Asking>,
+    /// Publications about which the back end is being asked, in their order.
+    undecided: VecDeque<Undecided>,
     connecting: Option<Connecting>,
     subscriptions: HashMap<ChannelName, Box<Subscription>, ahash::RandomState>,
     asked: HashMap<u64, Asked, ahash::RandomState>,
@@ -153,10 +198,28 @@ struct Client {
     info: Option<Bytes>,
     /// The connection's place among those of its client, on whatever nodes: the newer has the larger.
     serial: u64,
+    /// What its token says; none for an anonymous client.
+    grant: Option<Rc<Grant>>,
 }
 
-/// A command that waits for the backplane.
+/// A command that waits for the backplane, or for somebody who decides about it.
 enum Asked {
+    /// Whether a token is good, and whose.
+    Identity,
+    /// Whether the client may come in.
+    Welcome,
+    /// Whether a newer token is good.
+    Renewal {
+        id: Option<u64>,
+    },
+    /// Whether the subscription with this number may be opened.
+    Admission(u64),
+    /// Whether this may be published; it waits among the undecided.
+    Permission,
+    /// What the back end answers to a call.
+    Call {
+        id: Option<u64>,
+    },
     Publish {
         id: Option<u64>,
         accepted: Counter,
@@ -181,7 +244,7 @@ impl Asked {
     fn weight(&self) -> usize {
         match self {
             Self::Turn => TURN,
-            Self::Publish { .. } | Self::History { .. } | Self::Presence { .. } | Self::Missed(_) | Self::Roll(_) => 1,
+            _ => 1,
         }
     }
 }
@@ -196,6 +259,7 @@ impl Session {
             voice,
             opened: TokioInstant::now(),
             state: RefCell::default(),
+            rates: RefCell::default(),
             in_flight: Cell::new(0),
             done: Cell::new(0),
             replaying: Cell::new(0),
@@ -205,18 +269,28 @@ impl Session {
 
     /// Whether more commands may be handed over now.
     pub fn takes_commands(&self) -> bool {
-        self.in_flight.get() < IN_FLIGHT && self.state.borrow().connecting.is_none()
+        let state = self.state.borrow();
+        self.in_flight.get() < IN_FLIGHT
+            && state.undecided.len() < IN_FLIGHT
+            && state.connecting.is_none()
+            && state.entering.is_none()
     }
 
     /// Whether the client has not said who it is in time.
     pub fn is_overdue(&self) -> bool {
-        self.state.borrow().client.is_none() && self.opened.elapsed() > self.ground.settings().timeouts.connect
+        let state = self.state.borrow();
+        state.client.is_none()
+            && state.entering.is_none()
+            && self.opened.elapsed() > self.ground.settings().timeouts.connect
     }
 
     /// Whether this command waits for an earlier one: who publishes right behind a subscribe wants to hear it, and who
     /// asks for members wants to be among them.
     pub fn must_wait(&self, envelope: &Envelope) -> bool {
         match &envelope.command {
+            Ok(Command::Connect(_)) | Err(_) => false,
+            // Whether the client is let in without saying who it is may have to be found out first.
+            Ok(_) if !self.is_connected() => self.welcome() && !self.is_connected() && !self.link.is_closing(),
             Ok(Command::Publish { channel, .. } | Command::Presence { channel, .. }) => self.is_opening(channel),
             _ => false,
         }
@@ -244,7 +318,7 @@ impl Session {
 
     /// Carries out one command.
     pub fn handle(&self, Envelope { id, command }: Envelope) {
-        if self.link.is_closing() {
+        if self.link.is_closing() || !self.admits(id, &command) {
             return;
         }
         let command = match command {
@@ -254,9 +328,11 @@ impl Session {
         if let Command::Connect(connect) = command {
             return self.connect(id, connect);
         }
-        if self.state.borrow().client.is_none() && !self.welcome() {
+        let is_in = self.is_connected() || (self.welcome() && self.is_connected());
+        if !is_in {
             return self.turn_away(id, "say who you are first: connect with a token");
         }
+        self.state.borrow_mut().introduced = false;
         let outcome = match command {
             Command::Connect(_) => Ok(()), // handled above
             Command::Subscribe(request) => self.subscribe(Asker::Command(id), request),
@@ -264,12 +340,8 @@ impl Session {
             Command::Publish { channel, payload, key } => self.publish(id, channel, payload, key),
             Command::Presence { channel, after } => self.presence(id, channel, after),
             Command::History { channel, since, limit } => self.history(id, channel, since, limit),
-            Command::Refresh(_) => {
-                Err(Refusal::new(ErrorCode::BadRequest, "this node has no token keys, so there is no token to refresh"))
-            }
-            Command::Rpc(method) => {
-                Err(Refusal::new(ErrorCode::NotFound, format!("no back end answers {method:?} here")))
-            }
+            Command::Refresh(token) => self.renew(id, token),
+            Command::Rpc { method, data } => self.call(id, method, data),
             Command::Ping => {
                 self.reply(id, &Reply::Pong);
                 Ok(())
@@ -277,68 +349,6 @@ impl Session {
         };
         if let Err(refusal) = outcome {
             self.refuse(id, refusal);
-        }
-    }
-
-    fn publish(
-        &self,
-        id: Option<u64>,
-        channel: ChannelName,
-        payload: Payload,
-        key: Option<Arc<str>>,
-    ) -> Result<(), Refusal> {
-        let settings = self.ground.settings();
-        let (name, namespace) = named_namespace(&settings, &channel)?;
-        let publication = {
-            let state = self.state.borrow();
-            // Only this right makes it worth a look.
-            let subscribed =
-                namespace.publish == PublishRight::Subscribers && state.subscriptions.contains_key(&channel);
-            may_publish(namespace, &channel, subscribed)?;
-            check_size(&settings, &payload)?;
-            let client = state.client.as_ref().expect("handle lets only connect through before there is a client");
-            NewPublication {
-                payload,
-                published_at_ms: now_ms(),
-                key: key.map(|key| IdempotencyKey { publisher: client.publisher(), key }),
-                history: namespace.history,
-                durability: namespace.durability,
-                client: Some(client.id.clone()),
-                user: client.user.clone(),
-                channel,
-            }
-        };
-        let (accepted, at) = (self.shard.figures().publications(name), Instant::now());
-        let relay = self.shard.relay();
-        if let Some(memory) = relay.embedded() {
-            let outcome = memory.publish_now(publication);
-            if let Ok(published) | Err(PublishError::NotReplicated { published, .. }) = outcome {
-                self.done(published);
-                self.has_published.set(true);
-            }
-            self.published(id, &accepted, at, outcome);
-            return Ok(());
-        }
-        let receipt = self.ask(Asked::Publish { id, accepted, at });
-        let ordered = relay.publish(publication, ReplyTo::Connection(receipt));
-        ordered.inspect_err(|_| self.forget(receipt)).map_err(|Overloaded| PublishError::Overloaded.into())
-    }
-
-    /// A publication was done at once. What it put into the shard's own mailbox counts as in flight, [`TURN`] at a time.
-    fn done(&self, published: Published) {
-        self.done.set(self.done.get() + 1);
-        if self.done.get() == TURN {
-            self.done.set(0);
-            let receipt = self.ask(Asked::Turn);
-            self.shard.relay().say_again(published, receipt);
-        }
-    }
-
-    fn published(&self, id: Option<u64>, accepted: &Counter, at: Instant, outcome: Result<Published, PublishError>) {
-        self.shard.figures().published(accepted, at.elapsed(), &outcome);
-        match outcome {
-            Ok(published) => self.reply(id, &Reply::Published(published)),
-            Err(error) => self.refuse(id, error.into()),
         }
     }
 
@@ -351,7 +361,7 @@ impl Session {
     ) -> Result<(), Refusal> {
         let settings = self.ground.settings();
         let namespace = namespace(&settings, &channel)?;
-        may_subscribe(namespace, &channel, self.client().user.as_deref())?;
+        self.may_read(namespace, &channel)?;
         require_history(namespace, &channel)?;
         let query = history_query(since, limit);
         let receipt = self.ask(Asked::History { id });
@@ -362,7 +372,7 @@ impl Session {
     fn presence(&self, id: Option<u64>, channel: ChannelName, after: Option<String>) -> Result<(), Refusal> {
         let settings = self.ground.settings();
         let namespace = namespace(&settings, &channel)?;
-        may_subscribe(namespace, &channel, self.client().user.as_deref())?;
+        self.may_read(namespace, &channel)?;
         subscriptions::require_presence(namespace, &channel)?;
         let receipt = self.ask(Asked::Presence { id });
         let ordered = self.shard.relay().members(channel, Some(self.client().id), after, receipt);
@@ -373,6 +383,13 @@ impl Session {
     pub fn answer(&self, ticket: u64, answer: Answer) {
         let Some(asked) = self.state.borrow_mut().asked.remove(&ticket) else { return };
         self.in_flight.set(self.in_flight.get() - asked.weight());
+        let answer = match answer {
+            Answer::Verdict(verdict) => {
+                self.decided(ticket, asked, verdict);
+                return self.link.wake();
+            }
+            answer => answer,
+        };
         match (asked, answer) {
             (Asked::Publish { id, accepted, at }, Answer::Published(outcome)) => {
                 self.published(id, &accepted, at, outcome);
@@ -394,10 +411,45 @@ impl Session {
                 self.entered(&channel, outcome);
             }
             // Somebody else's, of a subscription that the client has ended meanwhile, or known already.
-            (_, Answer::Published(_) | Answer::History(..) | Answer::Members(..)) => {}
+            (_, Answer::Published(_) | Answer::History(..) | Answer::Members(..) | Answer::Verdict(_)) => {}
         }
         // The connection may have stopped reading until there is room.
         self.link.wake();
+    }
+
+    /// Somebody beside the backplane has answered.
+    fn decided(&self, ticket: u64, asked: Asked, verdict: Verdict) {
+        let entering = |session: &Self| session.state.borrow_mut().entering.take().map(|entering| *entering);
+        match (asked, verdict) {
+            (Asked::Identity, Verdict::Token(outcome)) => {
+                if let Some(entering) = entering(self) {
+                    self.identified(entering, outcome);
+                }
+            }
+            (Asked::Welcome, Verdict::Welcome(decision)) => {
+                if let Some(entering) = entering(self) {
+                    self.welcomed(entering, decision);
+                }
+            }
+            (Asked::Renewal { id }, Verdict::Token(outcome)) => self.renewed(id, outcome),
+            (Asked::Admission(number), Verdict::ChannelToken(outcome)) => self.channel_token_checked(number, outcome),
+            (Asked::Admission(number), Verdict::Subscribe(decision)) => self.admitted(number, decision),
+            (Asked::Permission, Verdict::Publish(decision)) => self.permitted(ticket, decision),
+            (Asked::Call { id }, Verdict::Call(outcome)) => match outcome {
+                Ok(data) => self.reply(id, &Reply::Result(data)),
+                Err(refusal) => self.refuse(id, refusal.into()),
+            },
+            // Each is asked one kind of thing.
+            _ => {}
+        }
+    }
+
+    /// Asks somebody who may take a while, away from the shard.
+    fn inquire(&self, asked: Asked, question: impl Future<Output = Verdict> + Send + 'static) -> u64 {
+        let receipt = self.ask(asked);
+        let answers = self.shard.relay().answers().clone();
+        self.ground.runtime.spawn(async move { answers.send(receipt, Answer::Verdict(question.await)) });
+        receipt.ticket
     }
 
     fn ask(&self, asked: Asked) -> Receipt {
@@ -416,6 +468,18 @@ impl Session {
         }
     }
 
+    /// Whether the client may read what there is on a channel: who is subscribed may, by whatever right.
+    fn may_read(&self, namespace: &Namespace, channel: &ChannelName) -> Result<(), Refusal> {
+        if self.is_subscribed(channel) {
+            return Ok(());
+        }
+        self.with_standing(|who| may_subscribe(namespace, channel, who))
+    }
+
+    fn is_subscribed(&self, channel: &ChannelName) -> bool {
+        self.state.borrow().subscriptions.contains_key(channel)
+    }
+
     fn client(&self) -> Client {
         self.state.borrow().client.clone().expect("handle lets only connect through before there is a client")
     }
@@ -430,9 +494,13 @@ impl Session {
         self.link.send(self.voice.reply(id, &Reply::Error(refusal)));
     }
 
-    /// The connection has ended. `at_once` says that the client meant to leave: nobody waits for it to come back.
-    pub fn ended(&self, at_once: bool) {
+    /// The connection has ended; `reason` is the word for it. `at_once` says that the client meant to leave: nobody waits for
+    /// it to come back.
+    pub fn ended(&self, reason: &'static str, at_once: bool) {
         let state = std::mem::take(&mut *self.state.borrow_mut());
+        if let Some(reminder) = state.reminder {
+            reminder.abort();
+        }
         let Some(client) = state.client else { return };
         let grace = if at_once { std::time::Duration::ZERO } else { self.ground.settings().timeouts.session_grace };
         for (channel, subscription) in state.subscriptions {
@@ -442,6 +510,10 @@ impl Session {
             }
         }
         self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
+        // One that was replaced has not gone: a newer connection speaks for its client.
+        if reason != CloseCode::Replaced.reason() {
+            self.ground.webhooks.event(Event::disconnected(client.id, client.user, reason), None);
+        }
     }
 
     /// What back ends are told of it; nothing until the client is known.
@@ -468,6 +540,10 @@ impl Session {
 }
 
 impl Client {
+    fn standing(&self) -> Standing<'_> {
+        Standing { user: self.user.as_deref(), grant: self.grant.as_deref() }
+    }
+
     fn member(&self) -> Member {
         Member { client: self.id.clone(), user: self.user.clone(), info: self.info.clone() }
     }

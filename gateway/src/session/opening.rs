@@ -12,8 +12,8 @@ pub(super) enum Asker {
     Command(Option<u64>),
     /// The command `connect`, at this place in its list.
     Connect(usize),
-    /// Nobody: a back end has ordered the subscription, and the client is told of it unasked.
-    Order,
+    /// Nobody asked: the server API ordered it, and the client is told.
+    Api,
 }
 
 /// A part of the answer.

@@ -6,7 +6,8 @@ use skywave_backplane::{HistoryError, HistoryPage, HistoryQuery, Interest, Membe
 use skywave_proto::{ChannelName, ErrorCode, StreamPosition};
 
 use super::{
-    Asked, Opened, PAGE_PUBLICATIONS, REPLY_BYTES, Refusal, Reply, Session, Since, Subscribe, Subscribed,
+    Asked, Asking, Opened, PAGE_PUBLICATIONS, REPLY_BYTES, Refusal, Reply, Session, Since, Subscribe, Subscribed,
+    admission::{Admission, Basis},
     opening::{self, Asker, Opening, Part, Recovery},
     rights::{may_subscribe, named_namespace, namespace},
 };
@@ -23,10 +24,10 @@ pub(super) struct Subscription {
     /// Its place among the channel's members on the shard.
     pub(super) place: usize,
     pub(super) request: Subscribe,
+    /// Why the client has it.
+    pub(super) basis: Basis,
     /// Whether the client was ordered to be a member, and so leaves when the subscription ends.
     pub(super) is_member: bool,
-    /// A back end has ordered it.
-    is_ordered: bool,
     pub(super) stage: Stage,
 }
 
@@ -64,28 +65,11 @@ pub fn require_presence(namespace: &Namespace, channel: &ChannelName) -> Result<
 }
 
 impl Session {
-    pub(super) fn subscribe(&self, asker: Asker, request: Subscribe) -> Result<(), Refusal> {
+    /// Opens a subscription that may be.
+    pub(super) fn attach(&self, Admission { asker, request, basis }: Admission) -> Result<(), Refusal> {
         let settings = self.ground.settings();
         let channel = request.channel.clone();
         let (name, namespace) = named_namespace(&settings, &channel)?;
-        let is_ordered = asker == Asker::Order;
-        if !is_ordered {
-            may_subscribe(namespace, &channel, self.client().user.as_deref())?;
-        }
-        if request.presence {
-            require_presence(namespace, &channel)?;
-        }
-        let limit = settings.limits.channels_per_connection;
-        let mut state = self.state.borrow_mut();
-        if state.subscriptions.contains_key(&channel) {
-            return Err(Refusal::new(ErrorCode::AlreadySubscribed, format!("already subscribed to {channel}")));
-        }
-        if let Some(limit) = limit
-            && state.subscriptions.len() >= limit.get() as usize
-        {
-            let message = format!("limits.channels_per_connection is {limit}: unsubscribe from a channel first");
-            return Err(Refusal::new(ErrorCode::Limit, message));
-        }
         let attach = Attach {
             interest: Interest { channel: channel.clone(), history: namespace.history, presence: namespace.presence },
             namespace: name,
@@ -95,14 +79,18 @@ impl Session {
             presence: request.presence,
         };
         let (place, attached) = self.shard.hub().attach(&self.link, attach)?;
+        let mut state = self.state.borrow_mut();
         let stage = Stage::Opening(Box::new(Opening::new(asker)));
         state.subscribed += 1;
         let number = state.subscribed;
-        let subscription = Box::new(Subscription { number, place, request, is_member: false, is_ordered, stage });
+        let subscription = Box::new(Subscription { number, place, request, basis, is_member: false, stage });
         state.subscriptions.insert(channel.clone(), subscription);
         drop(state);
         if let Attached::At(position) = attached {
             self.attached(&channel, Ok(position));
+        }
+        if let Basis::ChannelToken(Some(_)) = basis {
+            self.remind();
         }
         Ok(())
     }
@@ -116,6 +104,19 @@ impl Session {
         std::future::poll_fn(|cx| {
             self.link.register(cx);
             if self.is_opening(channel) && !self.link.is_closing() { Poll::Pending } else { Poll::Ready(()) }
+        })
+    }
+
+    /// Returns when it has been found out who the client is, or the connection is ending. For a connection that nobody
+    /// serves yet, as [`Session::subscribed`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: only looks.
+    pub fn known(&self) -> impl Future<Output = ()> {
+        std::future::poll_fn(|cx| {
+            self.link.register(cx);
+            let is_entering = self.state.borrow().entering.is_some();
+            if is_entering && !self.link.is_closing() { Poll::Pending } else { Poll::Ready(()) }
         })
     }
 
@@ -151,7 +152,10 @@ impl Session {
     /// Whether a subscription is not answered yet.
     pub(super) fn is_opening(&self, channel: &ChannelName) -> bool {
         let state = self.state.borrow();
-        state.subscriptions.get(channel).is_some_and(|known| matches!(known.stage, Stage::Opening(_)))
+        match state.subscriptions.get(channel) {
+            Some(known) => matches!(known.stage, Stage::Opening(_)),
+            None => state.asking.iter().any(|asking| asking.is_for(channel)),
+        }
     }
 
     /// Changes a subscription that is not answered yet.
@@ -293,7 +297,7 @@ impl Session {
                 self.reply(id, &Reply::Subscribed(answer));
                 self.go_live(channel, more);
             }
-            Asker::Order => {
+            Asker::Api => {
                 self.link.send(self.voice.reply(None, &Reply::Subscribed(answer)));
                 self.go_live(channel, more);
             }
@@ -326,12 +330,10 @@ impl Session {
         }
     }
 
-    fn not_opened(&self, asker: Asker, channel: &ChannelName, refusal: Refusal) {
+    pub(super) fn not_opened(&self, asker: Asker, channel: &ChannelName, refusal: Refusal) {
         match asker {
             Asker::Command(id) => self.refuse(id, refusal),
-            Asker::Order => {
-                tracing::debug!(code = %refusal.code, "a subscription that a back end ordered was not opened")
-            }
+            Asker::Api => tracing::debug!(%channel, code = %refusal.code, "an ordered subscription was not opened"),
             Asker::Connect(place) => {
                 self.settle_connect(place, Err((channel.as_str().to_owned(), refusal)));
                 self.finish_connect();
@@ -340,56 +342,56 @@ impl Session {
     }
 
     pub(super) fn unsubscribe(&self, id: Option<u64>, channel: &ChannelName) -> Result<(), Refusal> {
-        let Some(subscription) = self.drop_subscription(channel) else {
-            return Err(Refusal::new(ErrorCode::NotSubscribed, format!("not subscribed to {channel}")));
+        let early = match self.drop_subscription(channel) {
+            Some(Subscription { stage: Stage::Opening(opening), .. }) => Some(opening.asker),
+            Some(_) => None,
+            None => Some(
+                self.withdraw(channel)
+                    .ok_or_else(|| Refusal::new(ErrorCode::NotSubscribed, format!("not subscribed to {channel}")))?,
+            ),
         };
-        if let Stage::Opening(opening) = subscription.stage {
+        if let Some(asker) = early {
             let message = format!("unsubscribed from {channel} before the subscription was there");
-            self.not_opened(opening.asker, channel, Refusal::new(ErrorCode::NotSubscribed, message));
+            self.not_opened(asker, channel, Refusal::new(ErrorCode::NotSubscribed, message));
         }
         self.reply(id, &Reply::Unsubscribed(channel.clone()));
         Ok(())
     }
 
-    /// Subscribes the client because a back end has ordered it, whatever its own rights. Nothing happens if it is subscribed
-    /// already, or speaks a protocol that cannot say of which channel a publication is.
-    pub fn subscribe_by_order(&self, channel: &ChannelName) {
-        if !self.voice.carries_publications() || !self.is_connected() {
-            return;
-        }
-        let request = Subscribe { channel: channel.clone(), since: None, presence: false, echo: true };
-        if let Err(refusal) = self.subscribe(Asker::Order, request) {
-            self.not_opened(Asker::Order, channel, refusal);
-        }
-    }
-
     /// Ends a subscription that the client would keep.
     pub fn end_subscription(&self, channel: &ChannelName, reason: &'static str) {
-        let Some(subscription) = self.drop_subscription(channel) else { return };
-        match subscription.stage {
-            Stage::Opening(opening) => {
+        let early = match self.drop_subscription(channel) {
+            Some(Subscription { stage: Stage::Opening(opening), .. }) => Some(opening.asker),
+            Some(_) => None,
+            None => match self.withdraw(channel) {
+                None => return,
+                early => early,
+            },
+        };
+        match early {
+            Some(asker) => {
                 let message = format!("the subscription to {channel} was ended before it was there ({reason})");
-                self.not_opened(opening.asker, channel, Refusal::new(ErrorCode::PermissionDenied, message));
+                self.not_opened(asker, channel, Refusal::new(ErrorCode::PermissionDenied, message));
             }
-            Stage::Replaying { .. } | Stage::Live => self.link.tell(&Push::Unsubscribed(channel.clone(), reason)),
+            None => self.link.tell(&Push::Unsubscribed(channel.clone(), reason)),
         }
     }
 
     /// Looks at the rights behind every subscription again. Those to publish are looked at with each publication.
     pub fn refresh(&self) {
-        let Some(user) = self.state.borrow().client.as_ref().map(|client| client.user.clone()) else { return };
         let settings = self.ground.settings();
-        let may_stay = |channel: &ChannelName| {
-            named_namespace(&settings, channel)
-                .and_then(|(_, namespace)| may_subscribe(namespace, channel, user.as_deref()))
-                .is_ok()
+        let may_stay = |channel: &ChannelName, basis: Basis| {
+            named_namespace(&settings, channel).is_ok_and(|(_, namespace)| {
+                basis != Basis::Right || self.with_standing(|who| may_subscribe(namespace, channel, who)).is_ok()
+            })
         };
-        let state = self.state.borrow();
-        // What a back end has ordered stands beside the client's own rights.
-        let own = state.subscriptions.iter().filter(|(_, subscription)| !subscription.is_ordered);
-        let subscribed: Vec<_> = own.map(|(channel, _)| channel.clone()).collect();
-        drop(state);
-        for channel in subscribed.iter().filter(|channel| !may_stay(channel)) {
+        let subscribed: Vec<_> = {
+            let state = self.state.borrow();
+            let mut all: Vec<_> = state.subscriptions.iter().map(|(name, known)| (name.clone(), known.basis)).collect();
+            all.extend(state.asking.iter().map(Asking::basis));
+            all
+        };
+        for (channel, _) in subscribed.iter().filter(|(channel, basis)| !may_stay(channel, *basis)) {
             self.end_subscription(channel, "permission");
         }
     }

@@ -2,7 +2,8 @@
 
 use parking_lot::Mutex;
 use skywave_backplane::{
-    Any, BackplaneState, HistoryError, HistoryPage, Memory, Redis, RedisOptions, Sink, SubscribeError,
+    Any, BackplaneState, HistoryError, HistoryPage, Memory, NewPublication, PublishError, Redis, RedisOptions, Sink,
+    SubscribeError,
 };
 use skywave_proto::Publication;
 
@@ -89,7 +90,7 @@ impl Bench {
     /// Subscribes to a channel that stands at `live`, and has seen everything up to `since`.
     fn subscribe(&self, channel: &ChannelName, since: StreamPosition, live: StreamPosition) {
         let since = Some(Since::Position(since));
-        let subscribe = Subscribe { channel: channel.clone(), since, presence: false, echo: true };
+        let subscribe = Subscribe { channel: channel.clone(), since, presence: false, echo: true, token: None };
         self.session.handle(Envelope { id: Some(1), command: Ok(Command::Subscribe(subscribe)) });
         self.session.attached(channel, Ok(Some(live)));
     }

@@ -50,7 +50,6 @@ const BATCH: usize = 256;
 
 /// How many members are given what is pending before other channels, and the connections, get their turn.
 const SLICE: usize = 256;
-
 /// What a shard drives: one connection and the client behind it. The shard knows no protocol.
 pub trait Owner {
     /// Where the shard puts frames.
@@ -76,6 +75,9 @@ pub trait Owner {
 
     /// Looks at the client's rights again, and ends the subscriptions that it has none for any more.
     fn refresh(&self);
+
+    /// Ends the connection if it is here by a token that no longer counts.
+    fn check_revoked(&self);
 
     /// Writes what waits for it, as far as its socket takes it without being waited for.
     fn flush(&self);
@@ -188,6 +190,21 @@ impl Shard {
         self.owners.borrow().get(&key).cloned()
     }
 
+    /// Does something to every connection, `SLICE` at a time, so that nobody waits for all of them. Those that come
+    /// meanwhile are left out.
+    pub fn for_everybody(self: &Rc<Self>, act: impl Fn(&dyn Owner) + 'static) {
+        let shard = self.clone();
+        let keys: Vec<u64> = self.owners.borrow().keys().copied().collect();
+        tokio::task::spawn_local(async move {
+            for slice in keys.chunks(SLICE) {
+                for owner in slice.iter().filter_map(|key| shard.owner(*key)) {
+                    act(&*owner);
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
     async fn run(self: Rc<Self>, mut mailbox: mpsc::Receiver<Item>) {
         let mut batch = Vec::with_capacity(BATCH);
         let mut ticks = tokio::time::interval(TICK);
@@ -288,7 +305,7 @@ impl Shard {
             (None, Answer::Members(channel, MembersAnswer::Listed(page))) => {
                 self.hub.borrow_mut().roll_read(&channel, ticket, page);
             }
-            (None, Answer::Published(_) | Answer::Members(..)) => {}
+            (None, Answer::Published(_) | Answer::Members(..) | Answer::Verdict(_)) => {}
         }
     }
 

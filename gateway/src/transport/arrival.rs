@@ -126,8 +126,17 @@ async fn prepare(
             Ok((stream, arrival, accepted))
         }
         Some(tls) => {
-            let encrypted = encrypt(socket, tls, timeouts.tls, Some(&entrance.handshakes)).await.and_then(Stream::tls);
-            let stream = encrypted.map_err(|error| Unprepared { stage: "tls", error })?;
+            // Before what costs the most. There are no words for a refusal yet: to have some would cost just that.
+            let turn = async {
+                let queued = public.queue(arrival.client).await;
+                queued.map_err(|refused| io::Error::new(io::ErrorKind::QuotaExceeded, refused.words))?;
+                Ok(entrance.handshakes.acquire().await.ok()) // never closed
+            };
+            let encrypted = encrypt(socket, tls, timeouts.tls, turn).await.and_then(Stream::tls);
+            let stream = encrypted.map_err(|error| match error.kind() {
+                io::ErrorKind::QuotaExceeded => Unprepared { stage: "handshakes", error },
+                _ => Unprepared { stage: "tls", error },
+            })?;
             Ok((stream, arrival, Instant::now()))
         }
     }

@@ -5,7 +5,6 @@ use std::{io, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::Semaphore,
     time::{Instant, timeout_at},
 };
 use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor, server::TlsStream};
@@ -20,16 +19,16 @@ const STRAY_BYTES: usize = 64 * 1024;
 /// rustls would keep four.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Does the handshake, within `patience`, in one of the places if these are bounded. A place is only taken once the client's
-/// hello is there: whoever connects and says nothing, or little, takes none from those who do.
+/// Does the handshake, within `patience`, once `turn` has come; what that gives is kept as long as it takes. A turn is only
+/// waited for once the client's hello is there: whoever connects and says nothing, or little, takes none from those who do.
 ///
 /// # Errors
-/// As rustls says, [`io::ErrorKind::TimedOut`], and [`io::ErrorKind::UnexpectedEof`] if the client says nothing and leaves.
-pub(crate) async fn encrypt(
+/// As rustls or `turn` say, [`io::ErrorKind::TimedOut`], and [`io::ErrorKind::UnexpectedEof`] if the client says nothing and leaves.
+pub(crate) async fn encrypt<P>(
     socket: TcpStream,
     tls: &Tls,
     patience: Duration,
-    places: Option<&Semaphore>,
+    turn: impl Future<Output = io::Result<P>>,
 ) -> io::Result<TlsStream<Carrier>> {
     let deadline = Instant::now() + patience;
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it took longer than timeouts.tls");
@@ -44,10 +43,7 @@ pub(crate) async fn encrypt(
     }
     let handshake = async {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), Carrier::Here(socket)).await?;
-        let _place = match places {
-            Some(places) => places.acquire().await.ok(), // never closed
-            None => None,
-        };
+        let _place = turn.await?;
         let config = tls.acceptor().config().clone();
         hello.into_stream_with(config, |tls| tls.set_buffer_limit(Some(BUFFER_BYTES))).await
     };

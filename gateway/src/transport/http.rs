@@ -1,6 +1,6 @@
 //! HTTP on a public listener: what is served where.
 
-use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -14,6 +14,7 @@ use super::{
     carrier::Stream,
     page,
     requests::Requests,
+    route::Route,
     upgrade::{self, Endpoint},
     wire::Wire,
 };
@@ -42,6 +43,8 @@ pub(super) struct Door {
     pub(super) arrival: Arrival,
     pub(super) load: Rc<Load>,
     pub(super) requests: Rc<Requests>,
+    /// Whether its next handshake has had its turn before HTTP began: with that of TLS.
+    pub(super) has_queued: Cell<bool>,
 }
 
 /// Serves a socket on this shard until it ends or becomes a WebSocket, or nothing has been asked on it for
@@ -55,7 +58,8 @@ pub(super) fn serve(
     load: Load,
 ) {
     let requests = Requests::none_since(since);
-    let door = Rc::new(Door { shard: shard.clone(), public, arrival, load: Rc::new(load), requests });
+    let has_queued = Cell::new(arrival.encrypted);
+    let door = Rc::new(Door { shard: shard.clone(), public, arrival, load: Rc::new(load), requests, has_queued });
     tokio::task::spawn_local(async move {
         let socket = match stream.settle() {
             Ok(socket) => socket,
@@ -139,7 +143,14 @@ async fn count(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
 }
 
 async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
-    match Endpoint::at(request.uri().path(), door.public.ground.settings().debug.echo) {
+    let found = Route::of(request.uri().path());
+    let endpoint = match found {
+        Some((Route::Native, _)) => Some(Ok(Endpoint::Native)),
+        Some((Route::Raw, channel)) => Some(Endpoint::raw(channel.unwrap_or_default())),
+        Some((Route::Echo, _)) if door.public.ground.settings().debug.echo => Some(Ok(Endpoint::Echo)),
+        _ => None,
+    };
+    match endpoint {
         Some(Ok(endpoint)) => return upgrade::answer(request, endpoint, door).await,
         Some(Err(refusal)) => {
             metrics::refused("channel");

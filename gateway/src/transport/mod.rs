@@ -1,8 +1,11 @@
 //! The public listeners: sockets in, WebSockets on a shard out.
 
+mod addresses;
+mod admission;
 mod arrival;
 mod carrier;
 mod connection;
+mod credentials;
 mod echo;
 mod encrypt;
 mod forwarded;
@@ -12,11 +15,14 @@ mod http;
 mod listener;
 pub mod origin;
 mod output;
+mod overload;
 mod page;
 mod prepare;
 mod proxy_protocol;
 mod requests;
+mod route;
 mod socket;
+mod turnstile;
 mod upgrade;
 pub mod websocket;
 mod wire;
@@ -29,12 +35,19 @@ use std::sync::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::encrypt::encrypt;
+use self::{
+    addresses::{Addresses, Block},
+    arrival::Entrance,
+    overload::Overload,
+    turnstile::Turnstile,
+};
 pub use self::{
     arrival::Arrival,
     connection::WebSocketLimits,
     listener::{ListenError, bind, listen},
+    overload::watch,
+    route::{ROUTES, Route},
 };
-use self::{arrival::Entrance, origin::OriginRules};
 use crate::{session::Ground, shard::ShardHandle, tls::Tls};
 
 /// What is spoken on a public listener with TLS, the preferred first (ALPN).
@@ -44,19 +57,28 @@ pub const PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
 pub struct Public {
     /// What their sessions share.
     pub ground: Arc<Ground>,
-    /// Whose pages may connect.
-    pub origins: OriginRules,
     entrance: Entrance,
     /// Set when the node leaves: upgrades are refused from then on.
     draining: CancellationToken,
     websockets: AtomicUsize,
+    addresses: Addresses,
+    turnstile: Turnstile,
+    overload: Overload,
 }
 
 impl Public {
     /// Open for everyone whom the settings let in; `tls` is what the listeners speak.
-    pub fn new(ground: Arc<Ground>, origins: OriginRules, tls: Option<Arc<Tls>>) -> Self {
+    pub fn new(ground: Arc<Ground>, tls: Option<Arc<Tls>>) -> Self {
         let entrance = Entrance::new(tls, &ground.settings().public);
-        Self { ground, origins, entrance, draining: CancellationToken::new(), websockets: AtomicUsize::new(0) }
+        Self {
+            ground,
+            entrance,
+            draining: CancellationToken::new(),
+            websockets: AtomicUsize::new(0),
+            addresses: Addresses::default(),
+            turnstile: Turnstile::new(),
+            overload: Overload::default(),
+        }
     }
 
     /// Refuses upgrades from now on, so that a balancer takes them elsewhere.
@@ -85,21 +107,24 @@ impl Public {
         self.websockets.load(Ordering::Relaxed)
     }
 
-    /// Counts a WebSocket until the seat is dropped; `None` if `limits.connections` are taken.
-    fn seat(self: &Arc<Self>) -> Option<WebSocketSeat> {
-        let limit = self.ground.settings().limits.connections;
-        let taken = self.websockets.fetch_add(1, Ordering::Relaxed);
-        let seat = WebSocketSeat(self.clone());
-        limit.is_none_or(|limit| taken < limit.get() as usize).then_some(seat)
+    /// What the node has too much of, in words: until that is over it lets nobody in.
+    pub fn overload(&self) -> Option<&'static str> {
+        self.overload.what()
     }
 }
 
-/// One of `limits.connections`.
-struct WebSocketSeat(Arc<Public>);
+/// One of `limits.connections`, and of the `limits.connections_per_ip` of an address.
+struct WebSocketSeat {
+    public: Arc<Public>,
+    block: Option<Block>,
+}
 
 impl Drop for WebSocketSeat {
     fn drop(&mut self) {
-        self.0.websockets.fetch_sub(1, Ordering::Relaxed);
+        self.public.websockets.fetch_sub(1, Ordering::Relaxed);
+        if let Some(block) = self.block {
+            self.public.addresses.leave(block);
+        }
     }
 }
 

@@ -8,15 +8,15 @@ use std::net::IpAddr;
 use http::{HeaderName, Request, header};
 
 use super::Arrival;
-use crate::config::Origin;
+use crate::config::{Origin, Settings};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whose pages are let in.
-#[derive(Debug, Clone)]
-pub struct OriginRules {
+#[derive(Debug, Clone, Copy)]
+pub struct OriginRules<'a> {
     /// `public.origins`.
-    pub allowed: Vec<Origin>,
+    pub allowed: &'a [Origin],
     /// Development mode: pages of this machine may, pages of others must not, whatever the names resolve to.
     pub development: bool,
 }
@@ -35,7 +35,12 @@ pub enum ForeignPage {
     CrossSite,
 }
 
-impl OriginRules {
+impl<'a> OriginRules<'a> {
+    /// Those of these settings.
+    pub fn of(settings: &'a Settings) -> Self {
+        Self { allowed: &settings.public.origins, development: settings.development() }
+    }
+
     /// Decides about a handshake.
     ///
     /// # Errors
@@ -59,6 +64,19 @@ impl OriginRules {
             Some(_) if self.allowed.is_empty() && same_host => Ok(()),
             Some(_) => Err(ForeignPage::Origin),
         }
+    }
+}
+
+impl OriginRules<'_> {
+    /// Whether a cookie counts for this request, which has been let in: where the page is a named one or the host's own, or
+    /// there is none. `*` names nobody, and a page of anybody's must not act for whoever visits it.
+    pub fn may_use_cookies<B>(&self, request: &Request<B>, arrival: &Arrival) -> bool {
+        let named: Vec<_> = self.allowed.iter().filter(|allowed| **allowed != Origin::Any).cloned().collect();
+        let rules = OriginRules { allowed: &named, ..*self };
+        let site = request.headers().get(SEC_FETCH_SITE).map(|value| value.to_str().unwrap_or_default());
+        let is_asked_by_a_page = request.headers().contains_key(header::ORIGIN);
+        rules.check(request, arrival).is_ok()
+            && (is_asked_by_a_page || !matches!(site, Some("cross-site" | "same-site")))
     }
 }
 
@@ -126,7 +144,7 @@ fn is_local_name(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(rules: &OriginRules, origin: Option<&str>, host: &str, site: Option<&str>, loopback: bool) -> bool {
+    fn check(rules: &OriginRules<'_>, origin: Option<&str>, host: &str, site: Option<&str>, loopback: bool) -> bool {
         let mut request = Request::get("/ws").header(header::HOST, host);
         for (name, value) in [(header::ORIGIN, origin), (SEC_FETCH_SITE, site)] {
             if let Some(value) = value {
@@ -143,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_host_is_that_of_the_request_and_the_scheme_that_of_the_listener() {
-        let rules = OriginRules { allowed: vec![], development: false };
+        let rules = OriginRules { allowed: &[], development: false };
         let may = |uri: &str, origin: &str, encrypted| {
             let request = Request::get(uri).header(header::ORIGIN, origin).header(header::HOST, "proxy.internal");
             rules.check(&request.body(()).unwrap(), &arrival(false, encrypted)).is_ok()
@@ -161,7 +179,7 @@ mod tests {
 
     #[test]
     fn by_default_a_page_of_the_same_host_may() {
-        let rules = OriginRules { allowed: vec![], development: false };
+        let rules = OriginRules { allowed: &[], development: false };
         assert!(check(&rules, None, "rt.example.com", None, false));
         assert!(check(&rules, Some("https://rt.example.com"), "rt.example.com", None, false));
         assert!(!check(&rules, Some("https://rt.example.com:8443"), "rt.example.com", None, false));
@@ -171,8 +189,8 @@ mod tests {
 
     #[test]
     fn named_origins_may_and_no_others() {
-        let allowed = vec![Origin::parse("https://app.example.com").unwrap()];
-        let rules = OriginRules { allowed, development: false };
+        let allowed = [Origin::parse("https://app.example.com").unwrap()];
+        let rules = OriginRules { allowed: &allowed, development: false };
         let may = |origin| check(&rules, Some(origin), "rt.example.com", None, false);
         assert!(may("https://app.example.com"));
         assert!(!may("https://rt.example.com"), "a list leaves nobody in by default");
@@ -182,7 +200,7 @@ mod tests {
 
     #[test]
     fn in_development_only_pages_of_this_machine_may() {
-        let rules = OriginRules { allowed: vec![], development: true };
+        let rules = OriginRules { allowed: &[], development: true };
         let may = |origin, host| check(&rules, origin, host, None, true);
         assert!(may(None, "localhost:8000"));
         assert!(may(Some("http://localhost:5173"), "127.0.0.1:8000"));

@@ -5,6 +5,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use include_dir::{Dir, include_dir};
 
+use super::route::Route;
 use crate::config::Settings;
 
 static DEMO: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/demo");
@@ -15,16 +16,17 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 /// Answers a GET or HEAD for a page.
 pub(super) fn answer<B>(request: &Request<B>, settings: &Settings) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
-    let mut response = match path {
-        "/" => index(request, settings),
-        "/demo" if settings.demo.enabled => moved(request.uri()),
-        "/index.css" => with_type(StatusCode::OK, "text/css; charset=utf-8", Bytes::from_static(INDEX_CSS.as_bytes())),
-        _ => match path.strip_prefix("/demo/").filter(|_| settings.demo.enabled) {
+    let mut response = match Route::of(request.uri().path()) {
+        Some((Route::Index, _)) => index(request, settings),
+        Some((Route::Style, _)) => {
+            with_type(StatusCode::OK, "text/css; charset=utf-8", Bytes::from_static(INDEX_CSS.as_bytes()))
+        }
+        Some((Route::Demo, file)) if settings.demo.enabled => match file {
+            None => moved(request.uri()),
             Some(folder) if DEMO.get_dir(folder).is_some_and(|_| !folder.ends_with('/')) => moved(request.uri()),
             Some(file) => demo(file),
-            None => not_found(),
         },
+        _ => not_found(),
     };
     if request.method() == Method::HEAD {
         let length = response.headers().get(header::CONTENT_LENGTH).cloned();

@@ -9,17 +9,18 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use skywave_proto::{ChannelName, ErrorCode, StreamPosition};
+use skywave_proto::{ChannelName, CloseCode, ErrorCode, StreamPosition};
 use tokio::{io::AsyncWriteExt as _, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Arrival, Load, Public, WebSocketLimits, WebSocketSeat,
     connection::{Adopted, Connection},
-    echo, forwarded,
+    credentials, echo, forwarded,
     framed::Framed,
     handshake::{self, Handshake, HandshakeError},
     http::{Answer, Door, refused, text},
+    origin::OriginRules,
     prepare::Compression,
     requests,
     socket::Socket,
@@ -27,11 +28,15 @@ use super::{
     wire::Wire,
 };
 use crate::{
+    auth::Claims,
+    clock::now_ms,
     config::PublicSettings,
     metrics::{self, Figures},
     protocol::{Codec, Raw},
-    session::{self, Command, Envelope, Refusal, Session, Since, Subscribe},
+    push::Goodbye,
+    session::{self, Command, Credential, Envelope, Grant, Refusal, Session, Since, Standing, Subscribe, Visitor},
     shard::Shard,
+    webhooks::Hook,
 };
 
 /// Where a WebSocket leads.
@@ -45,16 +50,11 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
-    /// What is served at this path, if it is a WebSocket; an error for a channel that is none.
-    pub(super) fn at(path: &str, echo: bool) -> Option<Result<Self, Refusal>> {
-        match path {
-            "/ws" => Some(Ok(Self::Native)),
-            "/echo" if echo => Some(Ok(Self::Echo)),
-            _ => path.strip_prefix("/raw/").map(Self::raw),
-        }
-    }
-
-    fn raw(encoded: &str) -> Result<Self, Refusal> {
+    /// One channel, as it stands in the path.
+    ///
+    /// # Errors
+    /// If it is no channel.
+    pub(super) fn raw(encoded: &str) -> Result<Self, Refusal> {
         let bad = |message: String| Refusal::new(ErrorCode::BadRequest, message);
         let name = percent_encoding::percent_decode_str(encoded).decode_utf8();
         let name = name.map_err(|_| bad("the channel in the path is not UTF-8".into()))?;
@@ -80,28 +80,30 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
         metrics::refused("not_ready");
         return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
     }
-    if let Err(foreign) = public.origins.check(&request, &arrival) {
+    if let Err(foreign) = OriginRules::of(&settings).check(&request, &arrival) {
         metrics::refused("origin");
         return text(StatusCode::FORBIDDEN, format!("{foreign}\n"));
     }
-    let token = has_credentials(&request);
-    let (codec, subprotocol): (&'static dyn Codec, _) = match &endpoint {
-        Endpoint::Raw(channel) => match may_open_raw(public, channel, token) {
-            Ok(()) => (&Raw, None),
+    // Before anything that costs more, such as a signature.
+    let seat = match public.admit(client, door.has_queued.take()).await.and_then(|()| public.seat(client)) {
+        Ok(seat) => seat,
+        Err(refused) => return refused.answer(),
+    };
+    let may_ride = OriginRules::of(&settings).may_use_cookies(&request, &arrival);
+    let token = credentials::token(&request, &settings, may_ride);
+    let (codec, subprotocol, introduction): (&'static dyn Codec, _, _) = match &endpoint {
+        Endpoint::Raw(channel) => match may_open_raw(public, channel, token).await {
+            Ok(introduction) => (&Raw, None, introduction),
             Err(refusal) => {
                 metrics::refused("rights");
                 return refused(&refusal);
             }
         },
-        Endpoint::Echo => (&Raw, None),
+        Endpoint::Echo => (&Raw, None, Introduction::Nobody),
         Endpoint::Native => match handshake::subprotocol(request.headers()) {
-            Ok(chosen) => chosen,
+            Ok((codec, subprotocol)) => (codec, subprotocol, token.map_or(Introduction::Nobody, Introduction::Token)),
             Err(error) => return no_upgrade(error, request.version()),
         },
-    };
-    let Some(seat) = public.seat() else {
-        metrics::refused("connections");
-        return text(StatusCode::SERVICE_UNAVAILABLE, "limits.connections is reached: connect to another node\n");
     };
     let held = match handshake {
         Handshake::Http1 { .. } => Held { _seat: seat, _load: door.load.clone(), _request: None },
@@ -114,9 +116,17 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
     let since = since(request.uri().query());
     let (compression, extensions) = compression(request.headers(), &settings.public).unzip();
     let upgrade = hyper::upgrade::on(&mut request);
-    let opening = Opening { shard, public, codec, endpoint, since, token, compression };
+    let asks = public.ground.webhooks.wants(Hook::Connect, None);
+    let visitor = asks.then(|| visitor(request.headers(), &arrival, may_ride));
+    let opening = Opening { shard, public, codec, endpoint, since, introduction, visitor, compression };
     let deadline = settings.timeouts.handshake;
-    let opened = opening.opened(deadline).await;
+    let opened = match opening.opened(deadline).await {
+        Ok(opened) => opened,
+        Err(refusal) => {
+            metrics::refused("rights");
+            return refused(&refusal);
+        }
+    };
     tokio::task::spawn_local(open(opened, upgrade, deadline, held));
     handshake.answer(subprotocol, extensions)
 }
@@ -149,31 +159,66 @@ fn no_upgrade(error: HandshakeError, version: Version) -> Answer {
     answer
 }
 
-/// Whether the client brings credentials along, in whatever way the handshake allows.
-fn has_credentials(request: &Request<Incoming>) -> bool {
-    request.headers().contains_key(header::AUTHORIZATION) || parameter(request.uri().query(), "token").is_some()
-}
-
-fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
-    query?.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
-}
-
 fn since(query: Option<&str>) -> Option<Since> {
-    let text = percent_encoding::percent_decode_str(parameter(query, "since")?).decode_utf8_lossy();
+    let text = credentials::decoded(credentials::parameter(query, "since")?);
+    // A close reason as it came: behind the position may stand why (see `Raw::farewell`).
+    let text = text.split([' ', '+']).next().unwrap_or_default();
     Some(text.parse::<StreamPosition>().map_or(Since::Foreign, Since::Position))
 }
 
-fn may_open_raw(public: &Public, channel: &ChannelName, token: bool) -> Result<(), Refusal> {
-    let settings = public.ground.settings();
-    if token {
-        let message = "this node has no token keys, so it cannot accept a token";
-        return Err(Refusal::new(ErrorCode::Unauthenticated, message));
+/// Whether the token, and whoever has it, may have a channel by its address. Where the back end is asked who comes in, it
+/// has the last word, and later.
+async fn may_open_raw(
+    public: &Public,
+    channel: &ChannelName,
+    token: Option<Credential>,
+) -> Result<Introduction, Refusal> {
+    let ground = &public.ground;
+    let settings = Arc::clone(&ground.settings());
+    let is_asked = ground.webhooks.wants(Hook::Connect, None);
+    let introduction = match token {
+        Some(token) if ground.authority.accepts_tokens() => {
+            let checked = ground.authority.verify(token.reveal(), now_ms()).await;
+            Introduction::Checked(Box::new(checked.map_err(|error| Refusal::from(&error))?))
+        }
+        Some(token) if is_asked => Introduction::Token(token),
+        Some(_) => {
+            let message = "this node has no token keys, so it cannot accept a token";
+            return Err(Refusal::new(ErrorCode::Unauthenticated, message));
+        }
+        None if settings.auth.anonymous || is_asked => Introduction::Nobody,
+        None => {
+            let message = "anonymous clients are not allowed here: bring a token";
+            return Err(Refusal::new(ErrorCode::PermissionDenied, message));
+        }
+    };
+    let namespace = session::namespace(&settings, channel)?;
+    if !is_asked {
+        let grant = match &introduction {
+            Introduction::Checked(claims) => Some(Grant::of_token((**claims).clone())),
+            Introduction::Token(_) | Introduction::Nobody => None,
+        };
+        let user = grant.as_ref().and_then(|grant| grant.token()?.user.as_deref());
+        session::may_subscribe(namespace, channel, Standing { user, grant: grant.as_ref() })?;
     }
-    if !settings.auth.anonymous {
-        let message = "anonymous clients are not allowed here";
-        return Err(Refusal::new(ErrorCode::PermissionDenied, message));
-    }
-    session::may_subscribe(session::namespace(&settings, channel)?, channel, None)
+    Ok(introduction)
+}
+
+/// Who the handshake says the client is.
+enum Introduction {
+    /// It does not say.
+    Nobody,
+    /// Whose token this is, which has not been looked at.
+    Token(Credential),
+    /// Whose token this was.
+    Checked(Box<Claims>),
+}
+
+/// What the back end may be told of a handshake.
+fn visitor(headers: &HeaderMap, arrival: &Arrival, may_ride: bool) -> Visitor {
+    let told = ["origin", "user-agent", "cookie"].into_iter().filter(|name| may_ride || *name != "cookie");
+    let value = |name: &'static str| Some((name, headers.get(name)?.to_str().ok()?.into()));
+    Visitor { address: arrival.client, headers: told.filter_map(value).collect() }
 }
 
 /// What a WebSocket keeps as long as it is open.
@@ -244,14 +289,18 @@ struct Opening<'a> {
     codec: &'static dyn Codec,
     endpoint: Endpoint,
     since: Option<Since>,
-    token: bool,
+    introduction: Introduction,
+    visitor: Option<Visitor>,
     compression: Option<Compression>,
 }
 
 impl Opening<'_> {
     /// Makes the connection. One that is subscribed by its address is answered only when the subscription is there, or
     /// cannot be: its client has no other way to know from when on it hears everything.
-    async fn opened(self, deadline: Duration) -> Opened {
+    ///
+    /// # Errors
+    /// If such a client may not be here: it hears that by HTTP.
+    async fn opened(self, deadline: Duration) -> Result<Opened, Refusal> {
         let settings = Arc::clone(&self.public.ground.settings());
         let limits = Rc::new(WebSocketLimits {
             message: websocket::Limits {
@@ -267,24 +316,52 @@ impl Opening<'_> {
         let compression = self.compression;
         if matches!(self.endpoint, Endpoint::Echo) {
             let (figures, leaving) = (self.shard.figures().clone(), self.public.draining.clone());
-            return Opened::Echo { limits, compression, figures, leaving };
+            return Ok(Opened::Echo { limits, compression, figures, leaving });
         }
         let link = self.shard.link(self.codec, settings.limits.outbox_bytes);
         let session = Session::new(self.public.ground.clone(), self.shard.clone(), link.clone(), self.codec);
-        let adopt = |channel| Connection::adopted(self.shard, session, link, self.codec, channel, limits, compression);
+        let adopt =
+            |session, channel| Connection::adopted(self.shard, session, link, self.codec, channel, limits, compression);
+        if let Some(visitor) = self.visitor {
+            session.set_visitor(visitor);
+        }
         let Endpoint::Raw(channel) = self.endpoint else {
-            let adopted = adopt(None);
+            let adopted = adopt(session, None);
             // A browser cannot read a status, so bad credentials are told over the open connection.
-            if self.token {
-                adopted.session().turn_away(None, "this node has no token keys, so it cannot accept a token");
+            if let Introduction::Token(token) = self.introduction {
+                adopted.session().introduce(token);
             }
-            return Opened::Session(adopted);
+            return Ok(Opened::Session(adopted));
         };
-        let adopted = adopt(Some(channel.clone()));
-        let request = Subscribe { channel: channel.clone(), since: self.since, presence: false, echo: true };
-        adopted.session().handle(Envelope { id: Some(0), command: Ok(Command::Subscribe(request)) });
+        let adopted = adopt(session, Some(channel.clone()));
+        let session = adopted.session();
+        match self.introduction {
+            Introduction::Nobody => drop(session.welcome()),
+            Introduction::Token(token) => session.introduce(token),
+            Introduction::Checked(claims) => session.introduce_as(*claims),
+        }
         // Should it take too long, the connection goes on waiting for it.
-        let _ = timeout(deadline, adopted.session().subscribed(&channel)).await;
-        Opened::Session(adopted)
+        let _ = timeout(deadline, async {
+            session.known().await;
+            let request =
+                Subscribe { channel: channel.clone(), since: self.since, presence: false, echo: true, token: None };
+            session.handle(Envelope { id: Some(0), command: Ok(Command::Subscribe(request)) });
+            session.subscribed(&channel).await;
+        })
+        .await;
+        match adopted.ending().and_then(|goodbye| forbidden(&goodbye)) {
+            Some(refusal) => Err(refusal),
+            None => Ok(Opened::Session(adopted)),
+        }
     }
+}
+
+/// What becomes a status of HTTP. All else has its own close code, of which the client is to hear.
+fn forbidden(goodbye: &Goodbye) -> Option<Refusal> {
+    let code = match goodbye.code {
+        CloseCode::BadToken | CloseCode::TokenExpired => ErrorCode::Unauthenticated,
+        CloseCode::PermissionDenied => ErrorCode::PermissionDenied,
+        _ => return None,
+    };
+    Some(Refusal::new(code, goodbye.reason.to_string()))
 }

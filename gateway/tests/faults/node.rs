@@ -53,6 +53,15 @@ node = {{ name = "{name}", shards = 2, log = "json", secret = "what the nodes of
 auth = {{ anonymous = true }}
 api = {{ keys = [{{ name = "suite", key = "{API_KEY}", scopes = ["publish", "read", "control"] }}] }}
 backplane = {{ url = "{backplane}" }}
+# How fast a test asks, and what else the machine does, is no concern of the node.
+[limits]
+handshakes_per_second = 0
+new_channels_per_minute = 0
+commands_per_second = 0
+publications_per_second = 0
+bytes_per_second = 0
+overload_memory = 0
+overload_lag = "0s"
 [namespaces.news]
 subscribe = "anyone"
 publish = "subscribers"

@@ -1,10 +1,12 @@
 //! Nodes on port 0, a client that speaks the protocol, and HTTP.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)] // each test file uses its part
 
+pub mod back_end;
 pub mod http2;
 pub mod raw;
 pub mod redis;
 pub mod tls;
+pub mod token;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -53,6 +55,12 @@ async fn start(dev: bool, variables: &[(&str, &str)], metrics: Option<Prometheus
     };
     let mut variables = variables.to_vec();
     variables.push(("SKYWAVE__NODE__SHARDS", "2"));
+    // What else the machine does is no concern of a test.
+    for (name, never) in [("SKYWAVE__LIMITS__OVERLOAD_MEMORY", "0"), ("SKYWAVE__LIMITS__OVERLOAD_LAG", "0s")] {
+        if !variables.iter().any(|(known, _)| *known == name) {
+            variables.push((name, never));
+        }
+    }
     let settings = Settings::load(&flags, variables).unwrap();
     Running { node: Node::start(settings, metrics).await.unwrap() }
 }

@@ -22,7 +22,12 @@ pub(super) fn member(member: &Member) -> Vec<u8> {
 pub(super) fn read(entry: &[u8]) -> Option<Member> {
     let after_client = entry.iter().position(|byte| *byte == 0)?;
     let line = after_client + entry[after_client..].iter().position(|byte| *byte == b'\n')?;
-    v1::Member::decode(&entry[line + 1..]).ok().map(into_member)
+    read_member(&entry[line + 1..])
+}
+
+/// What [`member`] wrote.
+pub(super) fn read_member(bytes: &[u8]) -> Option<Member> {
+    v1::Member::decode(bytes).ok().map(into_member)
 }
 
 /// The event in a payload of a stream; `None` for what is none.

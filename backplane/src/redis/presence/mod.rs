@@ -3,6 +3,7 @@
 //! - [`table`]: what this node wants to stand there, member by member
 //! - [`writer`]: makes it so, in batches; what fails is tried again, for the scripts do nothing twice
 //! - [`entry`]: what stands there, in bytes
+//! - [`transitions`]: which user's first or last client that was
 //!
 //! A member's entry names the incarnation of its node, and the lease is that node's ([`super::registry`]): an idle client
 //! costs nothing. Joins and leaves are publications on a history stream of their own for each channel, so that what
@@ -10,13 +11,14 @@
 
 mod entry;
 mod table;
+mod transitions;
 pub(super) mod writer;
 
 use std::{sync::Arc, time::Duration};
 
 use skywave_proto::{ChannelName, Member, StreamPosition};
 
-pub(super) use self::{entry::read_event, table::Resync, writer::Writer};
+pub(super) use self::{entry::read_event, table::Resync, transitions::Transitions, writer::Writer};
 use super::{Redis, history, keys};
 use crate::{HistoryPolicy, MemberPage, Presence, PresenceError};
 
@@ -84,6 +86,10 @@ impl Presence for Redis {
         let answer = link.ask(&pipeline).await.map_err(|error| away(history::unavailable(error)))?.pop();
         let count = answer.unwrap_or_default().extract_error().and_then(|count| Ok(redis::from_redis_value(count)?));
         count.map_err(|error| away(history::unavailable(error)))
+    }
+
+    fn tell_transitions(&self, tell: bool) {
+        self.0.members.tell_transitions(tell);
     }
 }
 

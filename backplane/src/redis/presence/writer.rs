@@ -1,6 +1,13 @@
 //! Makes Redis look as the table wants it, in batches.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures_util::{FutureExt as _, future::join_all};
 use parking_lot::{Mutex, RwLock};
@@ -14,15 +21,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::{
-    STREAM, entry, stream,
+    STREAM, Transitions, entry, stream,
     table::{Resync, Table, Writes},
 };
-use crate::redis::{
-    keys::{self, Keys, PARTITIONS},
-    link::{Link, PIPELINE},
-    masters::Masters,
-    publish::millis,
-    scripts::Step,
+use crate::{
+    Sink,
+    redis::{
+        keys::{self, Keys, PARTITIONS},
+        link::{Link, PIPELINE},
+        masters::Masters,
+        publish::millis,
+        scripts::Step,
+    },
 };
 
 /// How many memberships are written together.
@@ -43,17 +53,41 @@ struct Inner {
     incarnation: Arc<RwLock<Arc<str>>>,
     /// By partition: the generation in which everything was written.
     generations: Mutex<Vec<u64>>,
+    sink: Arc<dyn Sink>,
+    /// Those of this node.
+    transitions: Transitions,
+    tells_transitions: AtomicBool,
 }
 
 impl Writer {
-    pub(in crate::redis) fn new(masters: Arc<Masters>, incarnation: Arc<RwLock<Arc<str>>>) -> Self {
+    pub(in crate::redis) fn new(
+        masters: Arc<Masters>,
+        incarnation: Arc<RwLock<Arc<str>>>,
+        sink: Arc<dyn Sink>,
+    ) -> Self {
         Self(Arc::new(Inner {
             table: Mutex::default(),
             changed: Notify::new(),
             masters,
             incarnation,
             generations: Mutex::new(vec![0; PARTITIONS]),
+            transitions: Transitions::new(sink.clone()),
+            sink,
+            tells_transitions: AtomicBool::new(false),
         }))
+    }
+
+    pub(super) fn tell_transitions(&self, tell: bool) {
+        self.0.tells_transitions.store(tell, Relaxed);
+    }
+
+    pub(in crate::redis) fn tells_transitions(&self) -> bool {
+        self.0.tells_transitions.load(Relaxed)
+    }
+
+    /// For those of another node, by whoever buries it.
+    pub(in crate::redis) fn new_transitions(&self) -> Transitions {
+        Transitions::new(self.0.sink.clone())
     }
 
     pub(super) fn join(&self, channel: &ChannelName, member: Member, serial: u64) -> oneshot::Receiver<()> {
@@ -95,7 +129,8 @@ impl Writer {
             if refresh.tick().now_or_never().is_some() {
                 self.refresh().await;
             }
-            if !self.0.table.lock().is_clean() {
+            let is_clean = self.0.table.lock().is_clean() && self.0.transitions.is_clean();
+            if !is_clean {
                 if self.write().await.is_err() {
                     let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
                 }
@@ -159,18 +194,28 @@ impl Writer {
                 all_well
             }
         });
-        let all_well = join_all(written).await.into_iter().all(|well| well);
+        let mut all_well = join_all(written).await.into_iter().all(|well| well);
+        if let Err(error) = self.0.transitions.confirm(&self.0.masters).await {
+            debug!(%error, "that transitions were told could not be noted; trying again");
+            all_well = false;
+        }
         if all_well { Ok(()) } else { Err(()) }
     }
 
-    async fn send(&self, link: &Link, incarnation: &str, chunk: &[&(ChannelName, Writes)]) -> bool {
+    async fn send(&self, link: &Link, incarnation: &Arc<str>, chunk: &[&(ChannelName, Writes)]) -> bool {
+        let (keys, tells) = (&self.0.masters.keys, self.tells_transitions());
         let mut pipeline = redis::pipe();
         for (channel, writes) in chunk {
-            for command in commands(link, &self.0.masters.keys, incarnation, channel, writes) {
+            for command in commands(link, keys, incarnation, channel, tells, writes) {
                 pipeline.add_command(command);
             }
         }
-        let answers = match link.ask(&pipeline).await {
+        let mut partitions = BTreeSet::new();
+        if tells {
+            partitions.extend(chunk.iter().map(|(channel, _)| keys::partition(channel)));
+        }
+        partitions.iter().for_each(|partition| Transitions::ask(&mut pipeline, keys, *partition, incarnation));
+        let mut answers = match link.ask(&pipeline).await {
             Ok(answers) => answers,
             Err(error) => {
                 debug!(%error, "members could not be written; trying again");
@@ -178,7 +223,15 @@ impl Writer {
                 return false;
             }
         };
-        let (mut answers, mut stale, mut all_well) = (answers.into_iter(), Vec::new(), true);
+        let (mut stale, mut all_well) = (Vec::new(), true);
+        // Before anybody hears that it is written.
+        let transitions = answers.split_off(answers.len().saturating_sub(partitions.len()));
+        for (partition, answer) in partitions.into_iter().zip(transitions) {
+            if let Err(error) = self.0.transitions.take_in(partition, incarnation, answer) {
+                debug!(%error, "transitions could not be read; they are with the next ones");
+            }
+        }
+        let mut answers = answers.into_iter();
         for (channel, writes) in chunk {
             let count = usize::from(!writes.joins.is_empty()) + usize::from(!writes.leaves.is_empty());
             let mut well = true;
@@ -225,7 +278,7 @@ impl Writer {
                 for place in chunk {
                     let channel = &channels[*place];
                     let membered = keys.membered(keys::partition(channel), &incarnation);
-                    for key in [keys.members(channel), membered] {
+                    for key in [keys.members(channel), keys.users(channel), membered] {
                         pipeline.cmd("PEXPIRE").arg(key).arg(LIVES_MS).ignore();
                     }
                 }
@@ -240,10 +293,17 @@ impl Writer {
 /// As in `scripts/members.lua`.
 const LIVES_MS: u64 = 3_600_000;
 
-fn commands(link: &Link, keys: &Keys, incarnation: &str, channel: &ChannelName, writes: &Writes) -> Vec<Cmd> {
+fn commands(
+    link: &Link,
+    keys: &Keys,
+    incarnation: &str,
+    channel: &ChannelName,
+    tells: bool,
+    writes: &Writes,
+) -> Vec<Cmd> {
     let mut commands = Vec::with_capacity(2);
     if !writes.joins.is_empty() {
-        let mut command = call(link, &link.scripts().join, keys, incarnation, channel);
+        let mut command = call(link, &link.scripts().join, keys, incarnation, channel, tells);
         for write in &writes.joins {
             let is_told = u8::from(write.is_told);
             command.arg(&*write.member.client).arg(write.serial).arg(entry::member(&write.member)).arg(is_told);
@@ -251,7 +311,7 @@ fn commands(link: &Link, keys: &Keys, incarnation: &str, channel: &ChannelName, 
         commands.push(command);
     }
     if !writes.leaves.is_empty() {
-        let mut command = call(link, &link.scripts().leave, keys, incarnation, channel);
+        let mut command = call(link, &link.scripts().leave, keys, incarnation, channel, tells);
         command.arg(u8::from(writes.is_last));
         for write in &writes.leaves {
             command.arg(&*write.member.client).arg(write.serial);
@@ -261,8 +321,15 @@ fn commands(link: &Link, keys: &Keys, incarnation: &str, channel: &ChannelName, 
     commands
 }
 
-/// What all scripts of presence begin with.
-pub(in crate::redis) fn call(link: &Link, step: &Step, keys: &Keys, incarnation: &str, channel: &ChannelName) -> Cmd {
+/// What all scripts of presence begin with; whether they note transitions.
+pub(in crate::redis) fn call(
+    link: &Link,
+    step: &Step,
+    keys: &Keys,
+    incarnation: &str,
+    channel: &ChannelName,
+    tells: bool,
+) -> Cmd {
     let (stream, partition) = (stream(channel), keys::partition(channel));
     let mut command = step.call(&[
         &keys.members(channel),
@@ -270,6 +337,8 @@ pub(in crate::redis) fn call(link: &Link, step: &Step, keys: &Keys, incarnation:
         &keys.meta(&stream),
         &keys.list(&stream),
         &keys.channel(&stream),
+        &keys.users(channel),
+        &keys.transitions(partition, incarnation),
     ]);
     command
         .arg(incarnation)
@@ -278,6 +347,7 @@ pub(in crate::redis) fn call(link: &Link, step: &Step, keys: &Keys, incarnation:
         .arg(Epoch::random().as_bytes())
         .arg(STREAM.size)
         .arg(millis(STREAM.ttl))
-        .arg(millis(STREAM.meta_ttl));
+        .arg(millis(STREAM.meta_ttl))
+        .arg(u8::from(tells));
     command
 }

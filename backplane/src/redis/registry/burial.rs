@@ -1,6 +1,6 @@
 //! Taking away what a dead node has.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use redis::{RedisResult, Value};
 use skywave_proto::ChannelName;
@@ -11,7 +11,7 @@ use super::{BOOKS_LIVE, Registry};
 use crate::redis::{
     keys::{self, PARTITIONS},
     link::{Link, PIPELINE},
-    presence::writer,
+    presence::{Transitions, writer},
     publish::millis,
 };
 
@@ -29,19 +29,19 @@ impl Registry {
         if !self.0.burying.lock().insert(incarnation.to_owned()) {
             return;
         }
-        let (registry, link, incarnation) = (self.clone(), link.clone(), incarnation.to_owned());
+        let (registry, link, incarnation) = (self.clone(), link.clone(), Arc::<str>::from(incarnation));
         let stop = self.0.masters.stop.clone();
         self.0.masters.tasks.spawn(async move {
             let burial = stop.run_until_cancelled(registry.bury(&link, &incarnation, has_resigned)).await;
             if let Some(Err(error)) = burial {
-                debug!(incarnation, %error, "a dead node's members could not be taken away; trying again");
+                debug!(%incarnation, %error, "a dead node's members could not be taken away; trying again");
             }
-            registry.0.burying.lock().remove(&incarnation);
+            registry.0.burying.lock().remove(&*incarnation);
         });
     }
 
     /// Takes away what a dead incarnation has.
-    async fn bury(&self, link: &Link, incarnation: &str, has_resigned: bool) -> RedisResult<()> {
+    async fn bury(&self, link: &Link, incarnation: &Arc<str>, has_resigned: bool) -> RedisResult<()> {
         let (keys, began) = (self.keys(), Instant::now());
         let mut pipeline = redis::pipe();
         let lock = keys.registry(&format!("nl:{incarnation}"));
@@ -60,7 +60,7 @@ impl Registry {
         match &buried {
             Ok(left) => {
                 let took = began.elapsed();
-                info!(incarnation, has_resigned, members = left, ?took, "a node is gone; its members have left");
+                info!(%incarnation, has_resigned, members = left, ?took, "a node is gone; its members have left");
             }
             // Whoever tries next need not wait for its end. After so long it may be another one's.
             Err(_) if began.elapsed() < LOCK_LIVES / 2 => {
@@ -74,26 +74,32 @@ impl Registry {
     }
 
     /// The same, by whoever has the lock. Gives how many members left.
-    async fn bury_alone(&self, link: &Link, incarnation: &str, lock: &str) -> RedisResult<u64> {
+    async fn bury_alone(&self, link: &Link, incarnation: &Arc<str>, lock: &str) -> RedisResult<u64> {
         let keys = self.keys();
         // First the tombstone: a node that wakes up now knows that its members are being taken away.
         let mut pipeline = redis::pipe();
         let tombstone = keys.registry(&format!("nt:{incarnation}"));
         pipeline.cmd("SET").arg(tombstone).arg(1).arg("PX").arg(millis(TOMBSTONE_LIVES));
         check(link.ask(&pipeline).await?)?;
+        let transitions = self.0.members.tells_transitions().then(|| self.0.members.new_transitions());
         let mut left = 0;
         for first in (0..PARTITIONS).step_by(PIPELINE) {
-            left += self.bury_partitions(incarnation, first..first + PIPELINE).await?;
+            left += self.bury_partitions(incarnation, transitions.as_ref(), first..first + PIPELINE).await?;
         }
         let mut pipeline = redis::pipe();
-        pipeline.cmd("ZREM").arg(keys.registry("n")).arg(incarnation);
-        pipeline.cmd("SREM").arg(keys.registry("nr")).arg(incarnation);
+        pipeline.cmd("ZREM").arg(keys.registry("n")).arg(&**incarnation);
+        pipeline.cmd("SREM").arg(keys.registry("nr")).arg(&**incarnation);
         pipeline.cmd("DEL").arg(keys.registry(&format!("n:{incarnation}"))).arg(lock);
         check(link.ask(&pipeline).await?)?;
         Ok(left)
     }
 
-    async fn bury_partitions(&self, incarnation: &str, partitions: std::ops::Range<usize>) -> RedisResult<u64> {
+    async fn bury_partitions(
+        &self,
+        incarnation: &Arc<str>,
+        transitions: Option<&Transitions>,
+        partitions: std::ops::Range<usize>,
+    ) -> RedisResult<u64> {
         let mut by_master: Vec<(Arc<Link>, Vec<usize>)> = Vec::new();
         for partition in partitions {
             let Some(link) = self.0.masters.link_of(partition) else {
@@ -110,15 +116,21 @@ impl Registry {
             for partition in &partitions {
                 pipeline.cmd("SMEMBERS").arg(self.keys().membered(*partition, incarnation));
             }
+            // What it has not told itself.
+            let asked: Vec<_> = transitions.iter().flat_map(|_| partitions.iter().copied()).collect();
+            asked.iter().for_each(|asked| Transitions::ask(&mut pipeline, self.keys(), *asked, incarnation));
+            let mut answers = link.ask(&pipeline).await?;
+            let untold = answers.split_off(partitions.len().min(answers.len()));
+            self.tell(transitions, incarnation, asked.into_iter().zip(untold)).await?;
             let mut work = Vec::new();
-            for answer in link.ask(&pipeline).await? {
+            for answer in answers {
                 let channels: Vec<String> = redis::from_redis_value(answer.extract_error()?)?;
                 let channels = channels.iter().filter_map(|channel| ChannelName::parse(channel).ok());
                 work.extend(channels.map(|channel| (channel, Vec::new())));
             }
             while !work.is_empty() {
                 let rest = work.split_off(work.len().min(PIPELINE / 4));
-                let (count, again) = self.bury_channels(&link, incarnation, work).await?;
+                let (count, again) = self.bury_channels(&link, incarnation, transitions, work).await?;
                 left += count;
                 work = again.into_iter().chain(rest).collect();
             }
@@ -130,17 +142,27 @@ impl Registry {
     async fn bury_channels(
         &self,
         link: &Link,
-        incarnation: &str,
+        incarnation: &Arc<str>,
+        transitions: Option<&Transitions>,
         channels: Vec<(ChannelName, Vec<u8>)>,
     ) -> RedisResult<(u64, Vec<(ChannelName, Vec<u8>)>)> {
         let mut pipeline = redis::pipe();
         for (channel, after) in &channels {
-            let mut call = writer::call(link, &link.scripts().reap, self.keys(), incarnation, channel);
+            let mut call =
+                writer::call(link, &link.scripts().reap, self.keys(), incarnation, channel, transitions.is_some());
             call.arg(after).arg(REAP);
             pipeline.add_command(call);
         }
+        let mut asked = BTreeSet::new();
+        if transitions.is_some() {
+            asked.extend(channels.iter().map(|(channel, _)| keys::partition(channel)));
+        }
+        asked.iter().for_each(|asked| Transitions::ask(&mut pipeline, self.keys(), *asked, incarnation));
+        let mut answers = link.ask(&pipeline).await?;
+        let told = answers.split_off(channels.len().min(answers.len()));
+        self.tell(transitions, incarnation, asked.into_iter().zip(told)).await?;
         let (mut left, mut again, mut stale) = (0, Vec::new(), Vec::new());
-        for ((channel, after), answer) in channels.into_iter().zip(link.ask(&pipeline).await?) {
+        for ((channel, after), answer) in channels.into_iter().zip(answers) {
             match answer {
                 Value::ServerError(error) if error.code() == "STALE" => {
                     let least = error.details().and_then(|least| least.parse().ok()).unwrap_or(0);
@@ -160,6 +182,19 @@ impl Registry {
             link.relearn(&stale).await?;
         }
         Ok((left, again))
+    }
+
+    async fn tell(
+        &self,
+        transitions: Option<&Transitions>,
+        incarnation: &Arc<str>,
+        answers: impl Iterator<Item = (usize, Value)>,
+    ) -> RedisResult<()> {
+        let Some(transitions) = transitions else { return Ok(()) };
+        for (partition, answer) in answers {
+            transitions.take_in(partition, incarnation, answer)?;
+        }
+        transitions.confirm(&self.0.masters).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Nodes, and the connections that clients have to them.
 
+use skywave_backplane::{Revocation, Subject};
 use skywave_proto::v1::{
     self,
     signal::{self, answer::Answer as NodeAnswer, question::Question},
@@ -96,14 +97,15 @@ pub(super) async fn revoke(internal: &Internal, words: v1::RevokeRequest) -> Res
         let message = format!("until is in seconds since 1970, later than now and at most {days} days ahead");
         return Err(bad_request(message));
     }
-    match (words.user, words.jti) {
-        (Some(user), None) => check_who("user", &user)?,
-        (None, Some(jti)) => check_who("jti", &jti)?,
+    let subject = match (words.user, words.jti) {
+        (Some(user), None) => Subject::User(user.into()),
+        (None, Some(jti)) => Subject::Token(jti.into()),
         (Some(_), Some(_)) => return Err(bad_request("give user or jti, not both")),
         (None, None) => return Err(bad_request("say which tokens: give user or jti")),
-    }
-    let _ = internal;
-    Err(bad_request("this node has no token keys, so there is nothing to revoke"))
+    };
+    // Bounds of the names are the backplane's, which keeps them.
+    let revocation = Revocation { subject, issued_before_ms: now, until_ms: until * 1000 };
+    internal.control.revoke(revocation).await.map(told)
 }
 
 /// `drain`: as for SIGTERM.

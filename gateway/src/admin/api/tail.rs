@@ -397,6 +397,8 @@ impl Owner for Tail {
 
     fn refresh(&self) {}
 
+    fn check_revoked(&self) {}
+
     fn describe(&self) -> Option<Description> {
         None
     }

@@ -65,8 +65,8 @@ pub(super) const BOUNDS: &[(&str, Bounds)] = &[
     ("UnsubscribeRequest.client", who),
     ("UnsubscribeRequest.channel", channel),
     ("RefreshRequest.user", who),
-    ("RevokeRequest.user", who),
-    ("RevokeRequest.jti", who),
+    ("RevokeRequest.user", || length(1, skywave_backplane::MAX_SUBJECT_BYTES)),
+    ("RevokeRequest.jti", || length(1, skywave_backplane::MAX_SUBJECT_BYTES)),
     ("DrainRequest.node", || length(1, NODE_BYTES)),
     ("TailRequest.channel", channel),
 ];

@@ -13,7 +13,7 @@ use crate::{
         COMMANDS_PER_MESSAGE, SUBSCRIPTIONS_PER_MESSAGE,
         parts::{self, bad_request},
     },
-    session::{Command, Connect, Envelope, Refusal, Since, Subscribe},
+    session::{Command, Connect, Credential, Envelope, Refusal, Since, Subscribe},
 };
 
 /// A line up to this long, in bytes, cannot hold so many subscriptions that they matter.
@@ -110,7 +110,8 @@ struct Line<'a> {
     #[serde(borrow)]
     history: Option<HistoryWords<'a>>,
     refresh: Option<RefreshWords>,
-    rpc: Option<RpcWords>,
+    #[serde(borrow)]
+    rpc: Option<RpcWords<'a>>,
     ping: Option<PingWords>,
 }
 
@@ -191,8 +192,11 @@ struct RefreshWords {
 }
 
 #[derive(Deserialize)]
-struct RpcWords {
+struct RpcWords<'a> {
     method: String,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    data_base64: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -212,8 +216,8 @@ impl Line<'_> {
             self.publish.map(PublishWords::parse),
             self.presence.map(PresenceWords::parse),
             self.history.map(HistoryWords::parse),
-            self.refresh.map(|words| Ok(Command::Refresh(words.token))),
-            self.rpc.map(|words| Ok(Command::Rpc(words.method))),
+            self.refresh.map(|words| Ok(Command::Refresh(Credential::new(words.token)))),
+            self.rpc.map(RpcWords::parse),
             self.ping.map(|PingWords {}| Ok(Command::Ping)),
         ]
         .into_iter()
@@ -229,7 +233,7 @@ impl Line<'_> {
 impl ConnectWords<'_> {
     fn parse(self) -> Result<Command, Refusal> {
         Ok(Command::Connect(Connect {
-            token: self.token,
+            token: self.token.map(Credential::new),
             session: self.session,
             info: self.info.map(parts::info).transpose()?,
             subscribe: self.subscribe.into_iter().map(SubscribeWords::parse).collect(),
@@ -240,7 +244,7 @@ impl ConnectWords<'_> {
 impl SubscribeWords<'_> {
     fn parse(self) -> Result<Subscribe, (String, Refusal)> {
         let since = self.since.map(SinceWords::parse);
-        parts::subscribe(&self.channel, since, self.presence, self.echo, self.token.as_deref())
+        parts::subscribe(&self.channel, since, self.presence, self.echo, self.token)
     }
 }
 
@@ -254,6 +258,16 @@ impl PublishWords<'_> {
     fn parse(self) -> Result<Command, Refusal> {
         let payload = payload(self.data, self.data_base64.as_deref()).map_err(bad_request);
         parts::publish(&self.channel, payload, self.key)
+    }
+}
+
+impl RpcWords<'_> {
+    fn parse(self) -> Result<Command, Refusal> {
+        let data = match (self.data, &self.data_base64) {
+            (None, None) => None,
+            (data, base64) => Some(payload(data, base64.as_deref()).map_err(bad_request)?),
+        };
+        parts::rpc(self.method, data)
     }
 }
 

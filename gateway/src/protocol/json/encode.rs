@@ -70,6 +70,8 @@ pub(super) fn reply(id: Option<u64>, reply: &Reply) -> Encoded {
             }),
             Reply::Presence(page) => out.key("presence").object(|out| out.members(page)),
             Reply::History(channel, page) => out.key("history").object(|out| out.history(channel, page)),
+            Reply::Refreshed(expires_in_ms) => out.key("refreshed").object(|out| out.expires_in(*expires_in_ms)),
+            Reply::Result(data) => out.key("result").object(|out| out.payload(data)),
             Reply::Pong => out.key("pong").object(|_| {}),
             Reply::Error(refusal) => out.key("error").refusal(refusal),
         }
@@ -207,6 +209,7 @@ impl Writer {
         self.key("session").string(&connected.session);
         self.key("node").string(&connected.node);
         self.key("ping_interval_ms").number(connected.ping_interval_ms);
+        self.expires_in(connected.expires_in_ms);
         self.key("subscribed").array(&connected.subscribed, |out, outcome| {
             out.object(|out| match outcome {
                 Ok(subscribed) => out.subscribed(subscribed),
@@ -216,6 +219,12 @@ impl Writer {
                 }
             });
         });
+    }
+
+    fn expires_in(&mut self, expires_in_ms: Option<u64>) {
+        if let Some(expires_in_ms) = expires_in_ms {
+            self.key("expires_in_ms").number(expires_in_ms);
+        }
     }
 
     fn subscribed(&mut self, subscribed: &Subscribed) {

@@ -13,7 +13,7 @@ use crate::{
         COMMANDS_PER_MESSAGE, SUBSCRIPTIONS_PER_MESSAGE,
         parts::{self, bad_request},
     },
-    session::{Command, Connect, Envelope, Refusal, Since, Subscribe},
+    session::{Command, Connect, Credential, Envelope, Refusal, Since, Subscribe},
 };
 
 /// Hands over the commands of one message in order. Behind one that cannot be read nothing in the message can be
@@ -110,8 +110,11 @@ fn command(word: Word) -> Result<Command, Refusal> {
             since: words.since.as_ref().map(since_of),
             limit: words.limit,
         }),
-        Word::Refresh(words) => Ok(Command::Refresh(words.token)),
-        Word::Rpc(words) => Ok(Command::Rpc(words.method)),
+        Word::Refresh(words) => Ok(Command::Refresh(Credential::new(words.token))),
+        Word::Rpc(words) => {
+            let data = words.data.map(|data| payload_of(Some(data))).transpose()?;
+            parts::rpc(words.method, data)
+        }
         Word::Ping(v1::Ping {}) => Ok(Command::Ping),
     }
 }
@@ -122,7 +125,7 @@ fn connect(words: v1::Connect) -> Result<Command, Refusal> {
         parts::info(info)
     });
     Ok(Command::Connect(Connect {
-        token: words.token,
+        token: words.token.map(Credential::new),
         session: words.session,
         info: info.transpose()?,
         subscribe: words.subscribe.into_iter().map(subscribe).collect(),
@@ -132,7 +135,7 @@ fn connect(words: v1::Connect) -> Result<Command, Refusal> {
 fn subscribe(words: v1::Subscribe) -> Result<Subscribe, (String, Refusal)> {
     let since = words.since.as_ref().map(since_of);
     let echo = words.echo.unwrap_or(true);
-    parts::subscribe(&words.channel, since, words.presence, echo, words.token.as_deref())
+    parts::subscribe(&words.channel, since, words.presence, echo, words.token)
 }
 
 /// A position that was given, whatever it says.

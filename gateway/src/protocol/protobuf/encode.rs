@@ -56,6 +56,8 @@ pub(super) fn reply(id: Option<u64>, reply: &Reply) -> Encoded {
         }
         Reply::Presence(page) => Word::Presence(members_message(page)),
         Reply::History(channel, page) => Word::History(history_message(channel, page)),
+        Reply::Refreshed(expires_in_ms) => Word::Refreshed(v1::Refreshed { expires_in_ms: *expires_in_ms }),
+        Reply::Result(data) => Word::Result(v1::Result { data: Some(payload(data)) }),
         Reply::Pong => Word::Pong(v1::Pong {}),
         Reply::Error(refusal) => Word::Error(error_message(refusal)),
     };
@@ -143,6 +145,7 @@ fn connected(connected: &Connected) -> v1::Connected {
         session: connected.session.clone(),
         node: connected.node.to_string(),
         ping_interval_ms: connected.ping_interval_ms,
+        expires_in_ms: connected.expires_in_ms,
         subscribed: connected.subscribed.iter().map(outcome).collect(),
     }
 }

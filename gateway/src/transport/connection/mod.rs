@@ -26,6 +26,7 @@ use super::{
     websocket::{self, Event},
 };
 use crate::{
+    clock::now_ms,
     metrics::Figures,
     protocol::{Body, Codec, Incoming},
     push::{Frame, Goodbye},
@@ -83,12 +84,19 @@ pub(super) struct Connection {
 pub(super) struct Adopted {
     shard: Rc<Shard>,
     connection: Rc<Connection>,
+    /// How it has ended, in a word.
+    reason: Cell<&'static str>,
 }
 
 impl Adopted {
     /// What the client asks.
     pub(super) fn session(&self) -> &Session {
         &self.connection.session
+    }
+
+    /// Why the connection ends before it has begun, if it does.
+    pub(super) fn ending(&self) -> Option<Goodbye> {
+        self.connection.link.ending()
     }
 
     /// Gives the connection its socket. `early` are bytes that came behind the handshake.
@@ -111,6 +119,7 @@ impl Adopted {
         let mut wire = connection.wire.take()?;
         let (reason, at_once) = connection.close(&mut wire, end).await;
         connection.left.set(at_once);
+        self.reason.set(reason);
         let protocol = connection.codec.name();
         connection.figures.closed(protocol, reason, connection.link.is_slow());
         tracing::debug!(reason, protocol, client = connection.session.client_id().as_deref(), "connection ended");
@@ -121,7 +130,7 @@ impl Adopted {
 impl Drop for Adopted {
     fn drop(&mut self) {
         self.shard.release(self.connection.link.key());
-        self.connection.session.ended(self.connection.left.get());
+        self.connection.session.ended(self.reason.get(), self.connection.left.get());
     }
 }
 
@@ -169,7 +178,7 @@ impl Connection {
             parked: RefCell::default(),
         });
         shard.adopt(connection.clone());
-        Adopted { shard: shard.clone(), connection }
+        Adopted { shard: shard.clone(), connection, reason: Cell::new("abnormal") }
     }
 
     async fn serve(&self) -> End {
@@ -296,10 +305,12 @@ impl Connection {
                 Event::Binary(bytes) => Body::Binary(bytes),
                 Event::Close(close) => return Poll::Ready(End::Client(close.as_ref().map(|(code, _)| *code))),
                 Event::Ping(payload) => {
+                    self.session.hear_nothing();
                     self.pong.replace(Some(payload.clone()));
                     continue;
                 }
                 Event::Pong(payload) => {
+                    self.session.hear_nothing();
                     if let Some(took) = self.heartbeat.borrow_mut().answered(payload, Instant::now()) {
                         self.figures.round_trip(took);
                     }
@@ -308,7 +319,15 @@ impl Connection {
             };
             self.begun.set(None);
             let incoming = Incoming { channel: self.channel.as_ref(), body };
-            self.codec.decode(incoming, &mut |envelope| self.hear(envelope));
+            self.session.hear(incoming.len());
+            let mut is_empty = true;
+            self.codec.decode(incoming, &mut |envelope| {
+                is_empty = false;
+                self.hear(envelope);
+            });
+            if is_empty {
+                self.session.hear_nothing();
+            }
             if self.link.is_loaded() {
                 break; // what was answered first
             }
@@ -342,6 +361,7 @@ impl Connection {
             }
             let next = parked.pop_front();
             drop(parked);
+            self.session.pass();
             next.into_iter().for_each(|envelope| self.session.handle(envelope));
         }
         false
@@ -411,7 +431,8 @@ impl Owner for Connection {
         if self.session.wants_drained() {
             self.link.wake();
         }
-        match heartbeat.poll(now) {
+        let lasts = self.session.expire(now_ms()).map_or(Duration::MAX, Duration::from_millis);
+        let next = match heartbeat.poll(now) {
             Beat::Ping => {
                 self.link.ping();
                 TICK
@@ -422,7 +443,8 @@ impl Owner for Connection {
                 self.link.close(CloseCode::PingTimeout.into());
                 TICK
             }
-        }
+        };
+        next.min(lasts)
     }
 
     fn leave(&self, goodbye: Goodbye) {
@@ -469,6 +491,10 @@ impl Owner for Connection {
 
     fn refresh(&self) {
         self.session.refresh();
+    }
+
+    fn check_revoked(&self) {
+        self.session.check_revoked();
     }
 
     fn describe(&self) -> Option<Description> {

@@ -167,3 +167,54 @@ async fn bad_input_and_too_many_are_refused_and_a_node_that_leaves_says_so() {
     assert!(tail.next().await.is_none());
     drained.await.unwrap();
 }
+
+/// A command of the program against a node: exit code and what it said.
+async fn skywave(args: Vec<String>) -> (Option<i32>, String) {
+    let run = move || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_skywave"));
+        command.args(args).env_clear().output().unwrap()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn the_command_line_tails_until_the_node_leaves_and_drains_it() {
+    let node = support::node(&[("SKYWAVE__NODE__NAME", "paris")]).await;
+    let position = node.publish("a", json!(1)).await["position"].take();
+    node.publish("a", json!(2)).await;
+    let since = format!("{}:1", position["epoch"].as_str().unwrap());
+    let api = format!("http://{}", node.internal());
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let tailed = tokio::spawn(skywave(words(&["tail", "a", "--since", &since, "--api", &api])));
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    while node.call("channels", json!({})).await.1["channels"] == json!([]) {
+        assert!(tokio::time::Instant::now() < deadline, "the tail is there");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
+    }
+    let (code, said) = skywave(words(&["drain", "oslo", "--api", &api])).await;
+    assert!(code == Some(1) && said.contains("paris"), "{said}");
+    let _client = node.client(&["a"]).await; // so that there is somebody to wait for
+    assert_eq!(skywave(words(&["drain", "paris", "--api", &api])).await.0, Some(0));
+    timeout(support::DEADLINE, node.node.asked_to_leave()).await.unwrap();
+    node.node.drain().await;
+    let (code, said) = tailed.await.unwrap();
+    let kinds: Vec<_> = said.lines().map(|line| line.split('"').nth(1).unwrap_or_default()).collect();
+    assert_eq!((code, kinds), (Some(0), vec!["subscribed", "publication", "disconnect"]), "{said}");
+    assert_eq!(skywave(words(&["tail", "a", "--since", "1", "--api", &api])).await.0, Some(64));
+}
+
+#[tokio::test]
+async fn the_command_line_speaks_tls_and_checks_who_answers() {
+    let files = support::tls::Files::new();
+    let keys = r#"[{ name = "reader", key = "0123456789abcdef-r", scopes = ["read"] }]"#;
+    let node =
+        support::closed_node(&[("SKYWAVE__API__KEYS", keys), ("SKYWAVE__INTERNAL__TLS", &files.setting(false))]).await;
+    let api = format!("https://localhost:{}", node.node.internal_addresses()[0].port());
+    let mut words = ["nodes", "--api", &api, "--key", "0123456789abcdef-r"].map(str::to_owned).to_vec();
+    assert_eq!(skywave(words.clone()).await.0, Some(1), "nobody knows that authority");
+    words.extend(["--ca".to_owned(), files.path("ca.crt").display().to_string()]);
+    let (code, said) = skywave(words).await;
+    assert!(code == Some(0) && said.contains("NAME"), "{said}");
+}

@@ -23,7 +23,7 @@ await untilAnswers(node, `http://${internal}/readyz`);
 const document = `http://${internal}/api/v1/openapi.json`;
 const schemathesis = (...args) =>
     run(bin("schemathesis"), [
-        ...["run", document, "--header", `Authorization: Bearer ${key}`, "--max-examples", "100", "--seed", "7"],
+        ...["--config-file", join(root, "tests/api/schemathesis.toml"), "run", document, "--header", `Authorization: Bearer ${key}`, "--max-examples", "100", "--seed", "7"],
         ...["--generation-deterministic", "--phases", "examples,coverage,fuzzing"],
         // Bounds are in bytes, and OpenAPI knows only characters: what it allows may still be refused.
         ...["--exclude-checks", ["positive_data_acceptance", ...args.splice(0, 1)[0]].join(","), "--no-color", ...args],

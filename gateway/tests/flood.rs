@@ -339,3 +339,40 @@ async fn a_node_without_memory_lets_nobody_in_and_keeps_who_is_there() {
     assert_eq!(full.http("GET", "/livez", &[], "").await.0, 200, "it lives");
     assert!(here.ask(json!({"ping": {}})).await["pong"].is_object());
 }
+
+#[tokio::test]
+async fn one_user_has_so_many_connections_and_floods_with_no_more_than_theirs() {
+    use support::token;
+    let variables = [
+        token::TOKENS,
+        ("SKYWAVE__NAMESPACES__DEFAULT", "{ subscribe = \"users\", publish = \"anyone\" }"),
+        ("SKYWAVE__LIMITS__CONNECTIONS_PER_USER", "2"),
+        ("SKYWAVE__LIMITS__COMMANDS_PER_SECOND", "50"),
+    ];
+    let node = support::closed_node(&variables).await;
+    let connect = async |user: &str, session: Option<&Value>| {
+        let mut client = node.socket("/ws").await;
+        let reply = client.ask(json!({"connect": {"token": token::user(user, &[], &[]), "session": session}})).await;
+        (client, reply)
+    };
+    let (mut first, reply) = connect("ada", None).await;
+    let session = reply["connected"]["session"].clone();
+    let (second, _) = connect("ada", None).await;
+    let (mut third, reply) = connect("ada", None).await;
+    assert_eq!(reply["error"]["code"], "limit", "{reply}");
+    assert!(reply["error"]["message"].as_str().unwrap().contains("limits.connections_per_user is 2"), "{reply}");
+    assert_eq!(third.closed().await.0, 4505);
+    let (_bob, reply) = connect("bob", None).await;
+    assert!(reply["connected"].is_object(), "another user has connections of its own: {reply}");
+
+    // Whoever comes back as the client that it was takes its own place.
+    let (third, reply) = connect("ada", Some(&session)).await;
+    assert!(reply["connected"].is_object(), "{reply}");
+    assert_eq!(first.closed().await.0, 4506);
+
+    // Both of hers at ten times the limit get what two connections may, and no more.
+    let floods = join_all([second, third].map(|client| Flood::of(client, json!({"ping": {}}), 50, "pong"))).await;
+    for flood in &floods {
+        flood.was_held_to("commands_per_second", 50);
+    }
+}

@@ -19,8 +19,8 @@ use crate::{
     webhooks::{ConnectAsk, Decision, Hook, HookRefusal, Welcome},
 };
 
-/// How long a client waits before it comes back with a token that could not be checked.
-const RETRY_AFTER_MS: u64 = 2000;
+/// How long a client waits before it comes back with a token that could not be checked, in milliseconds.
+pub const RETRY_AFTER_MS: u64 = 2000;
 
 /// A client that is not let in yet.
 pub(super) struct Entering {

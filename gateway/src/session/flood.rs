@@ -19,12 +19,8 @@ impl Session {
 
     /// Something has come that asks nothing and costs a look all the same, such as a ping: it counts as a command.
     pub fn hear_nothing(&self) {
-        let now = self.age();
-        let mut rates = self.rates.borrow_mut();
-        rates.pass(now);
-        let outcome = rates.command(&self.ground.settings().limits);
-        drop(rates);
-        if let Err(over) = outcome {
+        let heard = self.rates.borrow_mut().hear_nothing(&self.ground.settings().limits, self.age());
+        if let Err(over) = heard {
             self.count_refusal(&over);
         }
     }

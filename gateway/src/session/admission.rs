@@ -54,7 +54,7 @@ impl Session {
     /// Opens a subscription, or says why not. The answer may come later.
     pub(super) fn subscribe(&self, asker: Asker, mut request: Subscribe) -> Result<(), Refusal> {
         self.check_room(&request)?;
-        self.admit_channel(&request.channel, &self.ground.settings().limits)?;
+        self.admit_channel(asker, &request.channel, &self.ground.settings().limits)?;
         match request.token.take() {
             Some(token) => self.check_channel_token(asker, request, token),
             None => {

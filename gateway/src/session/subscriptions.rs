@@ -339,6 +339,8 @@ impl Session {
                 self.finish_connect();
             }
         }
+        // What was said behind it has waited for this.
+        self.link.wake();
     }
 
     pub(super) fn unsubscribe(&self, id: Option<u64>, channel: &ChannelName) -> Result<(), Refusal> {

@@ -283,9 +283,10 @@ impl Session {
         let Some(lasts) = self.expire(now_ms) else { return };
         let (shard, key) = (self.shard.clone(), self.link.key());
         let reminder = tokio::task::spawn_local(async move {
-            tokio::time::sleep(Duration::from_millis(lasts)).await;
-            if let Some(owner) = shard.owner(key) {
-                owner.beat();
+            let mut next = Some(Duration::from_millis(lasts));
+            while let Some(lasts) = next {
+                tokio::time::sleep(lasts).await;
+                next = shard.owner(key).and_then(|owner| owner.expire());
             }
         });
         if let Some(earlier) = self.state.borrow_mut().reminder.replace(reminder) {

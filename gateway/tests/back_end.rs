@@ -292,3 +292,79 @@ async fn a_back_end_that_does_not_answer_vouches_for_nobody() {
         }
     }
 }
+
+const KEYS: (&str, &str) =
+    ("SKYWAVE__API__KEYS", r#"[{ name = "backend", key = "0123456789abcdef", scopes = ["control"] }]"#);
+
+async fn revoke(node: &Running, body: Value) {
+    let headers = [("authorization", "Bearer 0123456789abcdef"), ("content-type", "application/json")];
+    let (status, answer) = node.http("POST", "/api/v1/revoke", &headers, &body.to_string()).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// A token that was made a minute ago.
+fn old(user: &str, id: &str) -> String {
+    token::token(json!({"sub": user, "jti": id, "iat": token::now() - 60}))
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_while_the_back_end_is_asked_opens_nothing() {
+    let back_end = BackEnd::start(|_| None).await;
+    let late = ", timeout = \"1s\", on_failure = \"allow\"";
+    let node = node(&back_end, &["connect"], late, &[token::TOKENS, KEYS]).await;
+    let mut client = node.socket("/ws").await;
+    let asked = client.tell(json!({"connect": {"token": old("ada", "a1")}})).await;
+    assert_eq!(back_end.asked().await["user"], "ada");
+    revoke(&node, json!({"jti": "a1"})).await;
+    let reply = client.reply(asked).await;
+    assert_eq!(code(&reply), "unauthenticated", "{reply}");
+    assert_eq!(client.closed().await.0, 4500);
+}
+
+#[tokio::test]
+async fn nothing_is_published_for_who_has_been_thrown_out_meanwhile() {
+    let back_end = BackEnd::start(|_| None).await;
+    let late = ", timeout = \"1s\", on_failure = \"allow\"";
+    let node = node(&back_end, &["publish"], late, &[token::TOKENS, KEYS]).await;
+    let (mut ada, _) = connect(&node, json!({"token": old("ada", "a1"), "subscribe": [{"channel": "chat:a"}]})).await;
+    let (mut bob, _) = connect(&node, json!({"token": old("bob", "b1"), "subscribe": [{"channel": "chat:a"}]})).await;
+    ada.tell(json!({"publish": {"channel": "chat:a", "data": "ada's"}})).await;
+    assert_eq!(back_end.asked().await["user"], "ada");
+    revoke(&node, json!({"user": "ada"})).await;
+    ada.push("error").await; // and it does not answer the close
+    bob.tell(json!({"publish": {"channel": "chat:a", "data": "bob's"}})).await;
+    assert_eq!(bob.data(1).await, [json!("bob's")], "asked about later, and the only one");
+}
+
+#[tokio::test]
+async fn whom_the_back_end_knows_by_another_name_keeps_both() {
+    let back_end = BackEnd::start(|_| Some((200, json!({"user": "7"})))).await;
+    let node = node(&back_end, &["connect"], "", &[token::TOKENS, KEYS]).await;
+    let (mut by_token, reply) = connect(&node, json!({"token": old("ada", "a1")})).await;
+    assert_eq!(code(&reply), "ok");
+    let (by_word, reply) = connect(&node, json!({})).await;
+    assert_eq!(code(&reply), "ok");
+    assert_eq!(code(&by_token.ask(json!({"refresh": {"token": old("ada", "a2")}})).await), "ok");
+    for other in ["7", "bob"] {
+        let reply = by_token.ask(json!({"refresh": {"token": old(other, "x")}})).await;
+        assert_eq!(code(&reply), "permission_denied", "{other}");
+    }
+    // What is revoked of a user counts for either name.
+    revoke(&node, json!({"user": "7"})).await;
+    for mut client in [by_token, by_word] {
+        assert_eq!(client.closed().await.0, 4500);
+    }
+    let (_, reply) = connect(&node, json!({})).await;
+    assert_eq!(code(&reply), "ok", "the back end has said so again, and knows better");
+}
+
+#[tokio::test]
+async fn a_channel_by_its_address_is_not_opened_while_nobody_knows_for_whom() {
+    let back_end = BackEnd::start(|_| None).await;
+    let slow = ", timeout = \"5s\", on_failure = \"allow\"";
+    let hurry = ("SKYWAVE__TIMEOUTS__HANDSHAKE", "300ms");
+    let node = node(&back_end, &["connect"], slow, &[ANONYMOUS, hurry]).await;
+    let (status, words) = node.refused("/raw/chat:a", &[]).await;
+    assert_eq!(status, 503, "{words}");
+    assert!(words.contains("timeouts.handshake"), "{words}");
+}

@@ -192,6 +192,13 @@ async fn new_channels_are_counted_whatever_is_done_on_them() {
     let reply = other.ask(json!({"connect": {"subscribe": subscribe}})).await;
     let outcomes = reply["connected"]["subscribed"].as_array().unwrap();
     assert_eq!(outcomes.iter().filter(|outcome| outcome["error"]["code"] == "limit").count(), 1, "{reply}");
+    // Who asks for a hundred at once is told so and stays: it would come back with the same list.
+    let mut other = node.socket("/ws").await;
+    let subscribe: Vec<_> = (0..100).map(|n| json!({"channel": format!("of-connect-{n}")})).collect();
+    let reply = other.ask(json!({"connect": {"subscribe": subscribe}})).await;
+    let outcomes = reply["connected"]["subscribed"].as_array().unwrap();
+    assert_eq!(outcomes.iter().filter(|outcome| outcome["error"]["code"] == "limit").count(), 95);
+    assert!(other.ask(json!({"ping": {}})).await["pong"].is_object());
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use skywave_gateway::{
     node::Node,
     reload::Outcome,
 };
-use support::{DEADLINE, Running};
+use support::{DEADLINE, Running, back_end::BackEnd};
 use tempfile::TempDir;
 
 /// Clients without credentials may subscribe to `open:` and `other:`, and one back end may call.
@@ -121,6 +121,23 @@ async fn who_loses_a_right_is_told_and_keeps_the_rest() {
     assert!(client.ask(json!({"subscribe": {"channel": "fresh:a"}})).await["subscribed"].is_object());
     client.ask(json!({"publish": {"channel": "fresh:a", "data": 1}})).await;
     assert_eq!(client.data(1).await, [json!(1)]);
+}
+
+#[tokio::test]
+async fn what_is_published_keeps_its_order_when_its_hook_is_taken_away() {
+    let back_end = BackEnd::start(|_| None).await;
+    let open = "\n[auth]\nanonymous = true\n[namespaces.open]\nsubscribe = \"anyone\"\npublish = \"anyone\"\n";
+    let url = back_end.url();
+    let asks = format!("{open}[webhooks.publish]\nurl = \"{url}\"\ntimeout = \"2s\"\non_failure = \"allow\"\n");
+    let changing = Changing::start(&asks).await;
+    let mut client = changing.node.client(&["open:a", "open:b"]).await;
+    let publish = |channel: &str, data: u32| json!({"publish": {"channel": channel, "data": data}});
+    client.tell(publish("open:a", 1)).await;
+    assert_eq!(back_end.asked().await["data"], 1);
+    assert_eq!(changing.change(open), Outcome::Applied);
+    client.tell(publish("open:a", 2)).await;
+    client.tell(publish("open:b", 0)).await;
+    assert_eq!(client.data(3).await, [json!(0), json!(1), json!(2)], "another channel waits for nothing");
 }
 
 #[tokio::test]

@@ -263,3 +263,36 @@ async fn who_is_here_by_a_revoked_token_leaves_and_does_not_come_back_with_it() 
     // One that is made afterwards counts; clocks in tokens are whole seconds.
     connected(&node, &token::token(json!({"sub": "ada", "iat": token::now() + 2}))).await;
 }
+
+#[tokio::test]
+async fn each_of_several_channel_tokens_ends_in_its_time() {
+    let node = node(&[NO_LEEWAY]).await;
+    let mut client = connected(&node, &token::user("ada", &[], &[])).await;
+    let subscribe = async |client: &mut Client, channel: &str, seconds: u64| {
+        let claims = json!({"sub": "ada", "channel": channel, "exp": token::now() + seconds});
+        let request = json!({"channel": channel, "token": token::signed(token::SECRET, &claims)});
+        assert_eq!(code(&client.ask(json!({"subscribe": request})).await), "ok");
+    };
+    // Once this one has ended the shard has no reason to look at the connection for many seconds.
+    subscribe(&mut client, "chat:first", 2).await;
+    assert_eq!(client.push("unsubscribed").await["channel"], "chat:first");
+    for (channel, seconds) in [("chat:b", 2), ("chat:c", 3), ("chat:d", 4)] {
+        subscribe(&mut client, channel, seconds).await;
+    }
+    for channel in ["chat:b", "chat:c", "chat:d"] {
+        assert_eq!(client.push("unsubscribed").await, json!({"channel": channel, "reason": "expired"}));
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_ends_when_its_channel_token_is_revoked() {
+    let node = node(&[KEYS]).await;
+    let mut client = connected(&node, &token::user("ada", &[], &[])).await;
+    for (channel, id) in [("chat:a", "c1"), ("chat:b", "c2")] {
+        let token = token::token(json!({"sub": "ada", "channel": channel, "jti": id}));
+        assert_eq!(code(&client.ask(json!({"subscribe": {"channel": channel, "token": token}})).await), "ok");
+    }
+    revoke(&node, json!({"jti": "c1"})).await;
+    assert_eq!(client.push("unsubscribed").await, json!({"channel": "chat:a", "reason": "permission"}));
+    assert_eq!(code(&client.ask(json!({"unsubscribe": {"channel": "chat:b"}})).await), "ok", "the other one stays");
+}

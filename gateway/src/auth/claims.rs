@@ -31,9 +31,10 @@ pub struct Claims {
     /// `sub`: who the client is, 1 to 255 bytes, as a channel's name is built, so that the user's own channel can be called
     /// so. `None`: nobody in particular.
     pub user: Option<Arc<str>>,
-    /// `exp`, since 1970: what a client is told, so that it gets a new token in time.
+    /// `exp`, since 1970.
     pub expires_at_ms: Option<u64>,
-    /// `exp` and the leeway, since 1970: from then on the token is refused, and the session that lives by it ends.
+    /// `exp` and the leeway, since 1970: from then on the token is refused, and the session that lives by it ends. That is what a client
+    /// is told.
     pub ends_at_ms: Option<u64>,
     /// `iat`, since 1970.
     pub issued_at_ms: Option<u64>,

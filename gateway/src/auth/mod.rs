@@ -148,6 +148,19 @@ impl Authority {
         self.whenever(token, now_ms).await
     }
 
+    /// Whether a token that was good still is: somebody else may have been asked since, and have taken his time.
+    ///
+    /// # Errors
+    /// [`TokenError::Expired`], [`TokenError::Revoked`].
+    pub fn recheck(&self, claims: &Claims, now_ms: u64) -> Result<(), TokenError> {
+        let outcome = match claims.ends_at_ms {
+            Some(end) if end <= now_ms => Err(TokenError::Expired),
+            _ if claims.is_revoked(&self.0.revoked, now_ms) => Err(TokenError::Revoked),
+            _ => Ok(()),
+        };
+        outcome.map_err(|error| refuse(error, None))
+    }
+
     /// What has been revoked; also what is now written there.
     pub fn revoked(&self) -> &Revoked {
         &self.0.revoked

@@ -333,6 +333,10 @@ mod tests {
             Duration::MAX
         }
 
+        fn expire(&self) -> Option<Duration> {
+            None
+        }
+
         fn leave(&self, goodbye: Goodbye) {
             self.tell(&format!("leaves with {}", goodbye.code.code()));
         }

@@ -1,6 +1,8 @@
 //! Whether a subscription may be opened: by the namespace, by the client's token, by a token for the one channel, and then,
 //! where it wants to be asked, by the back end. What takes a while is waited for beside the subscriptions that there are.
 
+use std::{rc::Rc, sync::Arc};
+
 use skywave_proto::{ChannelName, ErrorCode};
 
 use super::{
@@ -28,7 +30,7 @@ impl Asking {
     }
 
     pub(super) fn basis(&self) -> (ChannelName, Basis) {
-        (self.admission.request.channel.clone(), self.admission.basis)
+        (self.admission.request.channel.clone(), self.admission.basis.clone())
     }
 }
 
@@ -40,21 +42,30 @@ pub(super) struct Admission {
 }
 
 /// Why a client has a subscription.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Basis {
     /// The namespace or the client's token says so; looked at again when either changes.
     Right,
-    /// A token for the channel, until then: milliseconds since 1970.
-    ChannelToken(Option<u64>),
+    /// A token for the channel, which is still being looked at or says this.
+    ChannelToken(Option<Rc<Lease>>),
     /// The server API ordered it.
     Api,
+}
+
+/// What has to be known of a channel token as long as a subscription lives by it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Lease {
+    /// Milliseconds since 1970; `None`: it has no end.
+    pub(super) ends_at_ms: Option<u64>,
+    issued_at_ms: Option<u64>,
+    id: Option<Arc<str>>,
 }
 
 impl Session {
     /// Opens a subscription, or says why not. The answer may come later.
     pub(super) fn subscribe(&self, asker: Asker, mut request: Subscribe) -> Result<(), Refusal> {
         self.check_room(&request)?;
-        self.admit_channel(&request.channel, &self.ground.settings().limits)?;
+        self.admit_channel(asker, &request.channel, &self.ground.settings().limits)?;
         match request.token.take() {
             Some(token) => self.check_channel_token(asker, request, token),
             None => {
@@ -136,10 +147,11 @@ impl Session {
         if claims.channel != admission.request.channel {
             return denied("the channel token is for another channel");
         }
-        if self.client().user != Some(claims.user) {
+        let ChannelClaims { user, ends_at_ms, issued_at_ms, id, .. } = claims;
+        if self.client().user != Some(user) {
             return denied("the channel token is for another user");
         }
-        admission.basis = Basis::ChannelToken(claims.ends_at_ms);
+        admission.basis = Basis::ChannelToken(Some(Rc::new(Lease { ends_at_ms, issued_at_ms, id })));
         self.ask_to_subscribe(admission)
     }
 
@@ -167,6 +179,7 @@ impl Session {
         let Some(admission) = self.take_asking(number) else { return };
         let (asker, channel) = (admission.asker, admission.request.channel.clone());
         let outcome = match decision {
+            Decision::Allow(()) if self.is_revoked(&admission.basis) => Err(Refusal::from(&TokenError::Revoked)),
             Decision::Allow(()) => self.attach(admission),
             Decision::Refuse(refusal) => Err(refusal.into()),
         };
@@ -207,7 +220,9 @@ impl Session {
         let mut next = None;
         let mut ended = Vec::new();
         for (channel, subscription) in &self.state.borrow().subscriptions {
-            if let Basis::ChannelToken(Some(until)) = subscription.basis {
+            if let Basis::ChannelToken(Some(lease)) = &subscription.basis
+                && let Some(until) = lease.ends_at_ms
+            {
                 if until <= now_ms {
                     ended.push(channel.clone());
                 } else {
@@ -219,5 +234,25 @@ impl Session {
             self.end_subscription(&channel, "expired");
         }
         next
+    }
+
+    /// Ends the subscriptions whose channel token has been revoked.
+    pub(super) fn end_revoked_leases(&self) {
+        let ended: Vec<_> = {
+            let state = self.state.borrow();
+            let revoked = state.subscriptions.iter().filter(|(_, known)| self.is_revoked(&known.basis));
+            revoked.map(|(channel, _)| channel.clone()).collect()
+        };
+        for channel in ended {
+            self.end_subscription(&channel, "permission");
+        }
+    }
+
+    /// Whether it is a channel token that no longer counts.
+    fn is_revoked(&self, basis: &Basis) -> bool {
+        let Basis::ChannelToken(Some(lease)) = basis else { return false };
+        let state = self.state.borrow();
+        let user = state.client.as_ref().and_then(|client| client.user.as_deref());
+        self.ground.authority.revoked().has(user, lease.issued_at_ms, lease.id.as_deref(), now_ms())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use skywave_proto::{ChannelName, CloseCode, ErrorCode};
 
-use super::{Command, Refusal, Session, limits::Over};
+use super::{Command, Refusal, Session, limits::Over, opening::Asker};
 use crate::{config::Limits, metrics, push::Goodbye};
 
 impl Session {
@@ -19,12 +19,8 @@ impl Session {
 
     /// Something has come that asks nothing and costs a look all the same, such as a ping: it counts as a command.
     pub fn hear_nothing(&self) {
-        let now = self.age();
-        let mut rates = self.rates.borrow_mut();
-        rates.pass(now);
-        let outcome = rates.command(&self.ground.settings().limits);
-        drop(rates);
-        if let Err(over) = outcome {
+        let heard = self.rates.borrow_mut().hear_nothing(&self.ground.settings().limits, self.age());
+        if let Err(over) = heard {
             self.count_refusal(&over);
         }
     }
@@ -68,13 +64,17 @@ impl Session {
     ///
     /// # Errors
     /// `limit`, with `limits.new_channels_per_minute`.
-    pub(super) fn admit_channel(&self, channel: &ChannelName, limits: &Limits) -> Result<(), Refusal> {
+    pub(super) fn admit_channel(&self, asker: Asker, channel: &ChannelName, limits: &Limits) -> Result<(), Refusal> {
         if self.state.borrow().subscriptions.contains_key(channel) {
             return Ok(());
         }
         let admitted = self.rates.borrow_mut().channel(limits);
         admitted.map_err(|over| {
-            self.count_refusal(&over);
+            match asker {
+                // One list, asked for once: whoever has a long one would be sent away with it each time.
+                Asker::Connect(_) => metrics::limited(over.setting),
+                Asker::Command(_) | Asker::Api => self.count_refusal(&over),
+            }
             over.into()
         })
     }

@@ -17,6 +17,8 @@ pub struct Grant {
 /// What the back end adds.
 #[derive(Debug, Clone)]
 struct Added {
+    /// When it said so: milliseconds since 1970.
+    at_ms: u64,
     subscribe: Patterns,
     publish: Patterns,
     channels: Vec<ChannelName>,
@@ -43,6 +45,7 @@ impl Grant {
         let pattern = |text: &String| Pattern::parse(text).map_err(|error| format!("pattern {text:?}: {error}"));
         let patterns = |texts: &[String]| texts.iter().map(pattern).collect::<Result<Vec<_>, _>>().map(Patterns::from);
         self.back_end = Some(Box::new(Added {
+            at_ms: now_ms,
             subscribe: patterns(&welcome.subscribe)?,
             publish: patterns(&welcome.publish)?,
             channels: welcome.channels.clone(),
@@ -62,11 +65,16 @@ impl Grant {
         channels
     }
 
-    /// When it ends: milliseconds since 1970; `None`: never. The earlier end counts.
+    /// When it ends, a token with its leeway: milliseconds since 1970; `None`: never. The earlier end counts.
     pub fn expires_at_ms(&self) -> Option<u64> {
         let token = self.token().and_then(|claims| claims.ends_at_ms);
         let back_end = self.back_end.as_ref().and_then(|added| added.expires_at_ms);
         token.into_iter().chain(back_end).min()
+    }
+
+    /// When the back end said who the client is; `None`: it was not asked.
+    pub fn vouched_at_ms(&self) -> Option<u64> {
+        self.back_end.as_ref().map(|added| added.at_ms)
     }
 
     /// The token that it came with.

@@ -19,8 +19,8 @@ use crate::{
     webhooks::{ConnectAsk, Decision, Hook, HookRefusal, Welcome},
 };
 
-/// How long a client waits before it comes back with a token that could not be checked.
-const RETRY_AFTER_MS: u64 = 2000;
+/// How long a client waits before it comes back with a token that could not be checked, in milliseconds.
+pub const RETRY_AFTER_MS: u64 = 2000;
 
 /// A client that is not let in yet.
 pub(super) struct Entering {
@@ -163,6 +163,9 @@ impl Session {
     fn let_in(&self, entering: Entering, welcome: Option<Welcome>) {
         let Entering { id, connect, claims, introduced, client, unchecked } = entering;
         let now_ms = now_ms();
+        if let Some(Err(error)) = claims.as_ref().map(|claims| self.ground.authority.recheck(claims, now_ms)) {
+            return self.refuse_token(id, &error);
+        }
         let settings = self.ground.settings();
         let (mut user, mut info) =
             claims.as_ref().map(|claims| (claims.user.clone(), claims.info.clone())).unwrap_or_default();
@@ -262,12 +265,17 @@ impl Session {
             Ok(claims) => claims,
             Err(error) => return self.refuse(id, Refusal::from(&error)),
         };
-        if claims.user != self.client().user {
+        let Client { user, grant, .. } = self.client();
+        // The back end may know a token's user by another name.
+        let known = grant.as_ref().and_then(|grant| grant.token());
+        if claims.user != known.map_or(user, |known| known.user.clone()) {
             let message = "the token is another user's: connect anew with it";
             return self.refuse(id, Refusal::new(ErrorCode::PermissionDenied, message));
         }
-        let grant =
-            self.client().grant.map_or_else(|| Grant::of_token(claims.clone()), |grant| grant.renewed(claims.clone()));
+        if let Err(error) = self.ground.authority.recheck(&claims, now_ms()) {
+            return self.refuse(id, Refusal::from(&error));
+        }
+        let grant = grant.map_or_else(|| Grant::of_token(claims.clone()), |grant| grant.renewed(claims.clone()));
         let expires_in_ms = grant.expires_at_ms().map(|at| at.saturating_sub(now_ms()));
         if let Some(client) = &mut self.state.borrow_mut().client {
             client.grant = Some(grant.into());
@@ -283,9 +291,10 @@ impl Session {
         let Some(lasts) = self.expire(now_ms) else { return };
         let (shard, key) = (self.shard.clone(), self.link.key());
         let reminder = tokio::task::spawn_local(async move {
-            tokio::time::sleep(Duration::from_millis(lasts)).await;
-            if let Some(owner) = shard.owner(key) {
-                owner.beat();
+            let mut next = Some(Duration::from_millis(lasts));
+            while let Some(lasts) = next {
+                tokio::time::sleep(lasts).await;
+                next = shard.owner(key).and_then(|owner| owner.expire());
             }
         });
         if let Some(earlier) = self.state.borrow_mut().reminder.replace(reminder) {
@@ -307,20 +316,27 @@ impl Session {
         ends_at.into_iter().chain(leases).min().map(|at| at - now_ms)
     }
 
-    /// Ends the connection if its token has been revoked meanwhile.
+    /// Ends the connection if its token has been revoked meanwhile, or all of its user's, and the subscriptions whose channel
+    /// token has been.
     pub fn check_revoked(&self) {
-        let is_revoked = {
-            let state = self.state.borrow();
-            let token = state.client.as_ref().and_then(|client| client.grant.as_ref()?.token());
-            token.is_some_and(|claims| {
-                let (user, id) = (claims.user.as_deref(), claims.id.as_deref());
-                self.ground.authority.revoked().has(user, claims.issued_at_ms, id, now_ms())
-            })
-        };
-        if is_revoked {
-            self.refuse(None, Refusal::new(ErrorCode::Unauthenticated, "the token has been revoked"));
-            self.leave(CloseCode::BadToken.into());
+        if self.is_client_revoked() {
+            self.refuse(None, Refusal::from(&TokenError::Revoked));
+            return self.leave(CloseCode::BadToken.into());
         }
+        self.end_revoked_leases();
+    }
+
+    fn is_client_revoked(&self) -> bool {
+        let state = self.state.borrow();
+        let Some(Client { user, grant: Some(grant), .. }) = &state.client else { return false };
+        let revoked = self.ground.authority.revoked();
+        let (user, token) = (user.as_deref(), grant.token());
+        let is_token = token.is_some_and(|claims| {
+            revoked.has(claims.user.as_deref(), claims.issued_at_ms, claims.id.as_deref(), now_ms())
+        });
+        // Whom the back end has named has no token of that name: its word counts from when it gave it.
+        let is_named = user.is_some() && token.is_none_or(|claims| claims.user.as_deref() != user);
+        is_token || (is_named && revoked.has(user, grant.vouched_at_ms(), None, now_ms()))
     }
 
     /// What is known of the client, as far as rights go.

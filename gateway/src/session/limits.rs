@@ -135,6 +135,16 @@ impl Rates {
         })
     }
 
+    /// Something has come that is no message and costs a look all the same.
+    ///
+    /// # Errors
+    /// [`Over`] `commands_per_second`. What the message before it was over is over.
+    pub(super) fn hear_nothing(&mut self, limits: &Limits, now: u64) -> Result<(), Over> {
+        self.now = now;
+        self.drowned = None;
+        self.command(limits)
+    }
+
     /// It is later, and no message has come.
     pub(super) fn pass(&mut self, now: u64) {
         self.now = now;
@@ -275,6 +285,16 @@ mod tests {
         assert_eq!(rates.command(&limits).map_err(|over| over.cost), Err(0));
         assert_eq!(rates.hear(494, &limits, 500 * MS), Ok(()));
         assert_eq!(rates.command(&limits), Ok(()), "the next message");
+    }
+
+    #[test]
+    fn what_is_no_message_counts_also_behind_one_that_was_too_much() {
+        let (mut rates, limits) = (Rates::default(), limits(200, 0, 1000, 0));
+        assert_eq!(rates.hear(994, &limits, 0), Ok(()));
+        assert!(rates.hear(994, &limits, 0).is_err());
+        let accepted = (0..1000).take_while(|_| rates.hear_nothing(&limits, 0).is_ok()).count();
+        assert_eq!(accepted, 200);
+        assert!(rates.hear_nothing(&limits, 0).is_err_and(|over| over.cost > 0), "and is waited for");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub use self::{
     clients::{Clients, Seat, Who},
     command::{Command, Connect, Connected, Credential, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
     grant::{Grant, Standing},
-    identity::Visitor,
+    identity::{RETRY_AFTER_MS, Visitor},
     rights::{may_publish, may_subscribe, named_namespace, namespace},
     seal::Seal,
     subscriptions::require_presence,

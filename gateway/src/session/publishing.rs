@@ -21,7 +21,8 @@ use std::sync::Arc;
 
 /// A publication about which the back end is being asked. Bound: [`super::IN_FLIGHT`].
 pub(super) struct Undecided {
-    ticket: u64,
+    /// The question; none if there was none.
+    ticket: Option<u64>,
     publishing: Publishing,
     /// What the back end has said. It is done once all before it is: what a client publishes keeps its order.
     decision: Option<Decision<Option<Payload>>>,
@@ -45,7 +46,7 @@ impl Session {
     ) -> Result<(), Refusal> {
         let settings = self.ground.settings();
         let (name, namespace) = named_namespace(&settings, &channel)?;
-        let publication = {
+        let (publication, is_behind) = {
             let state = self.state.borrow();
             // Only this right makes it worth a look.
             let subscribed =
@@ -53,7 +54,9 @@ impl Session {
             let client = state.client.as_ref().expect("handle lets only connect through before there is a client");
             may_publish(namespace, &channel, client.standing(), subscribed)?;
             check_size(&settings, &payload)?;
-            NewPublication {
+            // What the back end was asked about before its hook was taken away goes first.
+            let is_behind = state.undecided.iter().any(|before| before.publishing.publication.channel == channel);
+            let publication = NewPublication {
                 payload,
                 published_at_ms: now_ms(),
                 key: key.map(|key| IdempotencyKey { publisher: client.publisher(), key }),
@@ -62,12 +65,18 @@ impl Session {
                 client: Some(client.id.clone()),
                 user: client.user.clone(),
                 channel,
-            }
+            };
+            (publication, is_behind)
         };
         let (accepted, at) = (self.shard.figures().publications(name), Instant::now());
         let publishing = Publishing { id, publication, accepted, at };
         if self.ground.webhooks.wants(Hook::Publish, Some(name)) {
             self.ask_to_publish(publishing);
+            return Ok(());
+        }
+        if is_behind {
+            let decision = Some(Decision::Allow(None));
+            self.state.borrow_mut().undecided.push_back(Undecided { ticket: None, publishing, decision });
             return Ok(());
         }
         self.hand_over(publishing)
@@ -123,16 +132,19 @@ impl Session {
         };
         let decision = self.ground.webhooks.publish(ask);
         let ticket = self.inquire(Asked::Permission, async move { Verdict::Publish(decision.await) });
-        self.state.borrow_mut().undecided.push_back(Undecided { ticket, publishing, decision: None });
+        self.state.borrow_mut().undecided.push_back(Undecided { ticket: Some(ticket), publishing, decision: None });
     }
 
     /// The back end has decided about a publication.
     pub(super) fn permitted(&self, ticket: u64, decision: Decision<Option<Payload>>) {
         let mut state = self.state.borrow_mut();
-        if let Some(undecided) = state.undecided.iter_mut().find(|undecided| undecided.ticket == ticket) {
+        if let Some(undecided) = state.undecided.iter_mut().find(|undecided| undecided.ticket == Some(ticket)) {
             undecided.decision = Some(decision);
         }
         drop(state);
+        if self.link.is_closing() {
+            return; // as every other command: its client cannot hear what becomes of it
+        }
         while let Some((publishing, decision)) = self.next_decided() {
             let id = publishing.id;
             if let Err(refusal) = self.as_decided(publishing, decision) {

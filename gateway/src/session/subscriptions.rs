@@ -83,13 +83,14 @@ impl Session {
         let stage = Stage::Opening(Box::new(Opening::new(asker)));
         state.subscribed += 1;
         let number = state.subscribed;
+        let has_end = matches!(&basis, Basis::ChannelToken(Some(lease)) if lease.ends_at_ms.is_some());
         let subscription = Box::new(Subscription { number, place, request, basis, is_member: false, stage });
         state.subscriptions.insert(channel.clone(), subscription);
         drop(state);
         if let Attached::At(position) = attached {
             self.attached(&channel, Ok(position));
         }
-        if let Basis::ChannelToken(Some(_)) = basis {
+        if has_end {
             self.remind();
         }
         Ok(())
@@ -339,6 +340,8 @@ impl Session {
                 self.finish_connect();
             }
         }
+        // What was said behind it has waited for this.
+        self.link.wake();
     }
 
     pub(super) fn unsubscribe(&self, id: Option<u64>, channel: &ChannelName) -> Result<(), Refusal> {
@@ -380,18 +383,19 @@ impl Session {
     /// Looks at the rights behind every subscription again. Those to publish are looked at with each publication.
     pub fn refresh(&self) {
         let settings = self.ground.settings();
-        let may_stay = |channel: &ChannelName, basis: Basis| {
+        let may_stay = |channel: &ChannelName, basis: &Basis| {
             named_namespace(&settings, channel).is_ok_and(|(_, namespace)| {
-                basis != Basis::Right || self.with_standing(|who| may_subscribe(namespace, channel, who)).is_ok()
+                *basis != Basis::Right || self.with_standing(|who| may_subscribe(namespace, channel, who)).is_ok()
             })
         };
         let subscribed: Vec<_> = {
             let state = self.state.borrow();
-            let mut all: Vec<_> = state.subscriptions.iter().map(|(name, known)| (name.clone(), known.basis)).collect();
+            let mut all: Vec<_> =
+                state.subscriptions.iter().map(|(name, known)| (name.clone(), known.basis.clone())).collect();
             all.extend(state.asking.iter().map(Asking::basis));
             all
         };
-        for (channel, _) in subscribed.iter().filter(|(channel, basis)| !may_stay(channel, *basis)) {
+        for (channel, _) in subscribed.iter().filter(|(channel, basis)| !may_stay(channel, basis)) {
             self.end_subscription(channel, "permission");
         }
     }

@@ -216,3 +216,32 @@ async fn who_publishes_is_not_read_from_until_the_shard_comes_round() {
     assert_eq!(bench.session.in_flight.get(), before);
     assert!(bench.reply().is_none(), "a turn of the shard is nothing to the client");
 }
+
+#[tokio::test]
+async fn what_waits_for_a_subscription_goes_on_when_there_will_be_none() {
+    struct Woken(std::sync::atomic::AtomicUsize);
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    for ends in [
+        (|bench, name| bench.session.attached(name, Err(SubscribeError::Unavailable))) as fn(&Bench, &ChannelName),
+        |bench, name| bench.session.end_subscription(name, "api"),
+    ] {
+        let bench = Bench::new();
+        bench.session.welcome();
+        let name = channel("a");
+        let subscribe = Subscribe { channel: name.clone(), since: None, presence: false, echo: true, token: None };
+        bench.session.handle(Envelope { id: Some(1), command: Ok(Command::Subscribe(subscribe)) });
+        let publish = Command::Publish { channel: name.clone(), payload: Payload::json("1".into()), key: None };
+        let publish = Envelope { id: Some(2), command: Ok(publish) };
+        assert!(bench.session.must_wait(&publish));
+        let woken = Arc::new(Woken(0.into()));
+        bench.link.register(&std::task::Context::from_waker(&woken.clone().into()));
+        bench.link.defer(); // the shard writes what it is told, without its task
+        ends(&bench, &name);
+        assert!(!bench.session.must_wait(&publish));
+        assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed) > 0, "nobody else would");
+    }
+}

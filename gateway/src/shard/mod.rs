@@ -64,6 +64,9 @@ pub trait Owner {
     /// Time has passed: check deadlines, and say when to come back.
     fn beat(&self) -> Duration;
 
+    /// Ends what has come to its end, and says when the next such thing does; `None`: nothing has one.
+    fn expire(&self) -> Option<Duration>;
+
     /// The node asks the connection to leave.
     fn leave(&self, goodbye: Goodbye);
 

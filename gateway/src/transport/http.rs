@@ -176,5 +176,9 @@ pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 /// A refusal as an answer before the upgrade.
 pub(super) fn refused(refusal: &Refusal) -> Answer {
     let status = StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::FORBIDDEN);
-    text(status, format!("{}: {}\n", refusal.code, refusal.message))
+    let mut answer = text(status, format!("{}: {}\n", refusal.code, refusal.message));
+    if refusal.after_ms > 0 {
+        answer.headers_mut().insert(header::RETRY_AFTER, refusal.after_ms.div_ceil(1000).into());
+    }
+    answer
 }

@@ -10,7 +10,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use skywave_proto::{ChannelName, CloseCode, ErrorCode, StreamPosition};
-use tokio::{io::AsyncWriteExt as _, time::timeout};
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -34,7 +37,10 @@ use crate::{
     metrics::{self, Figures},
     protocol::{Codec, Raw},
     push::Goodbye,
-    session::{self, Command, Credential, Envelope, Grant, Refusal, Session, Since, Standing, Subscribe, Visitor},
+    session::{
+        self, Command, Credential, Envelope, Grant, RETRY_AFTER_MS, Refusal, Session, Since, Standing, Subscribe,
+        Visitor,
+    },
     shard::Shard,
     webhooks::Hook,
 };
@@ -340,15 +346,16 @@ impl Opening<'_> {
             Introduction::Token(token) => session.introduce(token),
             Introduction::Checked(claims) => session.introduce_as(*claims),
         }
+        let until = Instant::now() + deadline;
+        if timeout_at(until, session.known()).await.is_err() {
+            let message = "nobody has said in time (timeouts.handshake) who you are: come back later";
+            return Err(Refusal { after_ms: RETRY_AFTER_MS, ..Refusal::new(ErrorCode::Unavailable, message) });
+        }
+        let request =
+            Subscribe { channel: channel.clone(), since: self.since, presence: false, echo: true, token: None };
+        session.handle(Envelope { id: Some(0), command: Ok(Command::Subscribe(request)) });
         // Should it take too long, the connection goes on waiting for it.
-        let _ = timeout(deadline, async {
-            session.known().await;
-            let request =
-                Subscribe { channel: channel.clone(), since: self.since, presence: false, echo: true, token: None };
-            session.handle(Envelope { id: Some(0), command: Ok(Command::Subscribe(request)) });
-            session.subscribed(&channel).await;
-        })
-        .await;
+        let _ = timeout_at(until, session.subscribed(&channel)).await;
         match adopted.ending().and_then(|goodbye| forbidden(&goodbye)) {
             Some(refusal) => Err(refusal),
             None => Ok(Opened::Session(adopted)),

@@ -385,6 +385,10 @@ impl Owner for Tail {
         BEAT
     }
 
+    fn expire(&self) -> Option<Duration> {
+        None
+    }
+
     fn leave(&self, goodbye: Goodbye) {
         self.shard.hub().settle(&self.channel, self.hub_place, self.link.key());
         self.link.close(goodbye);

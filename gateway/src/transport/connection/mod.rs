@@ -431,7 +431,7 @@ impl Owner for Connection {
         if self.session.wants_drained() {
             self.link.wake();
         }
-        let lasts = self.session.expire(now_ms()).map_or(Duration::MAX, Duration::from_millis);
+        let lasts = self.expire().unwrap_or(Duration::MAX);
         let next = match heartbeat.poll(now) {
             Beat::Ping => {
                 self.link.ping();
@@ -445,6 +445,10 @@ impl Owner for Connection {
             }
         };
         next.min(lasts)
+    }
+
+    fn expire(&self) -> Option<Duration> {
+        self.session.expire(now_ms()).map(Duration::from_millis)
     }
 
     fn leave(&self, goodbye: Goodbye) {

@@ -292,3 +292,72 @@ async fn a_back_end_that_does_not_answer_vouches_for_nobody() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_client_that_takes_its_own_place_is_no_news_until_it_is_gone() {
+    let back_end = BackEnd::start(|_| Some((200, json!({})))).await;
+    let events = ", debounce = \"0s\", batch_wait = \"10ms\"";
+    let node = node(&back_end, &["events"], events, &[ANONYMOUS]).await;
+    let (mut first, reply) = connect(&node, json!({})).await;
+    let (second, again) = connect(&node, json!({"session": reply["connected"]["session"]})).await;
+    assert_eq!(again["connected"]["client"], reply["connected"]["client"]);
+    assert_eq!(first.closed().await.0, 4506);
+    drop(second);
+    let told = back_end.events(2).await;
+    let told: Vec<_> = told.iter().map(|event| (&event["type"], &event["client"])).collect();
+    let client = &reply["connected"]["client"];
+    assert_eq!(told, [(&json!("client_connected"), client), (&json!("client_disconnected"), client)]);
+}
+
+#[tokio::test]
+async fn who_is_cut_when_the_node_ends_is_told_of() {
+    let back_end = BackEnd::start(|_| Some((200, json!({})))).await;
+    let at_once = [ANONYMOUS, ("SKYWAVE__DRAIN__GRACE", "0s"), ("SKYWAVE__DRAIN__DEADLINE", "0s")];
+    let node = node(&back_end, &["events"], ", debounce = \"0s\"", &at_once).await;
+    let (_stays, reply) = connect(&node, json!({})).await;
+    node.node.drain().await;
+    let told = back_end.events(2).await;
+    assert_eq!((&told[1]["type"], &told[1]["client"]), (&json!("client_disconnected"), &reply["connected"]["client"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_token_that_is_revoked_while_the_back_end_is_asked_lets_nobody_in() {
+    let (may_answer, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (asked, mut is_asked) = tokio::sync::mpsc::unbounded_channel();
+    let back_end = BackEnd::start(move |_| {
+        asked.send(()).unwrap();
+        let _ = wait.lock().unwrap().recv();
+        Some((200, json!({})))
+    })
+    .await;
+    let keys = r#"[{ name = "a", key = "the-key-of-a-back-end", scopes = ["control"] }]"#;
+    let hook = ", timeout = \"20s\"";
+    let node = node(&back_end, &["connect"], hook, &[token::TOKENS, ("SKYWAVE__API__KEYS", keys)]).await;
+    let mut client = node.socket("/ws").await;
+    let asking = async {
+        let reply = client.ask(json!({"connect": {"token": token::user("ada", &["chat:*"], &[])}})).await;
+        (reply, client.closed().await.0)
+    };
+    let revoking = async {
+        is_asked.recv().await.unwrap();
+        // It is known once it is refused without asking.
+        let headers = [("content-type", "application/json"), ("authorization", "Bearer the-key-of-a-back-end")];
+        let (status, _) = node.http("POST", "/api/v1/revoke", &headers, &json!({"user": "ada"}).to_string()).await;
+        assert_eq!(status, 200);
+        let token = token::user("ada", &["chat:*"], &[]);
+        let until = Instant::now() + support::DEADLINE;
+        loop {
+            let mut again = node.socket("/ws").await;
+            let asked = again.ask(json!({"connect": {"token": token}}));
+            let known = tokio::time::timeout(Duration::from_millis(200), asked).await;
+            if known.is_ok_and(|reply| code(&reply) == "unauthenticated") {
+                break;
+            }
+            assert!(Instant::now() < until, "nobody knows that it is revoked");
+        }
+        drop(may_answer);
+    };
+    let ((reply, closed), ()) = tokio::join!(asking, revoking);
+    assert_eq!((code(&reply), closed), ("unauthenticated", 4500), "{reply}");
+}

@@ -162,6 +162,10 @@ impl Session {
 
     fn let_in(&self, entering: Entering, welcome: Option<Welcome>) {
         let Entering { id, connect, claims, introduced, client, unchecked } = entering;
+        // While the back end was asked nobody looked at whose token was revoked.
+        if claims.as_ref().is_some_and(|claims| self.is_revoked(claims)) {
+            return self.refuse_token(id, &TokenError::Revoked);
+        }
         let now_ms = now_ms();
         let settings = self.ground.settings();
         let (mut user, mut info) =
@@ -259,6 +263,9 @@ impl Session {
     /// A bad one changes nothing: the connection lasts as long as it would have.
     pub(super) fn renewed(&self, id: Option<u64>, outcome: Result<Claims, TokenError>) {
         let claims = match outcome {
+            Ok(claims) if self.is_revoked(&claims) => {
+                return self.refuse(id, Refusal::from(&TokenError::Revoked));
+            }
             Ok(claims) => claims,
             Err(error) => return self.refuse(id, Refusal::from(&error)),
         };
@@ -312,15 +319,17 @@ impl Session {
         let is_revoked = {
             let state = self.state.borrow();
             let token = state.client.as_ref().and_then(|client| client.grant.as_ref()?.token());
-            token.is_some_and(|claims| {
-                let (user, id) = (claims.user.as_deref(), claims.id.as_deref());
-                self.ground.authority.revoked().has(user, claims.issued_at_ms, id, now_ms())
-            })
+            token.is_some_and(|claims| self.is_revoked(claims))
         };
         if is_revoked {
             self.refuse(None, Refusal::new(ErrorCode::Unauthenticated, "the token has been revoked"));
             self.leave(CloseCode::BadToken.into());
         }
+    }
+
+    fn is_revoked(&self, claims: &Claims) -> bool {
+        let (user, id) = (claims.user.as_deref(), claims.id.as_deref());
+        self.ground.authority.revoked().has(user, claims.issued_at_ms, id, now_ms())
     }
 
     /// What is known of the client, as far as rights go.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::Rng as _;
 use skywave_backplane::{
-    Any, Durability, Generation, Memory, Needs, NodeInfo, Redis, RedisOptions, RedisOptionsError, Sink,
+    Any, Durability, Generation, Memory, Needs, NodeInfo, Presence as _, Redis, RedisOptions, RedisOptionsError, Sink,
 };
 use skywave_proto::CloseCode;
 use tokio_util::sync::CancellationToken;
@@ -100,22 +100,25 @@ impl Node {
             shards.iter().map(|shard| Arc::new(shard.clone()) as Arc<dyn Mailbox>).collect();
         let (routes, signals) = Routes::new(mailboxes.clone());
         let routes = Arc::new(routes);
+        let ground = Arc::new(Ground::new(settings.clone(), settings.node.name.as_str().into(), shards.clone()));
+        let told = ground.clone();
+        routes.hear_transitions(move |channel, transition| control::tell(&told, channel, transition));
         let (backplane, redis) = open_backplane(redis, routes.clone());
+        // At once: as soon as it is reached, it may find a dead node, whose members leave.
+        backplane.tell_transitions(ground.webhooks.wants_members());
         let relay = Relay::start(backplane, routes.clone(), Answers::new(mailboxes));
         let backlog = Backlog::new(seats.len(), settings.limits.node_outbox_bytes);
         let threads =
             seats.into_iter().map(|seat| seat.spawn(relay.clone(), backlog.clone())).collect::<Result<_, _>>()?;
 
-        let ground = Arc::new(Ground::new(settings.clone(), settings.node.name.as_str().into(), shards.clone()));
         find_secret(ground.clone(), redis.clone());
         let public = Arc::new(Public::new(ground.clone(), public_tls));
-        let told = ground.clone();
-        routes.hear_transitions(move |channel, transition| control::tell(&told, channel, transition));
         let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let control = Control::new(ground.clone(), relay.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
         tokio::spawn(control.clone().keep_revocations(gone.clone()));
+        tokio::spawn(control.clone().enforce_revocations(gone.clone()));
         let info = node_info(public.clone(), routes.clone());
         tokio::spawn(control::announce(relay.clone(), info, gone.clone()));
         for watch in [public_watch, internal_watch].into_iter().flatten() {
@@ -195,7 +198,7 @@ impl Node {
     ///
     /// # Cancel safety
     /// Dropping the future cuts everybody at once.
-    pub async fn drain(self) {
+    pub async fn drain(mut self) {
         let settings = Arc::clone(&self.public.ground.settings());
         let (grace, window) = if settings.development() {
             (Duration::ZERO, LEAVE_WINDOW_DEVELOPMENT)
@@ -214,19 +217,21 @@ impl Node {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         tracing::info!(cut = self.public.websockets(), "stopped");
+        // They end first, so that the back end is told of them, too.
+        self.cut();
         // What was published still goes out, and whoever does not come back elsewhere leaves when the grace is over.
         if let Some(redis) = &self.redis {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, redis.close()).await;
         }
         self.public.ground.webhooks.close(CLOSE_TIMEOUT).await;
-        self.stop();
+        self.gone.cancel();
     }
 
-    fn stop(self) {
+    /// Ends every connection, and the shards with them.
+    fn cut(&mut self) {
         self.leaving.cancel();
-        self.gone.cancel();
         self.shards.iter().for_each(ShardHandle::stop);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a shard's thread has panicked");
             }

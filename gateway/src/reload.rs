@@ -34,11 +34,11 @@ impl Exchange {
     pub fn new(ground: Arc<Ground>, relay: Relay) -> Self {
         let version = ground.settings().version();
         metrics::settings_version(None, &version);
-        relay.backplane().tell_transitions(ground.webhooks.wants_events());
         Self { ground, relay, version: Mutex::new(version) }
     }
 
-    /// Puts these in force, except for what a running node cannot change: that is said in the log and stays.
+    /// Puts these in force, except for what a running node cannot change: that is said in the log and stays. Where the rest
+    /// does not go together with what stays, nothing changes.
     ///
     /// Blocks while another exchange is on its way. Every connection looks at its rights again, a slice at a time, after it
     /// has returned.
@@ -54,6 +54,28 @@ impl Exchange {
         if changed.is_empty() {
             return Outcome::Unchanged;
         }
+        // Each is good where it was written, and yet they may not go together.
+        let problems = fresh.contradictions();
+        for problem in &problems {
+            let (key, message) = (&problem.key, &problem.message);
+            error!(
+                key,
+                message,
+                "the new settings need a restart: they do not go together with what this node was started with; \
+                 those from before stay in force"
+            );
+        }
+        if !problems.is_empty() {
+            return Outcome::Refused;
+        }
+        // What takes a while, or may fail, comes first.
+        let hooks = match self.ground.webhooks.prepare(&fresh.webhooks) {
+            Ok(hooks) => hooks,
+            Err(error) => {
+                error!(%error, "webhooks.ca cannot be used, the settings from before stay in force");
+                return Outcome::Refused;
+            }
+        };
         let new: Vec<_> = fresh.namespaces().map(|(name, _)| name).filter(|name| !has(&running, name)).collect();
         new.into_iter().for_each(metrics::describe_namespace);
         for warning in fresh.warnings() {
@@ -62,8 +84,8 @@ impl Exchange {
         let fresh = Arc::new(fresh);
         self.ground.replace_settings(fresh.clone());
         self.ground.authority.replace(&fresh.auth.tokens);
-        self.ground.webhooks.replace(&fresh.webhooks);
-        self.relay.backplane().tell_transitions(self.ground.webhooks.wants_events());
+        self.ground.webhooks.put_in_force(hooks);
+        self.relay.backplane().tell_transitions(self.ground.webhooks.wants_members());
         for shard in &self.ground.shards {
             shard.run(|shard| shard.for_everybody(|owner| owner.refresh()));
         }

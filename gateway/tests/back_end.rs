@@ -293,6 +293,33 @@ async fn a_back_end_that_does_not_answer_vouches_for_nobody() {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_takes_its_own_place_is_no_news_until_it_is_gone() {
+    let back_end = BackEnd::start(|_| Some((200, json!({})))).await;
+    let events = ", debounce = \"0s\", batch_wait = \"10ms\"";
+    let node = node(&back_end, &["events"], events, &[ANONYMOUS]).await;
+    let (mut first, reply) = connect(&node, json!({})).await;
+    let (second, again) = connect(&node, json!({"session": reply["connected"]["session"]})).await;
+    assert_eq!(again["connected"]["client"], reply["connected"]["client"]);
+    assert_eq!(first.closed().await.0, 4506);
+    drop(second);
+    let told = back_end.events(2).await;
+    let told: Vec<_> = told.iter().map(|event| (&event["type"], &event["client"])).collect();
+    let client = &reply["connected"]["client"];
+    assert_eq!(told, [(&json!("client_connected"), client), (&json!("client_disconnected"), client)]);
+}
+
+#[tokio::test]
+async fn who_is_cut_when_the_node_ends_is_told_of() {
+    let back_end = BackEnd::start(|_| Some((200, json!({})))).await;
+    let at_once = [ANONYMOUS, ("SKYWAVE__DRAIN__GRACE", "0s"), ("SKYWAVE__DRAIN__DEADLINE", "0s")];
+    let node = node(&back_end, &["events"], ", debounce = \"0s\"", &at_once).await;
+    let (_stays, reply) = connect(&node, json!({})).await;
+    node.node.drain().await;
+    let told = back_end.events(2).await;
+    assert_eq!((&told[1]["type"], &told[1]["client"]), (&json!("client_disconnected"), &reply["connected"]["client"]));
+}
+
 const KEYS: (&str, &str) =
     ("SKYWAVE__API__KEYS", r#"[{ name = "backend", key = "0123456789abcdef", scopes = ["control"] }]"#);
 

@@ -167,6 +167,20 @@ async fn what_a_node_is_built_with_stays() {
     assert_eq!(changing.call("the-key-of-a-back-end").await, 200, "it is where it was, on its own backplane");
 }
 
+#[tokio::test]
+async fn what_does_not_go_together_with_what_stays_is_refused_as_a_whole() {
+    let changing = Changing::start(BEFORE).await;
+    // Good as it is written, but this node goes on without replicas.
+    let moved = BEFORE.replace(
+        "[namespaces.open]",
+        "[backplane]\nurl = \"redis://127.0.0.1:1\"\n[namespaces.open]\ndurability = { replicated = 1, within = \"1s\" }",
+    );
+    let moved = moved.replace("the-key-of-a-back-end", "a-new-key-of-a-back-end");
+    assert_eq!(changing.change(&moved), Outcome::Refused);
+    assert_eq!(changing.call("the-key-of-a-back-end").await, 200, "nothing of it is in force");
+    assert_eq!(changing.call("a-new-key-of-a-back-end").await, 401);
+}
+
 /// A node of its own process, as it is run.
 struct Process {
     child: Child,

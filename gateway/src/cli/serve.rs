@@ -50,6 +50,8 @@ async fn serve(settings: Settings, loader: Loader, files: Files) -> ExitCode {
         Ok(recorded) => recorded,
         Err(error) => return failed(&format!("cannot record metrics: {error}")),
     };
+    // Before the node listens to it, it must not end the process. What has changed by then is found by looking at the files.
+    let _hangup = signal(SignalKind::hangup());
     let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
     let (mut terminate, mut interrupt) = match signals {
         Ok(signals) => signals,

@@ -2,7 +2,9 @@
 
 use serde_json::Value as Json;
 
-use super::{Settings, layer::Path};
+use super::{
+    InternalSettings, Problem, PublicSettings, Settings, contradictions, layer::Path, schema::Document, source::Sources,
+};
 
 /// What a node is built with. A section stands for all that is in it.
 const STAYS: [&[&str]; 10] = [
@@ -41,6 +43,31 @@ impl Settings {
         self.timeouts.session_grace = running.timeouts.session_grace;
         let kept = self.tree();
         (self, differences(&wanted, &kept))
+    }
+
+    /// What does not go together. Loading has refused that for what was written; what [`Settings::for_running`] has put
+    /// together nobody wrote.
+    pub fn contradictions(&self) -> Vec<Problem> {
+        let all = self.clone();
+        let document = Document {
+            node: all.node,
+            // The files of TLS are the affair of whoever watches them.
+            public: PublicSettings { tls: None, ..all.public },
+            internal: InternalSettings { tls: None, ..all.internal },
+            backplane: all.backplane,
+            auth: all.auth,
+            api: all.api,
+            limits: all.limits,
+            timeouts: all.timeouts,
+            drain: all.drain,
+            demo: all.demo,
+            debug: all.debug,
+            webhooks: all.webhooks,
+            namespaces: all.namespaces,
+        };
+        let mut problems = Vec::new();
+        contradictions::check(&document, &Sources::default(), &mut problems);
+        problems
     }
 
     /// The names of the settings that are not the same in both, in order; of a secret or a list only that it differs.
@@ -123,6 +150,7 @@ mod tests {
         assert!(running.differences(&taken).iter().all(|name| is_taken(&path(name))));
         assert_eq!(taken.node.shards, 2);
         assert_eq!(running.differences(&taken), ["limits.channels_per_connection", "namespaces.chat"]);
+        assert!(taken.contradictions().is_empty());
         let (again, needs_restart) = taken.clone().for_running(&taken);
         assert!(needs_restart.is_empty() && again.differences(&taken).is_empty());
     }

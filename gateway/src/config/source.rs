@@ -15,7 +15,7 @@ use super::{
 };
 
 /// All layers of one start.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sources {
     /// What development mode changes.
     defaults: Layer,

@@ -151,6 +151,11 @@ impl EventType {
         Self::ClientDisconnected,
     ];
 
+    /// Whether it is of channels and who is on them, not of clients.
+    pub const fn is_of_members(self) -> bool {
+        !matches!(self, Self::ClientConnected | Self::ClientDisconnected)
+    }
+
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

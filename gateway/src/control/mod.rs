@@ -18,7 +18,7 @@ use skywave_proto::{
     ChannelName, CloseCode, ErrorCode,
     v1::{self, signal},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{announce::announce, answer::sum, comings::tell, survey::Surveyed};
@@ -53,6 +53,8 @@ pub struct Control {
     answering: Arc<Semaphore>,
     /// One permit: who answers a question for channels looks at all of them, on every shard's thread.
     walking: Semaphore,
+    /// Tokens were revoked since all connections were last looked at.
+    fresh_revocations: Notify,
     /// Asked to leave.
     leave: CancellationToken,
 }
@@ -62,7 +64,8 @@ impl Control {
     pub fn new(ground: Arc<Ground>, relay: Relay) -> Arc<Self> {
         let (surveys, answering) = (Surveys::default(), Arc::new(Semaphore::new(ANSWERING)));
         let leave = CancellationToken::new();
-        Arc::new(Self { ground, relay, surveys, answering, walking: Semaphore::new(1), leave })
+        let (walking, fresh_revocations) = (Semaphore::new(1), Notify::new());
+        Arc::new(Self { ground, relay, surveys, answering, walking, fresh_revocations, leave })
     }
 
     /// Cancelled once a back end has ordered this node to leave.
@@ -426,6 +429,7 @@ mod tests {
         let control = Control::new(ground, relay.clone());
         relay.backplane().announce(skywave_backplane::NodeInfo { name: "paris".into(), ..Default::default() });
         tokio::spawn(control.clone().run(signals, gone.clone()));
+        tokio::spawn(control.clone().enforce_revocations(gone.clone()));
         (control, told, gone)
     }
 
@@ -478,6 +482,41 @@ mod tests {
         both_leave("bob").await;
         order("ada", 0); // a node that does not say when
         both_leave("ada").await;
+    }
+
+    #[tokio::test]
+    async fn however_many_tokens_are_revoked_connections_are_looked_at_one_round_at_a_time() {
+        let (control, mut told, _gone) = node().await;
+        let revoke = |id: String| {
+            let subject = Some(signal::revoked::Subject::Jti(id));
+            let op = signal::Op::Revoked(signal::Revoked { subject, issued_before_ms: 0, until_ms: u64::MAX >> 12 });
+            control.receive("elsewhere".into(), &v1::Signal { op: Some(op) }.encode_to_vec());
+        };
+        // The shards are busy, so that no round ends.
+        let keep_busy = |shard: &ShardHandle| {
+            let (free, until) = std::sync::mpsc::channel::<()>();
+            shard.run(move |_| assert!(until.recv().is_err(), "nobody sends"));
+            free
+        };
+        let busy: Vec<_> = control.ground.shards.iter().map(keep_busy).collect();
+        for number in 0..1000 {
+            revoke(number.to_string());
+            tokio::task::yield_now().await;
+        }
+        drop(busy);
+        let mut round = async || {
+            let mut heard = Vec::new();
+            for _ in 0..4 {
+                heard.push(tokio::time::timeout(Duration::from_secs(10), told.recv()).await.unwrap().unwrap());
+            }
+            heard.sort();
+            assert_eq!(heard, ["ada is checked", "ada is checked", "bob is checked", "bob is checked"]);
+        };
+        round().await;
+        round().await; // those that were revoked after the first had begun
+        revoke("one more".into());
+        round().await;
+        assert!(told.try_recv().is_err());
     }
 
     #[tokio::test]

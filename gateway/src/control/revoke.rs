@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use skywave_backplane::{BackplaneState, Revocation, Revocations as _, RevokeError, Subject};
 use skywave_proto::{ErrorCode, v1::signal};
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::Control;
@@ -29,9 +29,20 @@ impl Control {
     pub(super) fn revoked(&self, said: signal::Revoked) -> Option<()> {
         let revocation = meant(said)?;
         if self.keep(&revocation) {
-            self.check_everybody();
+            self.fresh_revocations.notify_one();
         }
         Some(())
+    }
+
+    /// Sends whoever is here by a token that no longer counts away, until the node is gone. All connections are looked at:
+    /// one round at a time, however many tokens are revoked meanwhile.
+    pub async fn enforce_revocations(self: Arc<Self>, gone: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = self.fresh_revocations.notified() => self.check_everybody().await,
+                () = gone.cancelled() => return,
+            }
+        }
     }
 
     /// Keeps this node's list as new as the backplane's until the node is gone.
@@ -59,7 +70,7 @@ impl Control {
         let Ok(Ok(all)) = read else { return false };
         let fresh = all.iter().filter(|revocation| self.keep(revocation)).count();
         if fresh > 0 {
-            self.check_everybody();
+            self.fresh_revocations.notify_one();
         }
         true
     }
@@ -78,11 +89,20 @@ impl Control {
         })
     }
 
-    /// Whoever is here by a token that no longer counts leaves.
-    fn check_everybody(&self) {
+    /// Whoever is here by a token that no longer counts leaves. Returns once all were looked at.
+    async fn check_everybody(&self) {
+        let (looking, mut all_looked) = mpsc::channel::<()>(1);
         for shard in &self.ground.shards {
-            shard.run(|shard| shard.for_everybody(|owner| owner.check_revoked()));
+            let looking = looking.clone();
+            shard.run(move |shard| {
+                shard.for_everybody(move |owner| {
+                    let _until_the_last = &looking;
+                    owner.check_revoked();
+                });
+            });
         }
+        drop(looking);
+        let _ = all_looked.recv().await; // none: nobody holds the other end any more
     }
 }
 

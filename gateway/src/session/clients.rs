@@ -66,10 +66,11 @@ impl Clients {
         true
     }
 
-    /// The connection has ended. If another one speaks for the client by now, it goes on doing so.
-    pub fn release(&self, client: &str, user: Option<&Arc<str>>, seat: Seat) {
+    /// The connection has ended. If another one speaks for the client by now, it goes on doing so: then this is false.
+    pub fn release(&self, client: &str, user: Option<&Arc<str>>, seat: Seat) -> bool {
         let mut index = self.0.lock();
-        if index.clients.get(client).is_some_and(|place| place.seat == seat) {
+        let has_spoken = index.clients.get(client).is_some_and(|place| place.seat == seat);
+        if has_spoken {
             index.clients.remove(client);
         }
         if let Some(user) = user
@@ -80,6 +81,7 @@ impl Clients {
                 index.users.remove(user);
             }
         }
+        has_spoken
     }
 
     /// The connection that speaks for a client, if its serial is smaller than this.
@@ -111,13 +113,13 @@ mod tests {
         assert_eq!(clients.claim(&c, Some(&user), (0, 1), 100), (100, None));
         assert_eq!(clients.claim(&c, Some(&user), (1, 2), 100), (101, Some((0, 1))), "within one millisecond");
         assert_eq!(clients.claim(&c, Some(&user), (0, 3), 50), (102, Some((1, 2))), "the clock went back");
-        clients.release("c", Some(&user), (0, 1));
+        assert!(!clients.release("c", Some(&user), (0, 1)));
         assert_eq!(clients.seats(&Who::Client(c.clone())), [(0, 3)], "an older one's end changes nothing");
         let mut seats = clients.seats(&Who::User(user.clone()));
         seats.sort_unstable();
         assert_eq!(seats, [(0, 3), (1, 2)]);
         clients.release("c", Some(&user), (1, 2));
-        clients.release("c", Some(&user), (0, 3));
+        assert!(clients.release("c", Some(&user), (0, 3)), "the one that spoke for it");
         let index = clients.0.lock();
         assert!(index.clients.is_empty() && index.users.is_empty(), "nothing is left of who is gone");
     }

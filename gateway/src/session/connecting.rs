@@ -111,7 +111,10 @@ impl Session {
         self.link.set_client(id.clone());
         let serial = seal::serial(earlier.as_ref(), now_ms);
         let (serial, older) = self.ground.clients.claim(&id, user.as_ref(), self.seat(), serial);
-        self.ground.webhooks.event(Event::connected(id.clone(), user.clone()), None);
+        // One that comes back before its older connection has ended was never gone.
+        if older.is_none() {
+            self.ground.webhooks.event(Event::connected(id.clone(), user.clone()), None);
+        }
         self.state.borrow_mut().client = Some(Client { id: id.clone(), user, info, serial, grant });
         if let Some(older) = older {
             self.ground.replace(older);

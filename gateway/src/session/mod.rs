@@ -509,9 +509,9 @@ impl Session {
                 self.shard.relay().exit(channel, client.id.clone(), client.serial, grace);
             }
         }
-        self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
-        // One that was replaced has not gone: a newer connection speaks for its client.
-        if reason != CloseCode::Replaced.reason() {
+        let has_spoken = self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
+        // One that was replaced, here or on another node, has not gone: a newer connection speaks for its client.
+        if has_spoken && reason != CloseCode::Replaced.reason() {
             self.ground.webhooks.event(Event::disconnected(client.id, client.user, reason), None);
         }
     }

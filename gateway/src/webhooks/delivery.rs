@@ -33,6 +33,8 @@ use crate::{
 
 /// Bytes of an answer, of which only the status counts.
 const ANSWER_BYTES: usize = 1 << 20;
+/// Dead events that have a line of their own in the log when many die together; a whole delivery always has.
+const NAMED_DEAD: usize = 1000;
 /// At the node's end there is no time for long pauses.
 const LONGEST_LAST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -284,12 +286,17 @@ fn is_about_the_body(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY)
 }
 
-/// The dead letters: what was lost, without what was in it.
+/// The dead letters: what was lost, without what was in it. A queue may hold a million.
 fn bury<'a>(why: &str, events: impl IntoIterator<Item = &'a Event>) {
     let mut count = 0;
     for event in events {
         count += 1;
-        warn!(kind = event.kind().as_str(), channel = ?event.channel(), why, "an event is dead");
+        if count <= NAMED_DEAD {
+            warn!(kind = event.kind().as_str(), channel = ?event.channel(), why, "an event is dead");
+        }
+    }
+    if count > NAMED_DEAD {
+        warn!(events = count - NAMED_DEAD, why, "as many more events are dead");
     }
     metrics::webhook(Hook::EVENTS, WebhookOutcome::Dead, count);
 }

@@ -1,7 +1,7 @@
 //! What the back end is told, in JSON: `{"hook":"events","id","node","events":[…]}`.
 //!
-//! Each event: `id` (a repeated delivery has the same), `type`, `at_ms` (since 1970, on this node's clock), and where they
-//! belong `channel`, `user`, `client`, `reason` (the close code's word), `position` (`epoch:offset`).
+//! Each event: `id` (a repeated delivery has the same), `type`, `at_ms` (since 1970; of channels and members on the backplane's
+//! clock, of clients on this node's), and where they belong `channel`, `user`, `client`, `reason` (the close code's word), `position` (`epoch:offset`).
 
 use std::sync::Arc;
 
@@ -19,6 +19,8 @@ pub struct Event {
     client: Option<Arc<str>>,
     reason: Option<&'static str>,
     position: Option<StreamPosition>,
+    /// Where it did not happen on this node, or not now.
+    at_ms: Option<u64>,
 }
 
 /// What two events that are each other's opposite have in common.
@@ -61,14 +63,19 @@ impl Event {
         Self { client: Some(client), user, reason: Some(reason), ..Self::new(EventType::ClientDisconnected) }
     }
 
-    /// Where the channel stood then.
+    /// When it happened, in milliseconds since 1970 on the clock of whoever knows, and where the channel's members stood
+    /// then. Without it: now.
     #[must_use]
-    pub fn at(self, position: Option<StreamPosition>) -> Self {
-        Self { position, ..self }
+    pub fn at(self, at_ms: u64, position: Option<StreamPosition>) -> Self {
+        Self { at_ms: Some(at_ms), position, ..self }
+    }
+
+    pub(super) fn at_ms(&self) -> Option<u64> {
+        self.at_ms
     }
 
     fn new(kind: EventType) -> Self {
-        Self { kind, channel: None, user: None, client: None, reason: None, position: None }
+        Self { kind, channel: None, user: None, client: None, reason: None, position: None, at_ms: None }
     }
 
     /// What it says.
@@ -145,7 +152,7 @@ mod tests {
         let sent = |event: &Event| serde_json::to_value(Sent::new("01J", 5, event)).unwrap();
         let position: StreamPosition = "abcdefgh:7".parse().unwrap();
         assert_eq!(
-            sent(&Event::occupied(channel()).at(Some(position))),
+            sent(&Event::occupied(channel()).at(5, Some(position))),
             json!({"id": "01J", "type": "channel_occupied", "at_ms": 5, "channel": "chat:1", "position": "abcdefgh:7"})
         );
         assert_eq!(

@@ -53,7 +53,7 @@ pub use self::{
 use crate::{
     config::{DecideHook, WebhookSettings},
     metrics,
-    outbound::Outbound,
+    outbound::{Outbound, OutboundUnavailable},
 };
 
 /// A hook that decides.
@@ -100,6 +100,8 @@ impl Hook {
 
 /// The bit of the events among those of the hooks.
 const EVENTS_BIT: u8 = 1 << 4;
+/// The same of those events that only the backplane knows of.
+const MEMBERS_BIT: u8 = 1 << 5;
 
 /// All hooks of a node. Cloning shares them.
 #[derive(Clone)]
@@ -118,6 +120,12 @@ struct Office {
     delivering: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Hooks that can be put in force.
+pub struct PreparedHooks {
+    desks: Arc<Desks>,
+    is_rerouted: bool,
+}
+
 /// The hooks that decide, as they are configured now.
 struct Desks {
     settings: WebhookSettings,
@@ -131,7 +139,11 @@ impl Webhooks {
     /// unless `webhooks.ca` asks for one of their own. `node` is this node's name.
     pub fn start(settings: &WebhookSettings, outbound: Outbound, node: Arc<str>) -> Self {
         metrics::describe_webhooks(&Hook::ALL.map(Hook::as_str), Hook::EVENTS);
-        let own = own_outbound(settings).unwrap_or_else(|| outbound.clone());
+        let own = own_outbound(settings).unwrap_or_else(|error| {
+            error!(%error, "webhooks.ca cannot be used: only the machine's authorities are trusted");
+            None
+        });
+        let own = own.unwrap_or_else(|| outbound.clone());
         let post = Arc::new(Post::new(node.clone(), route(settings, &own)));
         let delivering = tokio::spawn(post.clone().deliver());
         Self(Arc::new(Office {
@@ -148,23 +160,43 @@ impl Webhooks {
     /// Puts other settings in force, at once for what is asked from now on; what is under way ends as it began. Queued
     /// events go to the new address; if there is none, they are dead. A hook that stays the same keeps what it knows of its
     /// receiver.
-    pub fn replace(&self, settings: &WebhookSettings) {
+    ///
+    /// # Errors
+    /// [`OutboundUnavailable`]: `webhooks.ca` is of no use, and nothing has changed.
+    pub fn replace(&self, settings: &WebhookSettings) -> Result<(), OutboundUnavailable> {
+        self.put_in_force(self.prepare(settings)?);
+        Ok(())
+    }
+
+    /// What of [`Webhooks::replace`] takes time, or may fail. One at a time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare(&self, settings: &WebhookSettings) -> Result<PreparedHooks, OutboundUnavailable> {
         let old = self.0.desks.load_full();
         if old.settings == *settings {
-            return;
+            return Ok(PreparedHooks { desks: old, is_rerouted: false });
         }
         let same_ca = old.settings.ca == settings.ca;
         let outbound = if same_ca {
             old.outbound.clone()
         } else {
-            own_outbound(settings).unwrap_or_else(|| self.0.outbound.clone())
+            own_outbound(settings)?.unwrap_or_else(|| self.0.outbound.clone())
         };
-        if !same_ca || old.settings.events != settings.events {
-            self.0.post.replace(route(settings, &outbound));
+        let is_rerouted = !same_ca || old.settings.events != settings.events;
+        let desks = Arc::new(Desks::new(settings, outbound, same_ca.then_some(&*old)));
+        Ok(PreparedHooks { desks, is_rerouted })
+    }
+
+    /// The rest: takes no time.
+    pub fn put_in_force(&self, PreparedHooks { desks, is_rerouted }: PreparedHooks) {
+        let configured = configured(&desks.settings);
+        let route = is_rerouted.then(|| route(&desks.settings, &desks.outbound));
+        self.0.desks.store(desks);
+        self.0.configured.store(configured, Ordering::Release);
+        if let Some(route) = route {
+            self.0.post.replace(route);
         }
-        let known = same_ca.then_some(&*old);
-        self.0.desks.store(Arc::new(Desks::new(settings, outbound, known)));
-        self.0.configured.store(configured(settings), Ordering::Release);
     }
 
     /// Whether a hook is configured, for channels of this namespace (its name in the settings) where there is one. Cheap:
@@ -181,6 +213,11 @@ impl Webhooks {
     /// Whether anybody is told of events at all. Cheap: one atomic load.
     pub fn wants_events(&self) -> bool {
         self.is_configured(EVENTS_BIT)
+    }
+
+    /// Whether anybody is told who comes to channels and goes, or that one is occupied or vacated. Cheap: one atomic load.
+    pub fn wants_members(&self) -> bool {
+        self.is_configured(MEMBERS_BIT)
     }
 
     fn is_configured(&self, bit: u8) -> bool {
@@ -320,7 +357,9 @@ impl Desks {
 
 fn configured(settings: &WebhookSettings) -> u8 {
     let decide = Hook::ALL.into_iter().filter(|hook| hook.settings(settings).is_some());
-    let events = if settings.events.is_some() { EVENTS_BIT } else { 0 };
+    let events = settings.events.as_ref().map_or(0, |hook| {
+        if hook.types.iter().any(|kind| kind.is_of_members()) { EVENTS_BIT | MEMBERS_BIT } else { EVENTS_BIT }
+    });
     decide.fold(events, |bits, hook| bits | hook.bit())
 }
 
@@ -333,8 +372,7 @@ fn covers(namespaces: &[String], namespace: Option<&str>) -> bool {
     namespaces.is_empty() || namespace.is_none_or(|namespace| namespaces.iter().any(|name| name == namespace))
 }
 
-fn own_outbound(settings: &WebhookSettings) -> Option<Outbound> {
-    let made = Outbound::new(Some(settings.ca.as_ref()?.pem()));
-    made.inspect_err(|error| error!(%error, "webhooks.ca cannot be used: only the machine's authorities are trusted"))
-        .ok()
+/// Where `webhooks.ca` asks for one.
+fn own_outbound(settings: &WebhookSettings) -> Result<Option<Outbound>, OutboundUnavailable> {
+    settings.ca.as_ref().map(|ca| Outbound::new(Some(ca.pem()))).transpose()
 }

@@ -41,7 +41,7 @@ pub(super) enum Put {
     Queued,
     /// Its opposite waited: both are gone.
     Cancelled,
-    /// The same waits already.
+    /// The same waits already, and says now when that was the last time.
     Repeated,
     /// No room, or the node is at its end.
     Lost,
@@ -67,8 +67,10 @@ impl Queue {
         id: impl FnOnce() -> String,
     ) -> Put {
         let subject = event.subject();
+        let at_ms = event.at_ms().unwrap_or(at_ms);
         if let Some((place, earlier)) = self.young(&subject, now) {
             if earlier == event.kind() {
+                self.renew(place, event, at_ms);
                 return Put::Repeated;
             }
             self.young.remove(&subject);
@@ -96,6 +98,15 @@ impl Queue {
         let place = *self.young.get(subject)?;
         let waiting = self.waiting.get(&place).filter(|waiting| now < waiting.due)?;
         Some((place, waiting.event.kind()))
+    }
+
+    /// It has happened again: between the two another node was told of the opposite, and by the later position the receiver
+    /// knows which was last.
+    fn renew(&mut self, place: u64, event: Event, at_ms: u64) {
+        if let Some(waiting) = self.waiting.get_mut(&place) {
+            self.bytes = self.bytes + event.bytes() - waiting.event.bytes();
+            (waiting.event, waiting.at_ms) = (event, at_ms);
+        }
     }
 
     fn remove(&mut self, place: u64) -> Option<Waiting> {
@@ -235,6 +246,23 @@ mod tests {
         assert_eq!(desk.put(700, vacated()), Put::Repeated);
         assert_eq!(desk.take(1599), [""; 0], "its second begins with it");
         assert_eq!(desk.take(1600), ["channel_vacated at 600"]);
+    }
+
+    #[test]
+    fn what_has_happened_again_says_so() {
+        let mut desk = desk("debounce = \"1s\"");
+        let joined = |client: &str, offset: u64| {
+            let position = format!("abcdefgh:{offset}").parse().ok();
+            Event::joined(channel("a"), Some("ada".into()), client.into()).at(10 * offset, position)
+        };
+        assert_eq!(desk.put(0, joined("first", 1)), Put::Queued);
+        // Another node is told that she left, at 2.
+        assert_eq!(desk.put(500, joined("another", 3)), Put::Repeated);
+        assert_eq!(desk.queue.bytes, joined("another", 3).bytes());
+        let taken = desk.queue.take(desk.at(1000), &desk.settings);
+        assert_eq!((&taken[0].event, taken[0].at_ms, taken.len()), (&joined("another", 3), 30, 1), "not later for it");
+        desk.queue.settle();
+        assert_eq!((desk.queue.len(), desk.queue.bytes), (0, 0));
     }
 
     #[test]

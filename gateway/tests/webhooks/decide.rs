@@ -279,9 +279,9 @@ async fn other_settings_hold_from_the_next_call() {
     let text = "[webhooks.subscribe]\nurl = \"URL\"";
     let hooks = hooks(text, &old).await;
     assert_eq!(hooks.subscribe(subscribe_ask()).await, Decision::Allow(()));
-    hooks.replace(&settings(text, &format!("http://{}", new.address)));
+    hooks.replace(&settings(text, &format!("http://{}", new.address))).unwrap();
     assert_eq!(refusal(hooks.subscribe(subscribe_ask()).await).code, ErrorCode::PermissionDenied);
-    hooks.replace(&settings("", ""));
+    hooks.replace(&settings("", "")).unwrap();
     assert!(!hooks.wants(Hook::Subscribe, None));
     assert_eq!(hooks.subscribe(subscribe_ask()).await, Decision::Allow(()));
     assert_eq!((old.count(), new.count()), (1, 1));
@@ -299,9 +299,9 @@ async fn a_private_authority_is_trusted_if_it_is_named() {
     assert_eq!(refusal(hooks.subscribe(subscribe_ask()).await).code, ErrorCode::Unavailable, "signed by nobody known");
     assert_eq!(receiver.count(), 0);
     let ca = format!("[webhooks]\nca = {:?}\n{text}", files.path("ca.crt"));
-    hooks.replace(&settings(&ca, &url));
+    hooks.replace(&settings(&ca, &url)).unwrap();
     assert_eq!(hooks.subscribe(subscribe_ask()).await, Decision::Allow(()));
-    hooks.replace(&settings(text, &url));
+    hooks.replace(&settings(text, &url)).unwrap();
     assert_eq!(refusal(hooks.subscribe(subscribe_ask()).await).code, ErrorCode::Unavailable, "trusted no longer");
 }
 

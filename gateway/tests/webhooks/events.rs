@@ -43,7 +43,7 @@ async fn events_arrive_together_in_order_and_signed() {
     let figures = Figures::record();
     let hooks = hooks(&format!("{PLAIN}batch = 4\nsecret = \"0123456789abcdef\""), &receiver);
     let channel = ChannelName::parse("chat:1").unwrap();
-    hooks.event(Event::occupied(channel.clone()).at("abcdefgh:7".parse().ok()), Some("chat"));
+    hooks.event(Event::occupied(channel.clone()).at(1_700_000_000_001, "abcdefgh:7".parse().ok()), Some("chat"));
     hooks.event(Event::joined(channel, Some(text("u")), text("a")), Some("chat"));
     hooks.event(Event::disconnected(text("a"), Some(text("u")), "draining"), None);
     let call = receiver.call().await;
@@ -157,7 +157,11 @@ async fn only_what_is_wanted_is_told() {
     let body = receiver.call().await.body();
     assert_eq!(body["events"].as_array().unwrap().len(), 1);
     assert_eq!(body["events"][0]["channel"], "chat:1");
-    assert!(hooks.wants_events());
+    assert!(hooks.wants_events() && hooks.wants_members());
+    hooks
+        .replace(&settings("[webhooks.events]\nurl = \"http://localhost\"\ntypes = [\"client_connected\"]", ""))
+        .unwrap();
+    assert!(hooks.wants_events() && !hooks.wants_members(), "of clients the node knows itself");
 }
 
 #[tokio::test]
@@ -210,16 +214,16 @@ async fn what_is_queued_goes_to_the_new_address_at_once() {
     figures.until("events", "retried", 1).await;
     hooks.event(connected(1), None);
     let text = format!("[webhooks.events]\nurl = \"URL\"\n{PLAIN}");
-    hooks.replace(&settings(&text, &format!("http://{}", new.address)));
+    hooks.replace(&settings(&text, &format!("http://{}", new.address))).unwrap();
     assert_eq!(events(&mut new, 2).await, names(0..2));
     figures.until("events", "delivered", 2).await;
 
-    hooks.replace(&settings(&text, &format!("http://{}", old.address)));
+    hooks.replace(&settings(&text, &format!("http://{}", old.address))).unwrap();
     hooks.event(connected(2), None);
     old.call().await;
     figures.until("events", "retried", 2).await;
     hooks.event(connected(3), None);
-    hooks.replace(&settings("", ""));
+    hooks.replace(&settings("", "")).unwrap();
     assert!(!hooks.wants_events());
     hooks.event(connected(4), None);
     figures.until("events", "dead", 2).await;

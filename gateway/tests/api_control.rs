@@ -341,9 +341,20 @@ async fn bad_input_is_refused_with_a_reason_and_changes_nothing() {
         ("nodes", json!([]), 400, "bad_request", "JSON object"),
         ("history", json!({}), 400, "bad_request", "missing field `channel`"),
         ("history", json!({"channel": ""}), 400, "bad_request", "empty"),
-        ("history", json!({"channel": "#user:1"}), 403, "permission_denied", "#"),
+        ("history", json!({"channel": "#other:1"}), 403, "permission_denied", "#"),
         ("history", json!({"channel": "live:a"}), 409, "no_history", "live only"),
         ("history", json!({"channel": "a", "since": {"epoch": "x"}}), 400, "bad_request", "missing field `offset`"),
+        ("history", json!({"channel": "a", "limit": 1001}), 400, "bad_request", "limit is 0 to 1000"),
+        ("subscribe", json!({"channel": "a"}), 400, "bad_request", "user or client"),
+        ("subscribe", json!({"client": id, "channel": " "}), 400, "bad_request", "spaces"),
+        ("revoke", json!({}), 400, "bad_request", "user or jti"),
+        ("revoke", json!({"user": "u", "jti": "j"}), 400, "bad_request", "not both"),
+        ("revoke", json!({"user": "u", "until": 1}), 400, "bad_request", "seconds since 1970"),
+        ("revoke", json!({"user": "u", "until": u64::MAX}), 400, "bad_request", "400 days"),
+        ("revoke", json!({"jti": ""}), 400, "bad_request", "1 to 255"),
+        ("drain", json!({}), 400, "bad_request", "missing field `node`"),
+        ("drain", json!({"node": "nobody"}), 404, "not_found", "nobody"),
+        ("drain", json!({"node": "nobody", "down_to_mean": true}), 400, "bad_request", "later version"),
         ("history", json!({"channel": "a", "page": 1}), 400, "bad_request", "unknown field `page`"),
         ("presence", json!({"channel": "a\n"}), 400, "bad_request", "control characters"),
         ("presence", json!({"channel": "live:a"}), 400, "bad_request", "namespaces.live.presence"),
@@ -391,8 +402,8 @@ async fn each_method_wants_its_scope() {
     };
     for (methods, right, scope) in [
         (&["publish", "broadcast"][..], "p", "publish"),
-        (&["history", "presence", "presence_count", "nodes", "connections", "channels"], "r", "read"),
-        (&["forget", "disconnect", "unsubscribe", "refresh"], "c", "control"),
+        (&["history", "presence", "presence_count", "nodes", "connections", "channels", "tail"], "r", "read"),
+        (&["forget", "disconnect", "subscribe", "unsubscribe", "refresh", "revoke", "drain"], "c", "control"),
     ] {
         for method in methods {
             for key in ["p", "r", "c"] {

@@ -1,5 +1,5 @@
 //! The server API over gRPC: what JSON does it does too, on the same port and behind the same door.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)] // helpers stand beside the tests
 
 mod support;
 

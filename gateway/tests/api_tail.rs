@@ -1,5 +1,5 @@
 //! `tail`: a channel as lines of JSON.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)] // helpers stand beside the tests
 
 mod support;
 

@@ -34,7 +34,7 @@ const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests that an HTTP/2 connection has open at the same time.
 const STREAMS: u32 = 256;
 /// The largest head, in bytes; in HTTP/2 counted as RFC 9113 §6.5.2 does.
-const HEAD_BYTES: usize = 16 * 1024;
+const HEAD_BYTES: u16 = 16 * 1024;
 
 /// Serves a socket until it ends, or nothing has been asked on it for too long.
 pub(super) async fn serve<S>(socket: S, app: Router, arrival: Arrival)
@@ -53,12 +53,12 @@ where
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES.into());
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEAD_BYTES as u32)
+        .max_header_list_size(HEAD_BYTES.into())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PONG_TIMEOUT);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));

@@ -12,7 +12,7 @@ use crate::{
     process::Process,
     proxy::Proxy,
     redis::{Redis, command, free_port, program, try_command},
-    wait::until,
+    wait::{SENTINEL_DEADLINE, until, until_within},
 };
 
 /// How long a master is silent before a sentinel calls it down.
@@ -95,7 +95,7 @@ impl Watched {
     /// Waits until another server is the master, for the sentinels and for itself.
     pub async fn until_promoted(&self, old: usize) -> usize {
         let mut new = None;
-        until("a replica to be promoted", async || {
+        until_within(SENTINEL_DEADLINE, "a replica to be promoted", async || {
             new = self.master().await.filter(|new| *new != old);
             let Some(new) = new else { return false };
             self.role(new).await.as_deref() == Some("master")

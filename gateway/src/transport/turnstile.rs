@@ -65,7 +65,10 @@ impl Line {
 
     /// Forgets the turns that have come.
     fn pass(&mut self, now: u64) {
-        while let Some((_, address)) = self.turns.pop_front_if(|(turn, _)| *turn <= now) {
+        while let Some(&(turn, address)) = self.turns.front()
+            && turn <= now
+        {
+            self.turns.pop_front();
             if let Some(waiting) = self.waiting.get_mut(&address) {
                 *waiting -= 1;
                 if *waiting == 0 {

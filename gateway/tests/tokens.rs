@@ -273,9 +273,9 @@ async fn each_of_several_channel_tokens_ends_in_its_time() {
         let request = json!({"channel": channel, "token": token::signed(token::SECRET, &claims)});
         assert_eq!(code(&client.ask(json!({"subscribe": request})).await), "ok");
     };
-    // Once this one has ended the shard has no reason to look at the connection for many seconds.
-    subscribe(&mut client, "chat:first", 2).await;
-    assert_eq!(client.push("unsubscribed").await["channel"], "chat:first");
+    // When this one is gone the shard has looked at the first, and has no reason to do so again for many seconds.
+    let mut other = connected(&node, &token::token(json!({"sub": "ada", "exp": token::now() + 4}))).await;
+    assert_eq!(other.closed().await.0, 4008);
     for (channel, seconds) in [("chat:b", 2), ("chat:c", 3), ("chat:d", 4)] {
         subscribe(&mut client, channel, seconds).await;
     }
@@ -295,4 +295,14 @@ async fn a_subscription_ends_when_its_channel_token_is_revoked() {
     revoke(&node, json!({"jti": "c1"})).await;
     assert_eq!(client.push("unsubscribed").await, json!({"channel": "chat:a", "reason": "permission"}));
     assert_eq!(code(&client.ask(json!({"unsubscribe": {"channel": "chat:b"}})).await), "ok", "the other one stays");
+}
+
+#[tokio::test]
+async fn in_development_a_client_says_something_of_itself_also_when_its_token_came_with_the_handshake() {
+    let node = support::node(&[token::TOKENS]).await;
+    let mut client = node.socket(&format!("/ws?token={}", ada())).await;
+    client.push("connected").await;
+    let subscribe = [json!({"channel": "a", "presence": true})];
+    let reply = client.ask(json!({"connect": {"info": {"name": "Ada"}, "subscribe": subscribe}})).await;
+    assert_eq!(reply["connected"]["subscribed"][0]["members"][0]["info"], json!({"name": "Ada"}), "{reply}");
 }

@@ -217,12 +217,18 @@ impl Session {
             let message = "a token came with the handshake already; refresh brings another one";
             return self.refuse(id, Refusal::new(ErrorCode::BadRequest, message));
         }
-        let Client { user, info, grant, .. } = self.client();
+        let Client { user, mut info, grant, .. } = self.client();
         let now_ms = now_ms();
         let is_free = {
             let state = self.state.borrow();
             state.subscriptions.is_empty() && state.asked.is_empty()
         };
+        if let Some(told) = connect.info.filter(|_| is_free && info.is_none() && self.ground.settings().development()) {
+            info = Some(told);
+            if let Some(client) = &mut self.state.borrow_mut().client {
+                client.info.clone_from(&info);
+            }
+        }
         // What has been done under one id is not taken over by another.
         let earlier = connect.session.as_deref().filter(|_| is_free);
         if let Some(earlier) =

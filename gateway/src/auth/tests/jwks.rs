@@ -193,6 +193,20 @@ async fn a_key_that_was_replaced_is_found_and_one_that_was_withdrawn_is_forgotte
 }
 
 #[tokio::test]
+async fn a_key_without_a_name_that_was_replaced_is_found_too() {
+    let (server, old, new) = (KeyServer::new().await, Issuer::new(None), Issuer::new(None));
+    server.publishes(&[old.jwk()]);
+    let authority = asking(&server);
+    assert_eq!(at(&authority, &old.token(), NOW).await, "good");
+    server.publishes(&[new.jwk()]);
+    assert_eq!(at(&authority, &new.token(), NOW + PAUSE_MS - 1).await, "signature");
+    assert_eq!(server.asked(), 1);
+    assert_eq!(at(&authority, &new.token(), NOW + PAUSE_MS).await, "good");
+    assert_eq!(at(&authority, &old.token(), NOW + PAUSE_MS).await, "signature");
+    assert_eq!(server.asked(), 2);
+}
+
+#[tokio::test]
 async fn fifty_who_wait_make_one_request() {
     let (server, issuer) = (KeyServer::new().await, Issuer::new(Some("a")));
     server.publishes(&[issuer.jwk()]);

@@ -1175,13 +1175,22 @@ fn secrets_and_urls_may_stand_in_files() {
 #[test]
 fn a_file_that_is_missing_or_wrong_is_named() {
     let bad = file("[node]\nsecret_file = \"DIR/none\"").bad();
-    assert_eq!(bad, "skywave.toml:2:1: node.secret_file: cannot read none: No such file or directory (os error 2)");
+    assert_eq!(
+        bad,
+        "skywave.toml:2:1: node.secret_file: is the path of a file, and that cannot be read: No such file or directory (os error 2)"
+    );
     let bad = file("[[api.keys]]\nname = \"a\"\nkey_file = \"DIR/none\"\nscopes = [\"read\"]").bad();
-    assert!(bad.starts_with("skywave.toml:3:1: api.keys.0.key_file: cannot read none: "), "{bad}");
+    assert!(
+        bad.starts_with("skywave.toml:3:1: api.keys.0.key_file: is the path of a file, and that cannot be read: "),
+        "{bad}"
+    );
     let bad = file("[node]\nsecret_file = 5").bad();
     assert_eq!(bad, "skywave.toml:2:1: node.secret_file: invalid type: integer `5`, expected a string");
     let bad = start().var("SKYWAVE__BACKPLANE__URL_FILE", "DIR/none").bad();
-    assert!(bad.starts_with("environment variable SKYWAVE__BACKPLANE__URL_FILE: backplane.url_file: cannot"), "{bad}");
+    assert!(
+        bad.starts_with("environment variable SKYWAVE__BACKPLANE__URL_FILE: backplane.url_file: is the path"),
+        "{bad}"
+    );
 
     let start = file("[node]\nsecret_file = \"DIR/secret\"");
     fs::write(start.path("secret"), "short\n").unwrap();
@@ -1518,7 +1527,7 @@ fn a_token_key_that_is_none_is_refused_where_it_stands() {
         ),
         (
             "[[auth.tokens.keys]]\nalg = \"ES256\"\npublic_key_file = \"DIR/none\"".to_owned(),
-            "3:1: auth.tokens.keys.0.public_key_file: cannot read none: ",
+            "3:1: auth.tokens.keys.0.public_key_file: is the path of a file, and that cannot be read: ",
         ),
         (
             [key("HS256", "secret", SECRET), key("HS384", "secret", &SECRET.repeat(2))]
@@ -1557,6 +1566,31 @@ fn a_token_key_that_is_none_is_refused_where_it_stands() {
         assert!(bad.contains(message), "{text}\n  is: {bad}");
         for part in [SECRET, "PRIVATE", "MII"] {
             assert!(!bad.contains(part), "{bad}");
+        }
+    }
+}
+
+/// Who writes the secret itself where its file belongs does not find it in a log.
+#[test]
+fn what_stands_in_the_place_of_a_path_is_not_repeated() {
+    let pem = "\"\"\"-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\"\"\"";
+    for (section, key) in [
+        ("[node]", "secret_file"),
+        ("[backplane]", "password_file"),
+        ("[webhooks.rpc]", "url_file"),
+        ("[webhooks.events]\nurl = \"https://h/\"", "secret_file"),
+        ("[webhooks]", "ca"),
+        ("[auth.tokens]", "jwks_url_file"),
+        ("[[auth.tokens.keys]]\nalg = \"ES256\"", "public_key_file"),
+        ("[[api.keys]]\nname = \"a\"\nscopes = [\"read\"]", "key_file"),
+    ] {
+        for value in [pem, "\"0123456789-hunter2\""] {
+            // The path of certificates is no secret.
+            if key == "ca" && value != pem {
+                continue;
+            }
+            let error = file(&format!("{section}\n{key} = {value}")).bad();
+            assert!(error.contains("path of a") && !error.contains("hunter2"), "{section} {key}: {error}");
         }
     }
 }

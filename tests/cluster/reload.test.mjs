@@ -33,7 +33,7 @@ test("settings change under 1,000 clients", { timeout: 120_000 }, async (t) => {
     await until(() => `${clients} clients:\n${tail(load)}`, async () => (await figure("skywave_connections")) >= clients, 60_000);
 
     for (let change = 1; change <= 10; change++) {
-        write(`channels_per_connection = ${100 + change}\n[namespaces.new-${change}]\nsubscribe = "anyone"\n`);
+        write(`channels_per_connection = ${100 + change}\n[namespaces.new-${change}]\nsubscribe = "anyone"\n` + others(change));
         node.process.kill("SIGHUP");
         await until(() => `reload ${change}:\n${tail(node)}`, async () => (await reloaded("applied")) === change);
         const delivered = await figure("skywave_deliveries_total");
@@ -54,6 +54,19 @@ test("settings change under 1,000 clients", { timeout: 120_000 }, async (t) => {
     assert.deepEqual(wrong, [], "the node closed nobody");
     assert.match(readFileSync(node.log, "utf8"), /skywave\.toml:\d+:1: limits\.channels_per_conection/);
 });
+
+// Of the rest that can change, something each time: keys, and a back end that is told and is never there.
+const others = (change) => `
+[auth.tokens]
+keys = [{ alg = "HS256", secret = "${String(change).padStart(32, "0")}" }]
+[api]
+keys = [{ name = "a", key = "${String(change).padStart(16, "0")}", scopes = ["read"] }]
+[webhooks.events]
+url = "http://127.0.0.1:9/${change}"
+[webhooks.publish]
+url = "http://127.0.0.1:9/${change}"
+namespaces = ["new-${change}"]
+`;
 
 const settings = (publicPort, internalPort) => `
 [node]

@@ -128,6 +128,10 @@ impl<'de> Deserialize<'de> for Authorities {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let path = PathBuf::deserialize(deserializer)?;
         let shown = path.display();
+        // It would be repeated in the message, and it may be a key.
+        if path.as_os_str().as_encoded_bytes().trim_ascii_start().starts_with(b"-----") {
+            return Err(de::Error::custom("is the path of a PEM file, not what stands in it"));
+        }
         let pem = std::fs::read(&path).map_err(|error| de::Error::custom(format!("cannot read {shown}: {error}")))?;
         RedisOptions::check_ca(&pem).map_err(|_| {
             de::Error::custom(format!(

@@ -125,7 +125,8 @@ fn read_one(
             let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
             table.insert(key.to_owned(), text.into());
         }
-        Err(error) => problem(format!("cannot read {file}: {error}")),
+        // Not repeated: who writes the secret itself here by mistake must not find it in a log.
+        Err(error) => problem(format!("is the path of a file, and that cannot be read: {error}")),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use super::{Settings, secret::without_fingerprint};
+use super::{Authorities, Settings, secret::without_fingerprint};
 
 /// What each node has for itself, so that nodes of one configuration have one version.
 const OWN: [&[&str]; 5] = [
@@ -28,7 +28,10 @@ impl Settings {
         for section in ["node", "backplane"] {
             tree.get_mut(section).into_iter().for_each(mask);
         }
-        let hash = Sha256::digest(tree.to_string().as_bytes());
+        let mut hash = Sha256::new_with_prefix(tree.to_string().as_bytes());
+        // The tree has its path, and not what the file holds.
+        hash.update(self.webhooks.ca.as_ref().map_or(&[][..], Authorities::pem));
+        let hash = hash.finalize();
         hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -75,6 +78,19 @@ mod tests {
         assert_eq!(one, version(&[(KEYS, KEY), ("SKYWAVE__NODE__NAME", "b"), ("SKYWAVE__NODE__SHARDS", "3")]));
         assert_ne!(one, version(&[(KEYS, OTHER)]), "another key");
         assert_ne!(one, version(&[(KEYS, KEY), ("SKYWAVE__TIMEOUTS__PONG", "11s")]), "another setting");
+    }
+
+    #[test]
+    fn another_authority_under_the_same_name_is_another_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        let versions = [(); 2].map(|()| {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            std::fs::write(&ca, made.cert.pem()).unwrap();
+            let hook = ("SKYWAVE__WEBHOOKS__RPC", "{ url = \"https://h/\" }");
+            version(&[("SKYWAVE__WEBHOOKS__CA", ca.to_str().unwrap()), hook])
+        });
+        assert_ne!(versions[0], versions[1]);
     }
 
     #[test]

@@ -226,6 +226,21 @@ async fn a_receiver_that_is_dead_or_silent_costs_no_more_than_the_timeout() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_had_no_time_left_is_not_left_alone() {
+    let receiver = Receiver::start(|_, _| Answer::Late(Duration::from_millis(1300))).await;
+    let text = "[webhooks.subscribe]\nurl = \"URL\"\ntimeout = \"2s\"\nconcurrency = 6";
+    let hooks = hooks(text, &receiver).await;
+    // Six are under way, and six wait until these are answered: then there is too little time for them.
+    let calls: Vec<_> = (0..12).map(|_| hooks.subscribe(subscribe_ask())).collect();
+    let mut refused = 0;
+    for call in calls {
+        refused += usize::from(call.await != Decision::Allow(()));
+    }
+    assert_eq!((refused, receiver.count()), (6, 12));
+    assert_eq!(hooks.subscribe(subscribe_ask()).await, Decision::Allow(()), "it answers, so it is asked");
+}
+
+#[tokio::test]
 async fn a_receiver_that_does_not_answer_is_left_alone_until_it_does() {
     let mut receiver = Receiver::start(|_, _| Answer::Status(200)).await;
     let hooks = hooks("[webhooks.subscribe]\nurl = \"URL\"\ntimeout = \"5s\"", &receiver).await;

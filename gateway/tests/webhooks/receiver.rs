@@ -60,6 +60,8 @@ pub enum Answer {
     Json(Value),
     Status(u16),
     RetryAfter(u16, u64),
+    /// 200, after so long.
+    Late(Duration),
     /// Takes the call and says nothing.
     Silence,
 }
@@ -167,6 +169,10 @@ async fn serve(
                 Answer::Status(status) => Response::builder().status(status).body(Full::default()).unwrap(),
                 Answer::RetryAfter(status, seconds) => {
                     Response::builder().status(status).header("retry-after", seconds).body(Full::default()).unwrap()
+                }
+                Answer::Late(late) => {
+                    tokio::time::sleep(late).await; // what is tested
+                    Response::new(Full::default())
                 }
                 Answer::Silence => std::future::pending().await,
             };

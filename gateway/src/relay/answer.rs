@@ -62,6 +62,8 @@ pub enum Verdict {
     Publish(Decision<Option<Payload>>),
     /// To a call.
     Call(Result<Payload, HookRefusal>),
+    /// Whoever was asked has failed without a word.
+    Lost,
 }
 
 /// What presence said.

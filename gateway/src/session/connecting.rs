@@ -189,7 +189,7 @@ impl Session {
             expires_in_ms: client
                 .grant
                 .as_ref()
-                .and_then(|grant| grant.expires_at_ms())
+                .and_then(|grant| grant.renew_by_ms())
                 .map(|at| at.saturating_sub(now_ms())),
             ping_interval_ms: u64::try_from(settings.timeouts.ping_interval.as_millis()).unwrap_or(u64::MAX),
             subscribed,

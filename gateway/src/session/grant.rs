@@ -66,7 +66,7 @@ impl Grant {
     }
 
     /// When it ends, a token with its leeway: milliseconds since 1970; `None`: never. The earlier end counts.
-    pub fn expires_at_ms(&self) -> Option<u64> {
+    pub fn ends_at_ms(&self) -> Option<u64> {
         let token = self.token().and_then(|claims| claims.ends_at_ms);
         let back_end = self.back_end.as_ref().and_then(|added| added.expires_at_ms);
         token.into_iter().chain(back_end).min()
@@ -75,6 +75,14 @@ impl Grant {
     /// When the back end said who the client is; `None`: it was not asked.
     pub fn vouched_at_ms(&self) -> Option<u64> {
         self.back_end.as_ref().map(|added| added.at_ms)
+    }
+
+    /// When the client should bring a newer token by: the end without the leeway, for others who look at the same token may
+    /// give none.
+    pub fn renew_by_ms(&self) -> Option<u64> {
+        let token = self.token().and_then(|claims| claims.expires_at_ms);
+        let back_end = self.back_end.as_ref().and_then(|added| added.expires_at_ms);
+        token.into_iter().chain(back_end).min()
     }
 
     /// The token that it came with.

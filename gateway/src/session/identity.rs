@@ -282,7 +282,7 @@ impl Session {
             return self.refuse(id, Refusal::from(&error));
         }
         let grant = grant.map_or_else(|| Grant::of_token(claims.clone()), |grant| grant.renewed(claims.clone()));
-        let expires_in_ms = grant.expires_at_ms().map(|at| at.saturating_sub(now_ms()));
+        let expires_in_ms = grant.renew_by_ms().map(|at| at.saturating_sub(now_ms()));
         if let Some(client) = &mut self.state.borrow_mut().client {
             client.grant = Some(grant.into());
         }
@@ -312,7 +312,7 @@ impl Session {
     pub fn expire(&self, now_ms: u64) -> Option<u64> {
         let ends_at = {
             let state = self.state.borrow();
-            state.client.as_ref()?.grant.as_ref().and_then(|grant| grant.expires_at_ms())
+            state.client.as_ref()?.grant.as_ref().and_then(|grant| grant.ends_at_ms())
         };
         if ends_at.is_some_and(|at| at <= now_ms) {
             self.leave(CloseCode::TokenExpired.into());

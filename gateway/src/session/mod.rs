@@ -24,6 +24,7 @@ mod tests;
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
+    panic::AssertUnwindSafe,
     rc::Rc,
     sync::{Arc, OnceLock},
     time::Instant,
@@ -31,6 +32,7 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use metrics::Counter;
 use skywave_backplane::HistoryQuery;
 use skywave_proto::{ChannelName, CloseCode, Epoch, ErrorCode, Member, Payload, StreamPosition};
@@ -62,7 +64,7 @@ use crate::{
     push::{Encoded, Format, Goodbye},
     relay::{Answer, MembersAnswer, Receipt, Verdict},
     shard::{Description, Link, Shard},
-    webhooks::{Event, Webhooks},
+    webhooks::{Decision, Event, HookRefusal, Webhooks},
 };
 
 /// Publications in one reply, over all its channels, and in one page of history: at most this many bytes of payload.
@@ -439,7 +441,24 @@ impl Session {
                 Ok(data) => self.reply(id, &Reply::Result(data)),
                 Err(refusal) => self.refuse(id, refusal.into()),
             },
-            // Each is asked one kind of thing.
+            // Each is asked one kind of thing, so this is none.
+            (asked, _) => self.undecided(ticket, asked),
+        }
+    }
+
+    /// Whoever was asked has failed without a word: our mistake, and nobody is to wait for it.
+    fn undecided(&self, ticket: u64, asked: Asked) {
+        let refusal = || Refusal::from(failed());
+        match asked {
+            Asked::Identity | Asked::Welcome => {
+                let id = self.state.borrow_mut().entering.take().and_then(|entering| entering.id);
+                self.refuse(id, refusal());
+                self.link.close(CloseCode::InternalError.into());
+            }
+            Asked::Renewal { id } | Asked::Call { id } => self.refuse(id, refusal()),
+            Asked::Admission(number) => self.admitted(number, Decision::Refuse(failed())),
+            Asked::Permission => self.permitted(ticket, Decision::Refuse(failed())),
+            // The backplane's.
             _ => {}
         }
     }
@@ -448,7 +467,10 @@ impl Session {
     fn inquire(&self, asked: Asked, question: impl Future<Output = Verdict> + Send + 'static) -> u64 {
         let receipt = self.ask(asked);
         let answers = self.shard.relay().answers().clone();
-        self.ground.runtime.spawn(async move { answers.send(receipt, Answer::Verdict(question.await)) });
+        self.ground.runtime.spawn(async move {
+            let verdict = AssertUnwindSafe(question).catch_unwind().await;
+            answers.send(receipt, Answer::Verdict(verdict.unwrap_or(Verdict::Lost)));
+        });
         receipt.ticket
     }
 
@@ -555,6 +577,11 @@ impl Client {
             None => format!("client:{}", self.id).into(),
         }
     }
+}
+
+fn failed() -> HookRefusal {
+    let message = "the node made a mistake; try again, and tell its operator".to_owned();
+    HookRefusal { code: ErrorCode::Internal, message, after_ms: 0 }
 }
 
 /// Whether a namespace keeps a history.

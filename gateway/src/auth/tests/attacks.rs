@@ -320,6 +320,9 @@ async fn a_refusal_is_logged_and_counted_without_the_token() {
         .with_writer(move || writer.clone())
         .finish();
     let _logged = tracing::subscriber::set_default(subscriber);
+    // With one subscriber in the process a line that is met for the first time asks only its own thread, which may be another
+    // test's that hears nothing, and then it is never written. With two all are asked.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let recorder = PrometheusBuilder::new().build_recorder();
     let figures = recorder.handle();
     let _counted = ::metrics::set_default_local_recorder(&recorder);

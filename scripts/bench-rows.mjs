@@ -133,22 +133,28 @@ const peer = {
 const LIMITS = { commands_per_second: 200, publications_per_second: 100, bytes_per_second: "1MiB", handshakes_per_second: 50 };
 const healthy = { load: ["fanout", "--channel", LIVE, "--clients", "1000", "--rate", "80", "--duration", "6s", "--connecting", "10"] };
 const limited = { serve: node({ limits: LIMITS }), scenarios: [healthy] };
+// A user with as many connections as one may have, all of which flood.
+const SECRET = "a secret of the benchmark: 32 bytes and more";
+const TOKENS = `[auth.tokens]\nkeys = [{ alg = "HS256", secret = "${SECRET}" }]`;
+const perUser = { serve: node({ limits: { ...LIMITS, connections_per_user: 4 }, settings: TOKENS }) };
 const flooded = (...load) => ({ ...limited, scenarios: [healthy, { load: ["flood", ...load, "--seconds", "6"], later: true }] });
 const flood = {
     name: "flood",
     rounds: fewer,
-    seconds: 90,
+    seconds: 120,
     variants: {
         none: limited,
         client: flooded("client", "--rate", "1000", "--limit", "100"),
+        user: { ...flooded("user", "--rate", "1000", "--limit", "100", "--connections", "4", "--secret", SECRET), ...perUser },
         handshakes: flooded("handshakes", "--rate", "500", "--limit", "50"),
     },
     figures: [
         { figure: "one client publishes ten times too fast: CPU a healthy delivery, x none", target: 1.3, of: ratio("client", "none") },
+        { figure: "one user does so over four connections: CPU a healthy delivery, x none", target: 1.3, of: ratio("user", "none") },
         { figure: "one address shakes hands ten times too fast: CPU a healthy delivery, x none", target: 1.3, of: ratio("handshakes", "none") },
     ],
     aside: { "us a healthy delivery": cpu, "p99 ms": ([report]) => report.latency.from_schedule.p99_us / 1000 },
-    tells: (rounds) => ["client", "handshakes"].map((kind) => {
+    tells: (rounds) => ["client", "user", "handshakes"].map((kind) => {
         const sum = (what) => rounds.reduce((total, { [kind]: [, report] }) => total + report[what], 0);
         return `${kind}: ${sum("accepted")} of ${sum("sent")} let through, ${sum("sent_away")} times sent away`;
     }),

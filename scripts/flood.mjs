@@ -1,9 +1,11 @@
-// Floods a node for a while, from one client or one address, and counts what it lets through: a load for scripts/bench.mjs.
-// node scripts/flood.mjs client|handshakes --url URL --rate R --limit L [--seconds S] [--json FILE]
+// Floods a node for a while, from one client, one user or one address, and counts what it lets through: a load for scripts/bench.mjs.
+// node scripts/flood.mjs client|user|handshakes --url URL --rate R --limit L [--connections N --secret S] [--seconds S] [--json FILE]
 //
-// `client` publishes R times a second over one connection, and comes back at once when it is sent away; `handshakes` opens R
+// `client` publishes R times a second over one connection, and comes back at once when it is sent away; `user` does so over N
+// connections at once, with a token that is signed with the secret, and tries one more all the time; `handshakes` opens R
 // connections a second and ends each when it is in. It fails if a node lets more through than the limit L and a burst, or does not
 // say which limit it was and for how long.
+import { createHmac } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { parseArgs } from "node:util";
@@ -12,7 +14,7 @@ const { positionals: [kind], values: options } = parseArgs({
     allowPositionals: true,
     options: {
         url: { type: "string" }, rate: { type: "string" }, limit: { type: "string" }, seconds: { type: "string", default: "5" },
-        json: { type: "string" },
+        json: { type: "string" }, connections: { type: "string", default: "1" }, secret: { type: "string", default: "" },
         // What all loads of the benchmark are given.
         "server-pid": { type: "string" }, threads: { type: "string" },
     },
@@ -20,12 +22,21 @@ const { positionals: [kind], values: options } = parseArgs({
 const [rate, limit, seconds] = [options.rate, options.limit, options.seconds].map(Number);
 const { hostname, port, pathname } = new URL(options.url);
 const TICK_MS = 5;
-const HANDSHAKE = `GET ${pathname} HTTP/1.1\r\nHost: ${hostname}:${port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n`
+const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+
+// What a back end would give the user.
+function token() {
+    const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode({ sub: "flooder", exp: Math.floor(Date.now() / 1000) + 600 })}`;
+    return `${signed}.${createHmac("sha256", options.secret).update(signed).digest("base64url")}`;
+}
+
+const path = kind === "user" ? `${pathname}?token=${token()}` : pathname;
+const HANDSHAKE = `GET ${path} HTTP/1.1\r\nHost: ${hostname}:${port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n`
     + "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 const began = performance.now();
 const isOver = () => performance.now() - began > seconds * 1000;
-const report = { kind, rate, limit, sent: 0, accepted: 0, refused: 0, sent_away: 0, connections: 0, complaints: [] };
+const report = { kind, rate, limit, sent: 0, accepted: 0, refused: 0, sent_away: 0, too_many: 0, connections: 0, complaints: [] };
 const complain = (what) => report.complaints.length < 5 && report.complaints.push(what);
 
 // Calls `each` as often as is due by now, however late the tick comes.
@@ -90,14 +101,18 @@ function client() {
                 const text = payload.toString();
                 if (opcode === 8) {
                     report.sent_away++;
-                    if (payload.readUInt16BE(0) !== 4007) complain(`closed with ${payload.readUInt16BE(0)}`);
+                    const code = payload.readUInt16BE(0);
+                    if (code === 4505 && kind === "user") report.too_many++;
+                    else if (code !== 4007) complain(`closed with ${code}`);
                     socket.end();
                 } else if (text.includes('"published"')) {
                     accepted++;
                     report.accepted++;
                 } else if (text.includes('"error"')) {
                     report.refused++;
-                    if (!/limits\.\w+ is \d+: wait \d+ ms.*"after_ms":\d+/.test(text)) complain(text);
+                    const isTold = /limits\.\w+ is \d+: wait \d+ ms.*"after_ms":\d+/.test(text)
+                        || (kind === "user" && text.includes("limits.connections_per_user is"));
+                    if (!isTold) complain(text);
                 }
             }
         });
@@ -124,8 +139,16 @@ function handshake() {
     socket.write(HANDSHAKE);
 }
 
-if (kind === "client") {
-    while (!isOver()) await client();
+if (kind === "client" || kind === "user") {
+    const connections = Number(options.connections) + (kind === "user" ? 1 : 0);
+    const goOn = async () => {
+        while (!isOver()) {
+            await client();
+            await new Promise((resolve) => setTimeout(resolve, kind === "user" ? 100 : 0));
+        }
+    };
+    await Promise.all(Array.from({ length: connections }, goOn));
+    if (kind === "user" && report.too_many === 0) complain("one connection too many was let in");
 } else {
     await atRate(handshake, isOver);
     await new Promise((resolve) => setTimeout(resolve, 1500)); // those that wait for their turn

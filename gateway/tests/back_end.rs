@@ -337,7 +337,7 @@ fn old(user: &str, id: &str) -> String {
 #[tokio::test]
 async fn a_token_that_is_revoked_while_the_back_end_is_asked_opens_nothing() {
     let back_end = BackEnd::start(|_| None).await;
-    let late = ", timeout = \"1s\", on_failure = \"allow\"";
+    let late = ", timeout = \"4s\", on_failure = \"allow\"";
     let node = node(&back_end, &["connect"], late, &[token::TOKENS, KEYS]).await;
     let mut client = node.socket("/ws").await;
     let asked = client.tell(json!({"connect": {"token": old("ada", "a1")}})).await;
@@ -351,7 +351,7 @@ async fn a_token_that_is_revoked_while_the_back_end_is_asked_opens_nothing() {
 #[tokio::test]
 async fn nothing_is_published_for_who_has_been_thrown_out_meanwhile() {
     let back_end = BackEnd::start(|_| None).await;
-    let late = ", timeout = \"1s\", on_failure = \"allow\"";
+    let late = ", timeout = \"4s\", on_failure = \"allow\"";
     let node = node(&back_end, &["publish"], late, &[token::TOKENS, KEYS]).await;
     let (mut ada, _) = connect(&node, json!({"token": old("ada", "a1"), "subscribe": [{"channel": "chat:a"}]})).await;
     let (mut bob, _) = connect(&node, json!({"token": old("bob", "b1"), "subscribe": [{"channel": "chat:a"}]})).await;

@@ -9,6 +9,7 @@ mod command;
 mod connecting;
 mod flood;
 mod grant;
+mod ground;
 mod identity;
 mod limits;
 mod opening;
@@ -26,11 +27,10 @@ use std::{
     collections::{HashMap, VecDeque},
     panic::AssertUnwindSafe,
     rc::Rc,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Instant,
 };
 
-use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use metrics::Counter;
@@ -51,20 +51,19 @@ pub use self::{
     clients::{Clients, Seat, Who},
     command::{Command, Connect, Connected, Credential, Envelope, Refusal, Reply, Since, Subscribe, Subscribed},
     grant::{Grant, Standing},
+    ground::Ground,
     identity::{RETRY_AFTER_MS, Visitor},
     rights::{may_publish, may_subscribe, named_namespace, namespace},
     seal::Seal,
     subscriptions::require_presence,
 };
 use crate::{
-    auth::Authority,
     clock::now_ms,
     config::{Namespace, Settings},
-    outbound::Outbound,
     push::{Encoded, Format, Goodbye},
     relay::{Answer, MembersAnswer, Receipt, Verdict},
     shard::{Description, Link, Shard},
-    webhooks::{Decision, Event, HookRefusal, Webhooks},
+    webhooks::{Decision, Event, HookRefusal},
 };
 
 /// Publications in one reply, over all its channels, and in one page of history: at most this many bytes of payload.
@@ -96,58 +95,6 @@ pub trait Voice: Format {
     /// Whether it can say on which channel something is. Otherwise a client has the one that it came for.
     fn names_channels(&self) -> bool {
         true
-    }
-}
-
-/// What all sessions of a node share.
-pub struct Ground {
-    settings: ArcSwap<Settings>,
-    /// The node's name.
-    pub node: Arc<str>,
-    /// Signs sessions; set before the first of them, once the cluster's secret is known.
-    pub seal: OnceLock<Seal>,
-    /// Who is connected here.
-    pub clients: Clients,
-    /// The node's shards, to reach a connection of another one.
-    pub shards: Vec<crate::shard::ShardHandle>,
-    /// Knows good tokens.
-    pub authority: Authority,
-    /// The user's back end.
-    pub webhooks: Webhooks,
-    /// Where what takes long is done: not on a shard's thread.
-    runtime: tokio::runtime::Handle,
-}
-
-impl Ground {
-    /// For a node of this name; nobody is connected yet. The current runtime does what takes long.
-    ///
-    /// # Panics
-    /// Outside of a runtime.
-    pub fn new(settings: Arc<Settings>, node: Arc<str>, shards: Vec<crate::shard::ShardHandle>) -> Self {
-        let outbound = Outbound::of_system();
-        let authority = Authority::new(&settings.auth.tokens, outbound.clone());
-        let webhooks = Webhooks::start(&settings.webhooks, outbound, node.clone());
-        let (settings, seal, clients) = (ArcSwap::new(settings), OnceLock::new(), Clients::default());
-        Self { settings, node, seal, clients, shards, authority, webhooks, runtime: tokio::runtime::Handle::current() }
-    }
-
-    /// The settings in force: a look that costs nothing. Not to be held while something is awaited: clone it for that.
-    pub fn settings(&self) -> Guard<Arc<Settings>> {
-        self.settings.load()
-    }
-
-    /// From now on these are in force.
-    pub fn replace_settings(&self, settings: Arc<Settings>) {
-        self.settings.store(settings);
-    }
-
-    /// A newer connection speaks for the client of this one.
-    pub fn replace(&self, (shard, key): Seat) {
-        self.shards[shard].run(move |shard| {
-            if let Some(owner) = shard.owner(key) {
-                owner.leave(CloseCode::Replaced.into());
-            }
-        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a client publishes, and what it asks of the back end.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use metrics::Counter;
 use skywave_backplane::{IdempotencyKey, NewPublication, PublishError, Published};
@@ -16,8 +16,6 @@ use crate::{
     relay::{Overloaded, ReplyTo, Verdict},
     webhooks::{Decision, Hook, PublishAsk, RpcAsk},
 };
-
-use std::sync::Arc;
 
 /// A publication about which the back end is being asked. Bound: [`super::IN_FLIGHT`].
 pub(super) struct Undecided {

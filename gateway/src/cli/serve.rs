@@ -1,6 +1,6 @@
 //! `skywave serve`.
 
-use std::{error::Error, io::IsTerminal as _, process::ExitCode};
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
@@ -11,6 +11,7 @@ use crate::{
     config::{Files, Flags, Loader, LogFormat, Settings},
     metrics,
     node::{Node, StartError},
+    outbound::describe,
 };
 
 /// Threads of the runtime beside the shards: it carries the backplane, the server API and metrics, which wait more than
@@ -60,8 +61,8 @@ async fn serve(settings: Settings, loader: Loader, files: Files) -> ExitCode {
     let (demo, encrypted) = (settings.demo.enabled, settings.public.tls.is_some());
     let node = match Node::start(settings, Some(recorded)).await {
         Ok(node) => node,
-        Err(error @ (StartError::Backplane(_) | StartError::Tls { .. })) => return wrong(&chain(&error)),
-        Err(error) => return failed(&chain(&error)),
+        Err(error @ (StartError::Backplane(_) | StartError::Tls { .. })) => return wrong(&describe(&error)),
+        Err(error) => return failed(&describe(&error)),
     };
     node.follow(loader, files);
     say_where(&node, demo, encrypted);
@@ -112,16 +113,4 @@ async fn asked_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }

@@ -7,10 +7,18 @@ use serde_json::{Value, json};
 use support::{Running, ready, redis::RedisServer};
 
 async fn node(redis: &RedisServer) -> Running {
-    support::node(&[("SKYWAVE__BACKPLANE__URL", &redis.url()), ("SKYWAVE__NAMESPACES__LIVE", LIVE)]).await
+    let url = redis.url();
+    let settings = [
+        ("SKYWAVE__BACKPLANE__URL", url.as_str()),
+        ("SKYWAVE__NAMESPACES__LIVE", LIVE),
+        ("SKYWAVE__NAMESPACES__DEEP", DEEP),
+    ];
+    support::node(&settings).await
 }
 
 const LIVE: &str = "{ subscribe = \"anyone\", publish = \"anyone\" }";
+/// Its window holds all that a test publishes, however long an outage is against the speed of the machine.
+const DEEP: &str = "{ history = { size = 2000, ttl = \"10m\" }, subscribe = \"anyone\" }";
 
 async fn cluster(redis: &RedisServer) -> [Running; 2] {
     let (paris, oslo) = (node(redis).await, node(redis).await);
@@ -45,12 +53,12 @@ async fn one_order_on_all_nodes_and_killed_connections_change_nothing() {
     let mut clients = Vec::new();
     for node in [&paris, &oslo] {
         for _ in 0..3 {
-            clients.push(node.client(&["order"]).await);
+            clients.push(node.client(&["deep:order"]).await);
         }
     }
     for round in 0..EACH {
         for (place, node) in [&paris, &oslo].into_iter().enumerate() {
-            node.publish("order", json!([place, round])).await;
+            node.publish("deep:order", json!([place, round])).await;
         }
         if round % 100 == 50 {
             let killed = redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap();

@@ -264,11 +264,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// The data of the next publications.
+    /// The data of the next publications; panics at a gap before or between them.
     pub async fn data(&mut self, count: usize) -> Vec<Value> {
         let mut data = Vec::new();
         while data.len() < count {
-            data.push(self.push("publication").await["data"].take());
+            let mut value = self.next().await;
+            assert!(value.get("gap").is_none(), "after {} of {count} publications: {value}", data.len());
+            if value.get("id").is_none() && value.get("publication").is_some() {
+                data.push(value["publication"]["data"].take());
+            }
         }
         data
     }

@@ -13,7 +13,7 @@
 //! - [`webhooks`]: the user's back end, asked before and told after
 //! - [`auth`]: token -> who the client is, which channels it may use
 //! - ground floor: [`config`], [`metrics`], [`push`] (what a node says unasked), [`clock`], [`tls`],
-//!   [`outbound`] (HTTP to what the operator names)
+//!   [`outbound`] (HTTP to what the operator names), [`open_files`]
 
 pub mod admin;
 pub mod auth;
@@ -23,6 +23,7 @@ pub mod config;
 pub mod control;
 pub mod metrics;
 pub mod node;
+pub mod open_files;
 pub mod outbound;
 pub mod protocol;
 pub mod push;

@@ -11,12 +11,15 @@ use crate::{
     config::{Files, Flags, Loader, LogFormat, Settings},
     metrics,
     node::{Node, StartError},
+    open_files,
     outbound::describe,
 };
 
 /// Threads of the runtime beside the shards: it carries the backplane, the server API and metrics, which wait more than
 /// they work.
 const WORKERS: usize = 2;
+/// With fewer files than this a node is full before it has something to do.
+const MANY_FILES: u64 = 8192;
 
 pub(super) fn run(flags: &Flags) -> ExitCode {
     let loader = Loader::new(flags, std::env::vars_os());
@@ -25,6 +28,13 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
         (Err(error), _) => return wrong(&error),
     };
     log(settings.node.log);
+    match open_files::raise_limit() {
+        Ok(Some(limit)) if limit < MANY_FILES => {
+            warn!(limit, "few files may be open, and each connection is one: raise the limit, as with ulimit -n");
+        }
+        Ok(_) => {}
+        Err(error) => warn!(%error, "cannot raise the limit of open files"),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(serve(settings, loader, files)),

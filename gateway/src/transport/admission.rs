@@ -55,7 +55,7 @@ impl Public {
     /// # Cancel safety
     /// As [`Public::queue`].
     pub(super) async fn admit(&self, client: IpAddr, has_queued: bool) -> Result<(), Refused> {
-        if let Some(what) = self.overload.what() {
+        if let Some(what) = self.overload() {
             return Err(Refused::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, what));
         }
         if has_queued { Ok(()) } else { self.queue(client).await }

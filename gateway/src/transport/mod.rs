@@ -109,7 +109,7 @@ impl Public {
 
     /// What the node has too much of, in words: until that is over it lets nobody in.
     pub fn overload(&self) -> Option<&'static str> {
-        self.overload.what()
+        self.overload.what(self.websockets())
     }
 }
 

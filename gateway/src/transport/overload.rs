@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Public;
 use crate::{
     config::{self, Limits},
-    metrics,
+    metrics, open_files,
     shard::ShardHandle,
 };
 
@@ -25,33 +25,61 @@ const RELIEF: f64 = 0.05;
 
 const MEMORY: u8 = 1;
 const LAG: u8 = 2;
+const FILES: u8 = 4;
+
+/// What was found at one look.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    /// Of the memory that the node may use, the part that it does.
+    memory: f64,
+    /// How late the latest shard is.
+    lag: Duration,
+    /// Connections that there are files left for.
+    room: usize,
+}
 
 /// What there is too much of.
-#[derive(Debug, Default)]
-pub(super) struct Overload(AtomicU8);
+#[derive(Debug)]
+pub(super) struct Overload {
+    what: AtomicU8,
+    /// `WebSockets` that the process has files for, as of the last look.
+    most: AtomicUsize,
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        Self { what: AtomicU8::new(0), most: AtomicUsize::new(usize::MAX) }
+    }
+}
 
 impl Overload {
-    /// In words; `None` as long as all is well.
-    pub(super) fn what(&self) -> Option<&'static str> {
-        match self.0.load(Ordering::Relaxed) {
+    /// In words, when there are so many `WebSockets`; `None` as long as all is well.
+    pub(super) fn what(&self, websockets: usize) -> Option<&'static str> {
+        // Between two looks there can come more than there are files left.
+        let full = websockets >= self.most.load(Ordering::Relaxed);
+        let now = self.what.load(Ordering::Relaxed) | if full { FILES } else { 0 };
+        // The first of them: one is enough to send somebody elsewhere.
+        match now {
             0 => None,
-            MEMORY => Some("overloaded: memory (limits.overload_memory)\n"),
-            LAG => Some("overloaded: a shard is late (limits.overload_lag)\n"),
-            _ => Some("overloaded: memory (limits.overload_memory), and a shard is late (limits.overload_lag)\n"),
+            _ if now & FILES != 0 => Some("overloaded: open files (raise the process's limit, as ulimit -n)\n"),
+            _ if now & MEMORY != 0 => Some("overloaded: memory (limits.overload_memory)\n"),
+            _ => Some("overloaded: a shard is late (limits.overload_lag)\n"),
         }
     }
 
-    /// Takes in how much of its memory the node uses and how late it is.
-    fn judge(&self, limits: &Limits, memory: f64, lag: Duration) {
-        let was = self.0.load(Ordering::Relaxed);
+    /// Takes in what was found.
+    fn judge(&self, limits: &Limits, websockets: usize, Load { memory, lag, room }: Load) {
+        let was = self.what.load(Ordering::Relaxed);
         let share = limits.overload_memory;
         let memory = share > 0.0 && is_over(was & MEMORY != 0, memory, share, share - RELIEF);
         let late = limits.overload_lag.as_secs_f64();
         let lag = late > 0.0 && is_over(was & LAG != 0, lag.as_secs_f64(), late, late / 2.0);
-        let now = if memory { MEMORY } else { 0 } | if lag { LAG } else { 0 };
+        let now =
+            [(memory, MEMORY), (lag, LAG), (room == 0, FILES)].iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum();
+        self.most.store(websockets.saturating_add(room), Ordering::Relaxed);
         if now != was {
-            self.0.store(now, Ordering::Relaxed);
-            match self.what() {
+            self.what.store(now, Ordering::Relaxed);
+            match self.what(websockets) {
                 Some(what) => tracing::warn!(what = what.trim_end(), "handshakes are refused"),
                 None => tracing::info!("handshakes are taken again"),
             }
@@ -75,10 +103,11 @@ pub async fn watch(public: Arc<Public>, gone: CancellationToken) {
             () = gone.cancelled() => return,
         }
         // Files of the kernel, and yet files.
-        let memory = tokio::task::spawn_blocking(config::memory_used).await.unwrap_or_default();
+        let look = || (config::memory_used(), open_files::room());
+        let (memory, room) = tokio::task::spawn_blocking(look).await.unwrap_or((0.0, usize::MAX));
         let lag = probes.iter_mut().map(Probe::look).max().unwrap_or_default();
         metrics::load(memory, lag);
-        public.overload.judge(&public.ground.settings().limits, memory, lag);
+        public.overload.judge(&public.ground.settings().limits, public.websockets(), Load { memory, lag, room });
     }
 }
 
@@ -118,10 +147,11 @@ mod tests {
     use super::*;
 
     const WELL: Duration = Duration::from_millis(1);
+    const ROOM: usize = 100;
 
     fn after(overload: &Overload, memory: f64, lag: Duration) -> bool {
-        overload.judge(&Limits::default(), memory, lag);
-        overload.what().is_some()
+        overload.judge(&Limits::default(), 5, Load { memory, lag, room: ROOM });
+        overload.what(5).is_some()
     }
 
     #[test]
@@ -139,25 +169,36 @@ mod tests {
     }
 
     #[test]
-    fn says_which_and_both() {
+    fn says_which() {
         let overload = Overload::default();
         let late = Duration::from_secs(2);
-        for (memory, lag, words) in [
-            (1.0, WELL, Some("overloaded: memory (limits.overload_memory)\n")),
-            (0.0, late, Some("overloaded: a shard is late (limits.overload_lag)\n")),
-            (0.0, WELL, None),
+        for (memory, lag, room, word) in [
+            (1.0, WELL, ROOM, Some("memory")),
+            (1.0, late, ROOM, Some("memory")),
+            (0.0, late, ROOM, Some("late")),
+            (1.0, late, 0, Some("open files")),
+            (0.0, WELL, ROOM, None),
         ] {
-            overload.judge(&Limits::default(), memory, lag);
-            assert_eq!(overload.what(), words);
+            overload.judge(&Limits::default(), 5, Load { memory, lag, room });
+            match (overload.what(5), word) {
+                (Some(what), Some(word)) => assert!(what.starts_with("overloaded: ") && what.contains(word), "{what}"),
+                (what, word) => assert_eq!(what, word),
+            }
         }
-        assert!(after(&overload, 1.0, late) && overload.what().is_some_and(|what| what.contains(", and a shard")));
+    }
+
+    #[test]
+    fn more_come_between_two_looks_than_there_are_files_left() {
+        let overload = Overload::default();
+        overload.judge(&Limits::default(), 5, Load { memory: 0.0, lag: WELL, room: 10 });
+        assert_eq!([5, 14, 15].map(|websockets| overload.what(websockets).is_some()), [false, false, true]);
     }
 
     #[test]
     fn what_is_not_limited_is_never_too_much() {
         let overload = Overload::default();
         let limits = Limits { overload_memory: 0.0, overload_lag: Duration::ZERO, ..Limits::default() };
-        overload.judge(&limits, 1.0, Duration::from_secs(100));
-        assert_eq!(overload.what(), None);
+        overload.judge(&limits, 5, Load { memory: 1.0, lag: Duration::from_secs(100), room: ROOM });
+        assert_eq!(overload.what(5), None);
     }
 }

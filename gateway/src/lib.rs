@@ -9,6 +9,7 @@
 //! - [`protocol`]: messages <-> commands, replies, pushes; one folder or file for each client protocol
 //! - [`session`]: what one client has asked for and may do
 //! - [`shard`]: one thread, its connections, who is on which channel
+//! - [`leaving`]: who goes when the node drains, or has more than its share
 //! - [`relay`]: which shard wants which channel, and the node's one way to its backplane
 //! - [`webhooks`]: the user's back end, asked before and told after
 //! - [`auth`]: token -> who the client is, which channels it may use
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod leaving;
 pub mod metrics;
 pub mod node;
 pub mod open_files;

@@ -29,6 +29,9 @@ const REFUSED: &str = "skywave_handshakes_refused_total";
 const LIMITED: &str = "skywave_limited_total";
 const MEMORY_USED: &str = "skywave_memory_used_ratio";
 const SHARD_LAG: &str = "skywave_shard_lag_seconds";
+const DRAINING: &str = "skywave_draining";
+const DRAIN_REMAINING: &str = "skywave_drain_remaining";
+const DRAIN_CUT: &str = "skywave_drain_cut_total";
 const NODES: &str = "skywave_nodes";
 const SIGNALS_DROPPED: &str = "skywave_signals_dropped_total";
 const WEBHOOKS: &str = "skywave_webhooks_total";
@@ -96,6 +99,13 @@ fn describe() {
     describe_counter!(LIMITED, Unit::Count, "What connections asked beyond a limit and were refused, by limit");
     describe_gauge!(MEMORY_USED, "What the node uses of the memory that it may use: 1 is all");
     describe_gauge!(SHARD_LAG, Unit::Seconds, "How late the latest shard is with what it is asked to do");
+    describe_gauge!(DRAINING, Unit::Count, "1 while the node leaves, else 0");
+    describe_gauge!(
+        DRAIN_REMAINING,
+        Unit::Count,
+        "Connections that still have to go: all in a drain, the chosen in a shedding"
+    );
+    describe_counter!(DRAIN_CUT, Unit::Count, "Connections that were still there at drain.deadline and were cut");
     describe_gauge!(NODES, Unit::Count, "Nodes that are alive, as this one sees them");
     describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
     describe_gauge!(CONFIG_INFO, Unit::Count, "1 for the version of the settings in force, 0 for those before");
@@ -112,6 +122,9 @@ fn describe() {
 
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     counter!(OPENED).absolute(0);
+    gauge!(DRAINING).set(0.0);
+    gauge!(DRAIN_REMAINING).set(0.0);
+    counter!(DRAIN_CUT).absolute(0);
     for code in CloseCode::ALL {
         counter!(CLOSED, "reason" => code.reason()).absolute(0);
     }
@@ -267,6 +280,22 @@ pub(crate) fn limited(limit: &'static str) {
 pub(crate) fn load(memory: f64, lag: Duration) {
     gauge!(MEMORY_USED).set(memory);
     gauge!(SHARD_LAG).set(lag.as_secs_f64());
+}
+
+/// The node leaves from now on.
+pub(crate) fn draining() {
+    gauge!(DRAINING).set(1.0);
+}
+
+/// So many connections still have to go.
+#[allow(clippy::cast_precision_loss, reason = "fewer connections than a double has whole numbers")]
+pub(crate) fn drain_remaining(connections: usize) {
+    gauge!(DRAIN_REMAINING).set(connections as f64);
+}
+
+/// So many were cut at the deadline.
+pub(crate) fn drain_cut(connections: usize) {
+    counter!(DRAIN_CUT).increment(connections as u64);
 }
 
 /// The embedded backplane is there as long as the node is. Through Redis the backplane says it itself, for each master.

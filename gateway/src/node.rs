@@ -3,11 +3,9 @@
 use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use rand::Rng as _;
 use skywave_backplane::{
     Any, Durability, Generation, Memory, Needs, NodeInfo, Presence as _, Redis, RedisOptions, RedisOptionsError, Sink,
 };
-use skywave_proto::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -15,8 +13,8 @@ use crate::{
     clock::now_ms,
     config::{Files, Loader, RedisUrl, Secret, Settings, TlsError, TlsSettings},
     control::{self, Control},
+    leaving::Leaving,
     metrics,
-    push::Goodbye,
     relay::{Answers, Mailbox, Relay, Routes},
     reload::{self, Exchange},
     session::{Ground, Seal},
@@ -25,16 +23,12 @@ use crate::{
     transport::{self, ListenError, Public},
 };
 
-/// Connections leave within this time of each other, so that they do not all knock at the next node at once.
-const LEAVE_WINDOW: Duration = Duration::from_secs(5);
-/// The same for somebody who waits at a terminal.
-const LEAVE_WINDOW_DEVELOPMENT: Duration = Duration::from_millis(500);
-/// A client is asked to wait at most this long before it comes back.
-const COME_BACK_WITHIN_MS: u64 = 1000;
 /// How long leaving the backplane may take at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a drain looks whether everybody has left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the log says how far a drain is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the cluster's secret is asked for while it cannot be read.
 const SECRET_INTERVAL: Duration = Duration::from_secs(1);
 /// How often histograms are emptied into their buckets.
@@ -67,12 +61,13 @@ pub struct Node {
     public: Arc<Public>,
     exchange: Arc<Exchange>,
     routes: Arc<Routes>,
+    leaving: Arc<Leaving>,
     shards: Vec<ShardHandle>,
     threads: Vec<JoinHandle<()>>,
     public_addresses: Vec<SocketAddr>,
     internal_addresses: Vec<SocketAddr>,
     /// Closes the public listeners.
-    leaving: CancellationToken,
+    closing: CancellationToken,
     /// Closes the internal ones, last of all.
     gone: CancellationToken,
     /// The backplane, where it has to be left in good order.
@@ -114,8 +109,9 @@ impl Node {
         find_secret(ground.clone(), redis.clone());
         let public = Arc::new(Public::new(ground.clone(), public_tls));
         let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
-        let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
-        let control = Control::new(ground.clone(), relay.clone());
+        let (closing, gone) = (CancellationToken::new(), CancellationToken::new());
+        let leaving = Arc::new(Leaving::new(shards.clone()));
+        let control = Control::new(ground.clone(), relay.clone(), leaving.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
         tokio::spawn(control.clone().keep_revocations(gone.clone()));
         tokio::spawn(control.clone().enforce_revocations(gone.clone()));
@@ -132,11 +128,12 @@ impl Node {
             public,
             exchange,
             routes,
+            leaving,
             shards,
             threads,
             public_addresses: Vec::new(),
             internal_addresses: Vec::new(),
-            leaving,
+            closing,
             gone,
             redis,
             leave,
@@ -145,7 +142,7 @@ impl Node {
         for (address, listener) in public_listeners {
             node.public_addresses.push(address);
             let (public, shards) = (node.public.clone(), shards.clone());
-            tokio::spawn(transport::listen(listener, public, shards, node.leaving.clone()));
+            tokio::spawn(transport::listen(listener, public, shards, node.closing.clone()));
         }
         for (address, listener) in internal_listeners {
             node.internal_addresses.push(address);
@@ -193,30 +190,36 @@ impl Node {
         self.routes.clone()
     }
 
-    /// Leaves: refuses upgrades at once, closes the listeners after `drain.grace`, asks every connection to go
+    /// Leaves: refuses upgrades at once, closes the listeners after `drain.grace`, asks one connection after the other to go
     /// elsewhere, waits for them until `drain.deadline` and cuts the rest.
     ///
     /// # Cancel safety
     /// Dropping the future cuts everybody at once.
     pub async fn drain(mut self) {
         let settings = Arc::clone(&self.public.ground.settings());
-        let (grace, window) = if settings.development() {
-            (Duration::ZERO, LEAVE_WINDOW_DEVELOPMENT)
-        } else {
-            (settings.drain.grace, LEAVE_WINDOW)
-        };
-        let deadline = tokio::time::Instant::now() + settings.drain.deadline;
-        tracing::info!(connections = self.public.websockets(), "draining");
+        let (drain, connections) = (&settings.drain, self.public.websockets());
+        tracing::info!(connections, "draining");
+        metrics::draining();
         self.public.drain();
-        tokio::time::sleep(grace).await;
-        self.leaving.cancel();
-        for shard in &self.shards {
-            shard.run(move |shard| shard.drain(window, goodbye));
+        let lead_out = async {
+            tokio::time::sleep(drain.grace).await;
+            self.closing.cancel();
+            // The last has to be asked early enough to say goodbye before it is cut.
+            let at_most = drain.deadline.saturating_sub(drain.grace + settings.timeouts.close);
+            self.leaving.drain(drain, at_most).await;
+            while self.public.websockets() > 0 {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            () = lead_out => {}
+            () = tokio::time::sleep(drain.deadline) => {}
+            () = self.tell_progress(connections) => {}
         }
-        while self.public.websockets() > 0 && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-        tracing::info!(cut = self.public.websockets(), "stopped");
+        let cut = self.public.websockets();
+        metrics::drain_cut(cut);
+        metrics::drain_remaining(0);
+        tracing::info!(left = connections.saturating_sub(cut), cut, "stopped");
         // They end first, so that the back end is told of them, too.
         self.cut();
         // What was published still goes out, and whoever does not come back elsewhere leaves when the grace is over.
@@ -227,9 +230,22 @@ impl Node {
         self.gone.cancel();
     }
 
+    /// Tells metrics and log who is still here, for as long as it is polled.
+    async fn tell_progress(&self, connections: usize) {
+        let mut ticks = tokio::time::interval(PROGRESS_INTERVAL / 10);
+        for tick in 1_u32.. {
+            ticks.tick().await;
+            let remaining = self.public.websockets();
+            metrics::drain_remaining(remaining);
+            if tick % 10 == 0 {
+                tracing::info!(left = connections.saturating_sub(remaining), remaining, "draining");
+            }
+        }
+    }
+
     /// Ends every connection, and the shards with them.
     fn cut(&mut self) {
-        self.leaving.cancel();
+        self.closing.cancel();
         self.shards.iter().for_each(ShardHandle::stop);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -237,11 +253,6 @@ impl Node {
             }
         }
     }
-}
-
-fn goodbye() -> Goodbye {
-    let after_ms = rand::rng().random_range(0..=COME_BACK_WITHIN_MS);
-    Goodbye { after_ms, ..CloseCode::Draining.into() }
 }
 
 /// What other nodes are told about this one.

@@ -354,7 +354,7 @@ async fn bad_input_is_refused_with_a_reason_and_changes_nothing() {
         ("revoke", json!({"jti": ""}), 400, "bad_request", "1 to 255"),
         ("drain", json!({}), 400, "bad_request", "missing field `node`"),
         ("drain", json!({"node": "nobody"}), 404, "not_found", "nobody"),
-        ("drain", json!({"node": "nobody", "down_to_mean": true}), 400, "bad_request", "later version"),
+        ("drain", json!({"node": "nobody", "down_to_mean": true}), 404, "not_found", "nobody"),
         ("history", json!({"channel": "a", "page": 1}), 400, "bad_request", "unknown field `page`"),
         ("presence", json!({"channel": "a\n"}), 400, "bad_request", "control characters"),
         ("presence", json!({"channel": "live:a"}), 400, "bad_request", "namespaces.live.presence"),

@@ -120,19 +120,28 @@ async fn a_stream_that_does_not_read_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_node_that_leaves_opens_no_websocket_on_an_old_connection() {
-    let node = support::closed_node(&[("SKYWAVE__AUTH__ANONYMOUS", "true"), ("SKYWAVE__DRAIN__GRACE", "1s")]).await;
-    let (http2, _) = connect(&node).await;
+async fn a_node_that_leaves_says_so_on_old_connections_and_their_websockets_go_on_until_their_moment() {
+    let variables = [
+        ("SKYWAVE__AUTH__ANONYMOUS", "true"),
+        ("SKYWAVE__NAMESPACES__DEFAULT", "{ subscribe = \"anyone\" }"),
+        ("SKYWAVE__DRAIN__GRACE", "1s"),
+        ("SKYWAVE__DRAIN__WINDOW", "1s"),
+    ];
+    let node = support::closed_node(&variables).await;
+    let (http2, connection) = connect(&node).await;
+    let mut client = http2.socket("/ws").await.subscribed(&["a"]).await;
     let leaving = tokio::spawn(node.node.drain());
+    // GOAWAY: no other stream is begun on this connection, whatever its client wants.
     let deadline = tokio::time::Instant::now() + DEADLINE;
-    let (status, body) = loop {
-        match http2.connect("/ws", "websocket", &[VERSION]).await {
-            Err(refusal) => break refusal,
-            Ok(_) => assert!(tokio::time::Instant::now() < deadline, "the drain has begun"),
-        }
-    };
-    assert!(status == 503 && body.contains("leaving"), "{body}");
+    while http2.is_open() {
+        assert!(client.ask(json!({"ping": {}})).await["pong"].is_object(), "its streams go on");
+        assert!(tokio::time::Instant::now() < deadline, "the client is told at once");
+        tokio::time::sleep(Duration::from_millis(20)).await; // between two looks at the condition
+    }
+    assert!(client.ask(json!({"ping": {}})).await["pong"].is_object(), "its streams go on");
+    assert_eq!(client.closed().await, (4001, "draining".into()));
     timeout(DEADLINE, leaving).await.expect("it leaves").unwrap();
+    timeout(DEADLINE, connection).await.expect("the connection ends with its last stream").unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -287,7 +287,7 @@ fn an_unknown_setting_is_refused() {
         (
             "[timeouts]\npong = \"1s\"\npingg = \"1s\"",
             "3:1: timeouts.pingg: unknown field `pingg`, expected one of `tls`, `handshake`, `connect`, `ping_interval`, \
-             `pong`, `close`, `message`, `session_grace`",
+             `pong`, `close`, `message`, `connection_age`, `session_grace`",
         ),
         (
             "[limit]\nx = 1",
@@ -310,12 +310,7 @@ fn an_unknown_setting_is_refused() {
 fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
     answers(&[
         ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
-        (
-            "[timeouts]\nconnection_age = 5",
-            "2:1: timeouts.connection_age: `connection_age` is not supported by this version yet",
-        ),
-        ("[drain]\nwindow = \"60s\"", "2:1: drain.window: `window` is not supported by this version yet"),
-        ("[drain]\nrate = 5", "2:1: drain.rate: `rate` is not supported by this version yet"),
+        ("[node]\nadvertise = \"x\"", "2:1: node.advertise: `advertise` is not supported by this version yet"),
     ]);
 }
 

@@ -90,10 +90,14 @@ fn table(nodes: &[NodeLine]) -> String {
     rows.iter().map(line).collect()
 }
 
-pub(super) fn drain(api: &Api, node: &str) -> ExitCode {
-    match call(api, Method::POST, "/api/v1/drain", serde_json::json!({ "node": node }).to_string()) {
+pub(super) fn drain(api: &Api, node: &str, down_to_mean: bool) -> ExitCode {
+    let mut order = serde_json::json!({ "node": node });
+    if down_to_mean {
+        order["down_to_mean"] = true.into();
+    }
+    match call(api, Method::POST, "/api/v1/drain", order.to_string()) {
         Ok((StatusCode::OK, _)) => {
-            println!("{node} leaves");
+            println!("{node} {}", if down_to_mean { "sends away what it has above the mean" } else { "leaves" });
             ExitCode::SUCCESS
         }
         Ok((status, answer)) => failed(&format!("not drained ({status}): {}", detail(&answer))),

@@ -64,6 +64,9 @@ enum Command {
     Drain {
         /// Its name, as `skywave nodes` lists it.
         node: String,
+        /// It stays, and sends away only as many clients as it has more than the mean of all nodes: after others were added.
+        #[arg(long)]
+        down_to_mean: bool,
         #[command(flatten)]
         api: call::Api,
     },
@@ -133,7 +136,7 @@ pub fn run() -> ExitCode {
         Command::Publish { channel, json, api } => call::publish(&api, &channel, &json),
         Command::Nodes { api } => call::nodes(&api),
         Command::Tail { channel, since, api } => tail::tail(&api, &channel, since.as_deref()),
-        Command::Drain { node, api } => call::drain(&api, &node),
+        Command::Drain { node, down_to_mean, api } => call::drain(&api, &node, down_to_mean),
         Command::Healthcheck { api } => call::healthcheck(&api),
     }
 }

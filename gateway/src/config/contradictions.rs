@@ -286,8 +286,8 @@ fn times(document: &Document, report: &mut Report<'_>) {
             report.add(key, "must be more than 0s");
         }
     }
+    let shown = |duration: Duration| humantime::format_duration(duration).to_string();
     if drain.deadline < drain.grace {
-        let shown = |duration: Duration| humantime::format_duration(duration).to_string();
         report.add_either(
             ["drain.deadline", "drain.grace"],
             format!(
@@ -295,6 +295,22 @@ fn times(document: &Document, report: &mut Report<'_>) {
                 shown(drain.deadline),
                 shown(drain.grace)
             ),
+        );
+    } else if drain.rate.is_none() && drain.deadline < drain.grace.saturating_add(drain.window) {
+        report.add_either(
+            ["drain.deadline", "drain.window"],
+            format!(
+                "deadline ({}) is before the end of window ({}), which begins after grace ({}): raise deadline or lower window",
+                shown(drain.deadline),
+                shown(drain.window),
+                shown(drain.grace)
+            ),
+        );
+    }
+    if drain.rate.is_some() && report.is_set("drain.window") {
+        report.add(
+            "drain.rate",
+            "stands beside drain.window, and one of them says how fast connections leave: leave one out",
         );
     }
 }

@@ -38,6 +38,9 @@ pub(super) fn defaults() -> Layer {
     for rate in RATES {
         push(&format!("limits.{rate}"), 0.into());
     }
+    // Nobody is behind a balancer, and somebody waits at a terminal.
+    push("drain.grace", "0s".into());
+    push("drain.window", "500ms".into());
     push("limits.overload_memory", 0.0.into());
     push("limits.overload_lag", "0s".into());
     layer

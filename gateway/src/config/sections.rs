@@ -281,6 +281,8 @@ pub struct Timeouts {
     /// From the first byte of a message to its last; then the connection is closed. Default 30 s: 1 MiB over 280 kbit/s.
     #[serde(with = "duration::Field")]
     pub message: Duration,
+    /// How old a connection may become. Default: as old as it likes.
+    pub connection_age: ConnectionAge,
     /// How long a client that vanished counts as present, so that a network that was away for a moment is no leave and join. A leave after
     /// a crash is seen this much later. Default 5 s; `"0s"`: at once.
     #[serde(with = "duration::Field")]
@@ -297,8 +299,36 @@ impl Default for Timeouts {
             pong: Duration::from_secs(10),
             close: Duration::from_secs(3),
             message: Duration::from_secs(30),
+            connection_age: ConnectionAge::default(),
             session_grace: Duration::from_secs(5),
         }
+    }
+}
+
+/// `timeouts.connection_age`: when a connection has to come back, to this node or another.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionAge {
+    /// From the upgrade until the client is asked to connect again (4005; on `/raw` 1012). Default `"0s"`: never. With it nodes that
+    /// were added get their share in time, and a balancer that reloads finds no tunnel older than this.
+    #[serde(with = "duration::Field")]
+    pub max: Duration,
+    /// Each connection gets an age of its own within this part of `max`, above or below: those that came together do not all come
+    /// back together. From 0 to 1; default `0.2`.
+    #[serde(with = "share::Field")]
+    pub jitter: f64,
+}
+
+impl Default for ConnectionAge {
+    fn default() -> Self {
+        Self { max: Duration::ZERO, jitter: 0.2 }
+    }
+}
+
+impl ConnectionAge {
+    /// The age that one connection may reach; `None`: any. `random` is from 0 to 1.
+    pub fn choose(&self, random: f64) -> Option<Duration> {
+        (!self.max.is_zero()).then(|| self.max.mul_f64(1.0 + self.jitter * (2.0 * random - 1.0)))
     }
 }
 
@@ -317,14 +347,23 @@ pub struct DrainSettings {
     /// From the signal until the listeners close. Default 5 s: a balancer must first see that `/readyz` is red.
     #[serde(with = "duration::Field")]
     pub grace: Duration,
-    /// From the signal until who is still here is cut; at least `grace`. Default 90 s: an orchestrator must wait longer
-    /// before it kills.
+    /// Within it, counted from the end of `grace`, the connections leave one after the other, evenly. Default 60 s: 10,000
+    /// connections are 167 handshakes a second for the other nodes. Also for those that `drain --down-to-mean` sends away.
+    #[serde(with = "duration::Field")]
+    pub window: Duration,
+    /// Instead of `window`: how many connections leave in a second, however long that takes, up to `deadline`. Default `0`: as
+    /// `window` says.
+    #[serde(with = "count::OrNone")]
+    pub rate: Option<NonZeroU32>,
+    /// From the signal until who is still here is cut; at least `grace` and `window` together. Default 90 s: an orchestrator must
+    /// wait longer before it kills.
     #[serde(with = "duration::Field")]
     pub deadline: Duration,
 }
 
 impl Default for DrainSettings {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(5), deadline: Duration::from_secs(90) }
+        let [grace, window, deadline] = [5, 60, 90].map(Duration::from_secs);
+        Self { grace, window, rate: None, deadline }
     }
 }

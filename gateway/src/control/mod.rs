@@ -28,6 +28,7 @@ use self::{
 };
 use crate::{
     clock::now_ms,
+    leaving::Leaving,
     relay::{Relay, Signal},
     session::{Ground, Refusal, Who},
     shard::{Description, Owner},
@@ -49,6 +50,7 @@ const NAMED_NODES: usize = 20;
 pub struct Control {
     ground: Arc<Ground>,
     relay: Relay,
+    leaving: Arc<Leaving>,
     surveys: Surveys,
     answering: Arc<Semaphore>,
     /// One permit: who answers a question for channels looks at all of them, on every shard's thread.
@@ -61,11 +63,11 @@ pub struct Control {
 
 impl Control {
     /// Orders and asks through this relay, and carries out what comes for this ground.
-    pub fn new(ground: Arc<Ground>, relay: Relay) -> Arc<Self> {
+    pub fn new(ground: Arc<Ground>, relay: Relay, leaving: Arc<Leaving>) -> Arc<Self> {
         let (surveys, answering) = (Surveys::default(), Arc::new(Semaphore::new(ANSWERING)));
         let leave = CancellationToken::new();
         let (walking, fresh_revocations) = (Semaphore::new(1), Notify::new());
-        Arc::new(Self { ground, relay, surveys, answering, walking, fresh_revocations, leave })
+        Arc::new(Self { ground, relay, leaving, surveys, answering, walking, fresh_revocations, leave })
     }
 
     /// Cancelled once a back end has ordered this node to leave.
@@ -123,17 +125,30 @@ impl Control {
     /// `not_found` if no node of this name is alive, `unavailable` while the backplane is away.
     pub async fn drain(&self, name: &str) -> Result<(), Refusal> {
         let nodes = self.nodes().await?;
-        let named = nodes.iter().filter(|node| &*node.info.name == name);
-        let named: Vec<_> = named.map(|node| node.incarnation.clone()).collect();
+        self.tell_node(&nodes, name, &signal::Op::Drain(signal::Drain {})).await
+    }
+
+    /// Orders a node to send connections to the others, as many as it has more than the mean of all, and to stay.
+    ///
+    /// # Errors
+    /// As [`Control::drain`].
+    pub async fn shed(&self, name: &str) -> Result<(), Refusal> {
+        let nodes = self.nodes().await?;
+        let keep = mean(nodes.iter().map(|node| node.info.connections));
+        // Not a kind of Drain: a node of an earlier version would overlook what it says, and leave.
+        self.tell_node(&nodes, name, &signal::Op::Shed(signal::Shed { keep })).await
+    }
+
+    async fn tell_node(&self, nodes: &[NodeRecord], name: &str, order: &signal::Op) -> Result<(), Refusal> {
+        let named: Vec<_> = nodes.iter().filter(|node| &*node.info.name == name).collect();
         if named.is_empty() {
             let known: Vec<_> = nodes.iter().take(NAMED_NODES).map(|node| &*node.info.name).collect();
             let message = format!("no node {name:?} is alive; there are {}", known.join(", "));
             return Err(Refusal::new(ErrorCode::NotFound, message));
         }
         // After a crash two runs of one name may be listed for a while: the order is for both.
-        for incarnation in named {
-            let order = signal::Op::Drain(signal::Drain {});
-            self.relay.signal_and_wait(Target::Node(incarnation), order).await?;
+        for node in named {
+            self.relay.signal_and_wait(Target::Node(node.incarnation.clone()), order.clone()).await?;
         }
         Ok(())
     }
@@ -211,6 +226,16 @@ impl Control {
             Some(signal::Op::Drain(signal::Drain {})) => {
                 tracing::info!(from = &*from, "a back end has ordered this node to leave");
                 self.leave.cancel();
+                Some(())
+            }
+            Some(signal::Op::Shed(order)) => {
+                tracing::info!(
+                    from = &*from,
+                    keep = order.keep,
+                    "a back end has ordered this node to send connections away"
+                );
+                let keep = usize::try_from(order.keep).unwrap_or(usize::MAX);
+                self.leaving.shed(self.ground.settings().drain.clone(), keep);
                 Some(())
             }
             Some(signal::Op::Unsubscribe(order)) => ChannelName::parse(&order.channel).ok().and_then(|channel| {
@@ -294,6 +319,12 @@ fn meant(who: Option<signal::Who>) -> Option<Who> {
         signal::who::Who::User(user) => Who::User(user.into()),
         signal::who::Who::Client(client) => Who::Client(client.into()),
     })
+}
+
+/// Rounded up: what is left over has to be somewhere.
+fn mean(counts: impl ExactSizeIterator<Item = u64>) -> u64 {
+    let nodes = counts.len().max(1) as u64;
+    counts.sum::<u64>().div_ceil(nodes)
 }
 
 #[cfg(test)]
@@ -426,7 +457,7 @@ mod tests {
             });
             adopted.await.unwrap();
         }
-        let control = Control::new(ground, relay.clone());
+        let control = Control::new(ground, relay.clone(), Arc::new(Leaving::new(shards)));
         relay.backplane().announce(skywave_backplane::NodeInfo { name: "paris".into(), ..Default::default() });
         tokio::spawn(control.clone().run(signals, gone.clone()));
         tokio::spawn(control.clone().enforce_revocations(gone.clone()));

@@ -102,11 +102,14 @@ impl Codec for Raw {
         each(Envelope { id: None, command: Ok(Command::Publish { channel: channel.clone(), payload, key: None }) });
     }
 
-    /// A node that drains says 1012, which generic clients know; and wherever the client may come back, the reason is
+    /// A node that sends somebody elsewhere says 1012, which generic clients know; and wherever the client may come back, the reason is
     /// the position to come back with. Who is over a limit is told which one behind it: what follows a space is no part of
     /// `since`.
     fn farewell(&self, goodbye: &Goodbye, position: Option<StreamPosition>) -> (CloseCode, Cow<'static, str>) {
-        let code = if goodbye.code == CloseCode::Draining { CloseCode::ServiceRestart } else { goodbye.code };
+        let code = match goodbye.code {
+            CloseCode::Draining | CloseCode::Rebalanced | CloseCode::ConnectionTooOld => CloseCode::ServiceRestart,
+            code => code,
+        };
         let known = goodbye.reason.parse::<StreamPosition>().is_ok();
         match position {
             _ if code == CloseCode::RateLimit => {

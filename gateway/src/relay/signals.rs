@@ -22,6 +22,7 @@ pub(super) fn encode(op: signal::Op) -> (Bytes, Delivery) {
         | signal::Op::Refresh(_)
         | signal::Op::Replaced(_)
         | signal::Op::Drain(_)
+        | signal::Op::Shed(_)
         | signal::Op::Revoked(_) => Delivery::Kept,
     };
     (Signal { op: Some(op) }.encode_to_vec().into(), delivery)

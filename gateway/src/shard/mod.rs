@@ -95,6 +95,11 @@ pub trait Owner {
     /// It did not take a channel's publications in time: they come from history, after this position.
     fn fall_behind(&self, channel: &ChannelName, after: StreamPosition);
 
+    /// Whether there is a client of the node's behind it, which could as well be another node's.
+    fn is_client(&self) -> bool {
+        true
+    }
+
     /// What back ends are told of it; nothing until its client is known.
     fn describe(&self) -> Option<Description>;
 }
@@ -336,18 +341,15 @@ impl Shard {
         }
     }
 
-    /// Asks every connection to leave, each at its own random moment within `window`: together they would all knock at
-    /// the next node at once.
-    pub fn drain(self: &Rc<Self>, window: Duration, goodbye: impl Fn() -> Goodbye) {
+    /// Asks every connection to leave that comes from now on.
+    pub fn turn_away(&self) {
         self.draining.set(true);
-        for owner in self.owners.borrow().values() {
-            let (owner, goodbye) = (owner.clone(), goodbye());
-            let moment = window.mul_f64(rand::random::<f64>());
-            tokio::task::spawn_local(async move {
-                tokio::time::sleep(moment).await;
-                owner.leave(goodbye);
-            });
-        }
+    }
+
+    /// Those of clients, by which [`Shard::owner`] finds them.
+    pub fn keys(&self) -> Vec<u64> {
+        let owners = self.owners.borrow();
+        owners.iter().filter(|(_, owner)| owner.is_client()).map(|(key, _)| *key).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{cell::Cell, convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, ext::Protocol, rt::Executor, server::conn, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -98,6 +98,9 @@ async fn http1(wire: Wire, door: Rc<Door>, patience: Duration) -> hyper::Result<
 
 async fn http2(wire: Wire, door: Rc<Door>, patience: Duration) -> hyper::Result<()> {
     let (requests, timeouts) = (door.requests.clone(), door.public.ground.settings().timeouts.clone());
+    let leaving = door.public.draining();
+    // A client that still comes hears why it is not let in.
+    let has_left = leaving.is_cancelled();
     let service = service_fn(move |request| {
         let door = door.clone();
         async move { Ok::<_, Infallible>(count(request, &door).await) }
@@ -116,8 +119,11 @@ async fn http2(wire: Wire, door: Rc<Door>, patience: Duration) -> hyper::Result<
     let mut connection = pin!(connection);
     tokio::select! {
         served = connection.as_mut() => return served,
-        () = requests.quiet_for(patience) => connection.as_mut().graceful_shutdown(),
+        () = requests.quiet_for(patience) => {}
+        // Else a browser would open its next WebSocket over the same connection, to the node that it is to leave.
+        () = leaving.cancelled(), if !has_left => {}
     }
+    connection.as_mut().graceful_shutdown();
     // What the client asked before it saw that is still answered (RFC 9113 §6.8); a WebSocket opened then stays.
     tokio::select! {
         served = connection.as_mut() => served,
@@ -136,8 +142,12 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for OnShard {
 }
 
 async fn count(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
-    let open = door.requests.begin();
-    let answer = answer(request, door).await;
+    let (open, version) = (door.requests.begin(), request.version());
+    let mut answer = answer(request, door).await;
+    // Its next request is for another node.
+    if door.public.is_draining() && version < Version::HTTP_2 && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    }
     drop(open);
     answer
 }

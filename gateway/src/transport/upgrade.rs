@@ -80,11 +80,11 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
     };
     if public.is_draining() {
         metrics::refused("draining");
-        return text(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving: connect again, to another one\n");
+        return not_now("this node is leaving: connect again, to another one\n");
     }
     if !public.is_ready() {
         metrics::refused("not_ready");
-        return text(StatusCode::SERVICE_UNAVAILABLE, "this node has not reached its backplane yet: try again\n");
+        return not_now("this node has not reached its backplane yet: try again\n");
     }
     if let Err(foreign) = OriginRules::of(&settings).check(&request, &arrival) {
         metrics::refused("origin");
@@ -146,6 +146,13 @@ fn compression(headers: &HeaderMap, settings: &PublicSettings) -> Option<(Compre
     let agreed = websocket::negotiate(offers)?;
     let answer = HeaderValue::try_from(agreed.to_string()).ok()?;
     Some((Compression { agreed, threshold: settings.deflate_threshold }, answer))
+}
+
+/// 503 for a reason that passes, or that other nodes do not have.
+fn not_now(words: &'static str) -> Answer {
+    let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, words);
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
 }
 
 fn no_upgrade(error: HandshakeError, version: Version) -> Answer {
@@ -318,6 +325,7 @@ impl Opening<'_> {
             ping_interval: settings.timeouts.ping_interval,
             pong: settings.timeouts.pong,
             close: settings.timeouts.close,
+            age: settings.timeouts.connection_age.choose(rand::random()),
         });
         let compression = self.compression;
         if matches!(self.endpoint, Endpoint::Echo) {

@@ -65,6 +65,11 @@ impl Http2 {
         Ok(Client::over(WebSocketStream::from_raw_socket(upgraded(answer).await, Role::Client, None).await))
     }
 
+    /// Whether another stream may be begun, as far as is known.
+    pub fn is_open(&self) -> bool {
+        self.sender.is_ready()
+    }
+
     /// The bytes of a WebSocket.
     pub async fn stream(&self, path: &str) -> Stream {
         let headers = [("sec-websocket-version", "13")];

@@ -108,15 +108,16 @@ pub(super) async fn revoke(internal: &Internal, words: v1::RevokeRequest) -> Res
     internal.control.revoke(revocation).await.map(told)
 }
 
-/// `drain`: as for SIGTERM.
+/// `drain`: as for SIGTERM; down to the mean, the node stays.
 pub(super) async fn drain(internal: &Internal, words: v1::DrainRequest) -> Result<v1::ToldResponse, Refusal> {
-    if words.down_to_mean.is_some() {
-        return Err(bad_request("down_to_mean is part of a later version: leave it out"));
-    }
     if !(1..=NODE_BYTES).contains(&words.node.len()) {
         return Err(bad_request(format!("node has 1 to {NODE_BYTES} bytes")));
     }
-    internal.control.drain(&words.node).await.map(|()| told(1))
+    let told_it = match words.down_to_mean {
+        Some(true) => internal.control.shed(&words.node).await,
+        Some(false) | None => internal.control.drain(&words.node).await,
+    };
+    told_it.map(|()| told(1))
 }
 
 fn told(nodes: usize) -> v1::ToldResponse {

@@ -403,6 +403,10 @@ impl Owner for Tail {
 
     fn check_revoked(&self) {}
 
+    fn is_client(&self) -> bool {
+        false
+    }
+
     fn describe(&self) -> Option<Description> {
         None
     }

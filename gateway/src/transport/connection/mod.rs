@@ -38,6 +38,9 @@ use crate::{
 /// Messages read in one turn before other connections of the shard get theirs.
 const READS_PER_TURN: usize = 64;
 
+/// A client whose connection is too old is asked to wait at most this long before it comes back.
+const COME_BACK_WITHIN_MS: u64 = 1000;
+
 /// Bounds of one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct WebSocketLimits {
@@ -51,6 +54,8 @@ pub struct WebSocketLimits {
     pub pong: Duration,
     /// How long a close may take.
     pub close: Duration,
+    /// How long the connection may last; `None`: for ever.
+    pub age: Option<Duration>,
 }
 
 /// A connection: its session above the socket, and what its shard drives it by.
@@ -69,6 +74,8 @@ pub(super) struct Connection {
     compression: Option<Compression>,
     heartbeat: RefCell<Heartbeat>,
     heard: Cell<bool>,
+    /// When the connection is too old.
+    lasts_until: Option<Instant>,
     /// Since when a message is unfinished.
     begun: Cell<Option<Instant>>,
     /// The answer to the client's last ping. Who pings faster than it reads gets one for all (RFC 6455 §5.5.3).
@@ -160,6 +167,7 @@ impl Connection {
         compression: Option<Compression>,
     ) -> Adopted {
         let heartbeat = Heartbeat::new(limits.ping_interval, limits.pong, Instant::now());
+        let lasts_until = limits.age.and_then(|age| Instant::now().checked_add(age));
         let connection = Rc::new(Self {
             link,
             figures: shard.figures().clone(),
@@ -171,6 +179,7 @@ impl Connection {
             wire: RefCell::new(None),
             heartbeat: RefCell::new(heartbeat),
             heard: Cell::new(false),
+            lasts_until,
             begun: Cell::new(None),
             pong: RefCell::default(),
             wrote: Cell::new(false),
@@ -431,7 +440,14 @@ impl Owner for Connection {
         if self.session.wants_drained() {
             self.link.wake();
         }
-        let lasts = self.expire().unwrap_or(Duration::MAX);
+        let mut lasts = self.expire().unwrap_or(Duration::MAX);
+        if let Some(until) = self.lasts_until {
+            lasts = lasts.min(until.saturating_duration_since(now));
+            if now >= until && !self.link.is_closing() {
+                let after_ms = rand::random_range(0..=COME_BACK_WITHIN_MS);
+                self.leave(Goodbye { after_ms, ..CloseCode::ConnectionTooOld.into() });
+            }
+        }
         let next = match heartbeat.poll(now) {
             Beat::Ping => {
                 self.link.ping();

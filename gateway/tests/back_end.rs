@@ -312,7 +312,12 @@ async fn a_client_that_takes_its_own_place_is_no_news_until_it_is_gone() {
 #[tokio::test]
 async fn who_is_cut_when_the_node_ends_is_told_of() {
     let back_end = BackEnd::start(|_| Some((200, json!({})))).await;
-    let at_once = [ANONYMOUS, ("SKYWAVE__DRAIN__GRACE", "0s"), ("SKYWAVE__DRAIN__DEADLINE", "0s")];
+    let at_once = [
+        ANONYMOUS,
+        ("SKYWAVE__DRAIN__GRACE", "0s"),
+        ("SKYWAVE__DRAIN__WINDOW", "0s"),
+        ("SKYWAVE__DRAIN__DEADLINE", "0s"),
+    ];
     let node = node(&back_end, &["events"], ", debounce = \"0s\"", &at_once).await;
     let (_stays, reply) = connect(&node, json!({})).await;
     node.node.drain().await;

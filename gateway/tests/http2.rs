@@ -125,7 +125,8 @@ async fn a_node_that_leaves_says_so_on_old_connections_and_their_websockets_go_o
         ("SKYWAVE__AUTH__ANONYMOUS", "true"),
         ("SKYWAVE__NAMESPACES__DEFAULT", "{ subscribe = \"anyone\" }"),
         ("SKYWAVE__DRAIN__GRACE", "1s"),
-        ("SKYWAVE__DRAIN__WINDOW", "1s"),
+        ("SKYWAVE__DRAIN__WINDOW", "500ms"),
+        ("SKYWAVE__TIMEOUTS__CLOSE", "500ms"),
     ];
     let node = support::closed_node(&variables).await;
     let (http2, connection) = connect(&node).await;
@@ -133,7 +134,7 @@ async fn a_node_that_leaves_says_so_on_old_connections_and_their_websockets_go_o
     let leaving = tokio::spawn(node.node.drain());
     // GOAWAY: no other stream is begun on this connection, whatever its client wants.
     let deadline = tokio::time::Instant::now() + DEADLINE;
-    while http2.is_open() {
+    while http2.is_open().await {
         assert!(client.ask(json!({"ping": {}})).await["pong"].is_object(), "its streams go on");
         assert!(tokio::time::Instant::now() < deadline, "the client is told at once");
         tokio::time::sleep(Duration::from_millis(20)).await; // between two looks at the condition

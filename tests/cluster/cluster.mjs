@@ -9,9 +9,11 @@ import { freePorts, kill, root, skywave, start, until, untilAnswers } from "./pr
 const apiKey = "the-key-of-the-cluster-tests";
 
 export class Cluster {
-    // `name` is that of the folder with the settings and logs of this cluster: tests/artefacts/cluster/NAME.
-    static async start(name, { nodes = 2 } = {}) {
+    // `name` is that of the folder with the settings and logs of this cluster: tests/artefacts/cluster/NAME. `more` are settings
+    // that other tests do not have, and `program` is what the nodes are.
+    static async start(name, { nodes = 2, more = "", program = skywave } = {}) {
         const cluster = new Cluster();
+        Object.assign(cluster, { more, program });
         cluster.directory = join(root, "tests/artefacts/cluster", name);
         rmSync(cluster.directory, { recursive: true, force: true });
         mkdirSync(cluster.directory, { recursive: true });
@@ -35,15 +37,35 @@ export class Cluster {
         this.#run("redis", "redis-server", args.map(String));
         await until(() => "PONG from Redis", () => this.redis("PING").then((answer) => answer === "PONG", () => false));
 
-        for (const node of this.nodes) {
-            const file = this.#write(`${node.name}.toml`, settings(node, this));
-            node.child = this.#run(node.name, skywave, ["serve", "--config", file]);
-        }
-        await Promise.all(this.nodes.map((node) => untilAnswers(node.child, `${node.internal}/readyz`)));
+        await Promise.all(this.nodes.map((node) => this.launch(node)));
 
         const file = this.#write("haproxy.cfg", balancerSettings(this.nodes, balancer, metrics));
         const haproxy = this.#run("haproxy", "haproxy", ["-db", "-f", file]);
-        await untilAnswers(haproxy, `http://127.0.0.1:${metrics}/livez`);
+        this.balancer.metrics = `http://127.0.0.1:${metrics}`;
+        await untilAnswers(haproxy, `${this.balancer.metrics}/livez`);
+    }
+
+    // Starts a node, again or for the first time; resolves when it is ready.
+    async launch(node, { program = this.program, more = this.more } = {}) {
+        const file = this.#write(`${node.name}.toml`, settings(node, this) + more);
+        node.runs = (node.runs ?? 0) + 1;
+        node.child = this.#run(`${node.name}.${node.runs}`, program, ["serve", "--config", file]);
+        await untilAnswers(node.child, `${node.internal}/readyz`);
+    }
+
+    // Asks a node to leave, as an orchestrator does; resolves with its exit code.
+    async terminate(node) {
+        node.child.process.kill("SIGTERM");
+        return node.child.ended;
+    }
+
+    // Resolves once the balancer sends clients to the node.
+    async untilBalanced(node) {
+        const line = new RegExp(`^haproxy_server_status\\{proxy="gateways",server="${node.name}",state="UP"\\} 1$`, "m");
+        await until(
+            () => `${node.name} is up for the balancer`,
+            async () => line.test(await (await fetch(`${this.balancer.metrics}/metrics`)).text()),
+        );
     }
 
     async stop() {

@@ -41,7 +41,7 @@ async fn clients_of_a_node_that_stands_still_go_on_at_another() {
 #[tokio::test]
 async fn a_rolling_restart_is_noticed_by_nobody() {
     let redis = Redis::start(EMPTY).await;
-    let quick = "[drain]\ngrace = \"100ms\"\ndeadline = \"10s\"\n";
+    let quick = "[drain]\ngrace = \"100ms\"\nwindow = \"5s\"\ndeadline = \"10s\"\n";
     let url = redis.url();
     let nodes = tokio::join!(Node::start("paris", &url, quick), Node::start("oslo", &url, quick));
     let mut nodes = [nodes.0, nodes.1];

@@ -65,9 +65,10 @@ impl Http2 {
         Ok(Client::over(WebSocketStream::from_raw_socket(upgraded(answer).await, Role::Client, None).await))
     }
 
-    /// Whether another stream may be begun, as far as is known.
-    pub fn is_open(&self) -> bool {
-        self.sender.is_ready()
+    /// Whether another stream can be begun: not after GOAWAY.
+    pub async fn is_open(&self) -> bool {
+        let request = Request::get(format!("{}://{}/", self.scheme, self.authority)).body(Empty::new()).unwrap();
+        timeout(DEADLINE, self.sender.clone().send_request(request)).await.expect("an answer in time").is_ok()
     }
 
     /// The bytes of a WebSocket.

@@ -74,7 +74,13 @@ pub fn install(node: &str) -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe();
     skywave_backplane::describe_metrics();
+    metrics_process::Collector::default().describe();
     Ok(handle)
+}
+
+/// The figures of the process itself, `process_…`, as they are now. Blocks: it reads files of the kernel.
+pub(crate) fn collect_process() {
+    metrics_process::Collector::default().collect();
 }
 
 fn describe() {
@@ -142,6 +148,9 @@ fn describe() {
     }
     for reason in TOKEN_REASONS {
         counter!(TOKENS_REFUSED, "reason" => reason).absolute(0);
+    }
+    for reason in REFUSAL_REASONS {
+        counter!(REFUSED, "reason" => reason).absolute(0);
     }
     for limit in LIMITS {
         counter!(LIMITED, "limit" => limit).absolute(0);
@@ -240,6 +249,19 @@ pub fn reloaded(outcome: &'static str) {
 pub fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
 }
+
+/// The values of the label `reason` of refused handshakes.
+const REFUSAL_REASONS: [&str; 9] = [
+    "channel",
+    "connections",
+    "connections_per_ip",
+    "draining",
+    "handshakes",
+    "not_ready",
+    "origin",
+    "overloaded",
+    "rights",
+];
 
 /// The values of the label `reason` of refused tokens.
 pub const TOKEN_REASONS: [&str; 12] = [

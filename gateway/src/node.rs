@@ -357,7 +357,10 @@ async fn keep_metrics(metrics: PrometheusHandle, gone: CancellationToken) {
     let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         tokio::select! {
-            _ = tick.tick() => metrics.run_upkeep(),
+            _ = tick.tick() => {
+                metrics.run_upkeep();
+                let _ = tokio::task::spawn_blocking(metrics::collect_process).await; // the next one will do
+            }
             () = gone.cancelled() => return,
         }
     }

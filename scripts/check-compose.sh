@@ -20,8 +20,11 @@ fi
 
 check() {
     # Nothing of the caller's own settings, and a key with every kind of character that a key may have.
-    env --unset=SKYWAVE_NOFILE SKYWAVE_API_KEY='a-key/of+16=bytes' "$@" --file docker-compose.yml config -q
-    echo "docker-compose.yml is fine with $("$@" version --short)"
+    for files in docker-compose.yml "docker-compose.yml deploy/compose/sentinel.yml"; do
+        # shellcheck disable=SC2086 # one word for each file
+        env --unset=SKYWAVE_NOFILE SKYWAVE_API_KEY='a-key/of+16=bytes' "$@" $(printf -- '--file %s ' $files) config -q
+        echo "$files: fine with $("$@" version --short)"
+    done
 }
 check /usr/bin/docker-compose
 check "$venv/bin/docker-compose"

@@ -74,6 +74,15 @@ impl Outbound {
         Self::build(builder().no_proxy(), ca)
     }
 
+    /// As [`Outbound::direct`], for plain HTTP alone: nobody is trusted over https, and no authorities are looked for, of which a
+    /// small image has none.
+    ///
+    /// # Errors
+    /// If there is no TLS at all.
+    pub fn plain() -> Result<Self, OutboundUnavailable> {
+        Self::build(builder().no_proxy().tls_certs_only([]), None)
+    }
+
     fn build(mut client: ClientBuilder, ca: Option<&[u8]>) -> Result<Self, OutboundUnavailable> {
         if let Some(pem) = ca {
             let authorities =

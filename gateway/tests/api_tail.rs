@@ -194,6 +194,12 @@ async fn the_command_line_tails_until_the_node_leaves_and_drains_it() {
         assert!(tokio::time::Instant::now() < deadline, "the tail is there");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
     }
+    let data = r#"{"z":1,"a":123456789012345678901234567890}"#;
+    let (code, said) = skywave(words(&["publish", "kept", data, "--api", &api])).await;
+    assert_eq!(code, Some(0), "{said}");
+    let kept =
+        node.http("POST", "/api/v1/history", &[("content-type", "application/json")], r#"{"channel":"kept"}"#).await.1;
+    assert!(kept.contains(data), "published as it was given: {kept}");
     let (code, said) = skywave(words(&["drain", "oslo", "--api", &api])).await;
     assert!(code == Some(1) && said.contains("paris"), "{said}");
     let _client = node.client(&["a"]).await; // so that there is somebody to wait for

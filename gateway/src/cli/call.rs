@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::Args;
 use http::{Method, StatusCode, Uri, header};
 use reqwest::Request;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{failed, wrong};
@@ -29,12 +29,22 @@ pub(super) struct Api {
     ca: Option<PathBuf>,
 }
 
+/// The data as it was given: the order of its members, and numbers of any size.
+#[derive(Serialize)]
+struct Publish<'a> {
+    channel: &'a str,
+    data: &'a RawValue,
+}
+
 pub(super) fn publish(api: &Api, channel: &str, json: &str) -> ExitCode {
     let data = match serde_json::from_str::<&RawValue>(json) {
         Ok(data) => data,
         Err(error) => return wrong(&format!("{json:?} is not JSON ({error}); a string needs quotes: '\"hello\"'")),
     };
-    let body = serde_json::json!({ "channel": channel, "data": data }).to_string();
+    let body = match serde_json::to_string(&Publish { channel, data }) {
+        Ok(body) => body,
+        Err(error) => return failed(&error.to_string()),
+    };
     match call(api, Method::POST, "/api/v1/publish", body) {
         Ok((StatusCode::OK, answer)) => {
             println!("{answer}");
@@ -141,7 +151,8 @@ impl Api {
             _ => return Err("--api is written http://HOST:PORT or https://HOST:PORT".into()),
         };
         let ca = self.ca.as_ref().map(std::fs::read).transpose().map_err(|error| format!("--ca: {error}"))?;
-        let outbound = Outbound::direct(ca.as_deref()).map_err(|error| error.to_string())?;
+        let outbound = if scheme == "http" { Outbound::plain() } else { Outbound::direct(ca.as_deref()) };
+        let outbound = outbound.map_err(|error| error.to_string())?;
         let mut request = outbound.client().request(method, format!("{scheme}://{authority}{path}"));
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json").body(body);

@@ -1,0 +1,129 @@
+// What docker-compose.yml does, looked at from outside: started by deploy/test/compose, with COMPOSE, DOCKER and DOCKER_HOST set.
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { createRequire } from "node:module";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
+import { assertAllGotAll, payload } from "../../tests/cluster/checks.mjs";
+import { BareClient, BinaryClient, Client } from "../../tests/cluster/client.mjs";
+import { root, until } from "../../tests/cluster/processes.mjs";
+
+const { chromium } = createRequire(new URL("../../tests/clients/package.json", import.meta.url))("playwright-core");
+const BALANCER = "http://127.0.0.1:8000";
+const PROMETHEUS = "http://127.0.0.1:9090";
+const CHANNEL = "chat:compose";
+const run = async (program, ...args) => (await promisify(execFile)(program, args, { cwd: root, maxBuffer: 1 << 26 })).stdout.trim();
+const compose = (...args) => run(process.env.COMPOSE, "--file", "docker-compose.yml", ...args);
+const docker = (...args) => run(process.env.DOCKER, ...args);
+const json = async (url) => (await fetch(url)).json();
+const query = async (expression) => (await json(`${PROMETHEUS}/api/v1/query?query=${encodeURIComponent(expression)}`)).data.result;
+const containers = async (service) => (await compose("ps", "-q", service)).split("\n").filter(Boolean);
+const health = (id) => docker("inspect", "--format", "{{ .State.Health.Status }}", id);
+// The API is not published: it is called as an operator calls it, by the binary in a container.
+const publish = (data, channel = CHANNEL) => compose("exec", "-T", "gateway", "/skywave", "publish", channel, JSON.stringify(data));
+
+before(async () => {
+    await compose("up", "-d", "--no-build");
+    await until(() => "the balancer", () => fetch(`${BALANCER}/`).then(({ ok }) => ok, () => false), 60_000);
+});
+
+test("three nodes are healthy, hardened, and published on loopback only", async () => {
+    const nodes = await containers("gateway");
+    assert.equal(nodes.length, 3);
+    for (const id of nodes) {
+        assert.equal(await health(id), "healthy");
+        const [{ HostConfig, Config, NetworkSettings }] = JSON.parse(await docker("inspect", id));
+        assert.equal(HostConfig.ReadonlyRootfs, true);
+        assert.deepEqual([HostConfig.CapDrop, HostConfig.CapAdd ?? []], [["ALL"], []]);
+        assert.equal(HostConfig.Memory, 512 << 20);
+        assert.equal(Config.User, "65532:65532");
+        assert.deepEqual(Object.values(NetworkSettings.Ports).filter(Boolean), [], "a node is reached through the balancer only");
+    }
+    for (const service of ["balancer", "prometheus", "grafana"]) {
+        const [{ NetworkSettings }] = JSON.parse(await docker("inspect", ...(await containers(service))));
+        const bound = Object.values(NetworkSettings.Ports).flat().filter(Boolean).map(({ HostIp }) => HostIp);
+        assert.deepEqual(bound, ["127.0.0.1"], service);
+    }
+});
+
+test("two windows of the demo see each other, on two nodes", async () => {
+    const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-background-networking", "--disable-quic"] });
+    try {
+        const pages = [];
+        const nodes = new Set();
+        for (let tries = 0; nodes.size < 2 && tries < 10; tries++) {
+            const page = await browser.newPage();
+            const connected = new Promise((resolve) => {
+                page.on("websocket", (socket) => socket.on("framereceived", ({ payload }) => {
+                    const found = /"node":"([^"]+)"/.exec(payload);
+                    if (found) resolve(found[1]);
+                }));
+            });
+            await page.goto(`${BALANCER}/demo/`);
+            nodes.add(await connected);
+            pages.push(page);
+        }
+        assert.ok(nodes.size >= 2, `all windows are on ${[...nodes]}`);
+    } finally {
+        await browser.close();
+    }
+});
+
+test("Prometheus scrapes three nodes, the balancer and Redis, and has the rules", async () => {
+    for (const [job, count] of [["skywave", 3], ["haproxy", 1], ["redis", 1]]) {
+        await until(() => `${count} targets of ${job}`, async () => (await query(`up{job="${job}"} == 1`)).length === count, 60_000);
+    }
+    const { groups } = (await json(`${PROMETHEUS}/api/v1/rules`)).data;
+    const rules = groups.flatMap((group) => group.rules);
+    assert.ok(rules.length > 30, `${rules.length} rules`);
+    await until(() => "rules without an error", async () => {
+        const now = (await json(`${PROMETHEUS}/api/v1/rules`)).data.groups.flatMap((group) => group.rules);
+        return now.every((rule) => rule.health === "ok");
+    }, 60_000);
+    assert.deepEqual((await query('ALERTS{alertstate="firing",alertname!="SkywaveWatchdog"}')).map(({ metric }) => metric.alertname), []);
+});
+
+test("Grafana takes its provisioning", async () => {
+    await until(() => "Grafana", () => fetch("http://127.0.0.1:3000/api/health").then(({ ok }) => ok, () => false), 30_000);
+    assert.deepEqual((await json("http://127.0.0.1:3000/api/datasources")).map(({ uid }) => uid), ["prometheus"]);
+    const dashboards = await json("http://127.0.0.1:3000/api/search?type=dash-db");
+    assert.deepEqual(dashboards.map(({ uid }) => uid).sort(), ["skywave-backplane", "skywave-clients", "skywave-node", "skywave-overview"]);
+});
+
+test("a node is stopped, and all are replaced, and no client misses anything", { timeout: 300_000 }, async (t) => {
+    const kinds = [Client, BinaryClient, BareClient];
+    const clients = Array.from({ length: 60 }, (_, i) => new kinds[i % 3](BALANCER, CHANNEL));
+    await Promise.all(clients.map((client) => client.connect()));
+    t.after(() => clients.forEach((client) => client.close()));
+    const sent = [];
+    let isOver = false;
+    const backEnd = (async () => {
+        for (let number = 0; !isOver; number++) {
+            const data = payload("back end", number);
+            // Through a client of the balancer: the command line in a container would be gone with its node.
+            await publish(data).then(() => sent.push(data), () => sleep(100));
+        }
+    })();
+    const [victim] = await containers("gateway");
+    await docker("stop", "--time", "30", victim);
+    assert.equal(await docker("inspect", "--format", "{{ .State.ExitCode }}", victim), "0", "it left in good order");
+    await until(() => "all clients elsewhere", () => clients.every(({ node }) => node !== undefined));
+    await docker("start", victim);
+    await until(() => "healthy again", async () => (await health(victim)) === "healthy", 60_000);
+    await run("deploy/compose/roll.sh");
+    isOver = true;
+    await backEnd;
+    assert.equal((await containers("gateway")).length, 3);
+    await until(() => "everything with everybody", () => clients.every(({ publications }) => publications.length >= sent.length)).catch(() => {});
+    const closes = new Set(clients.flatMap((client) => client.closes));
+    assert.deepEqual([...closes].filter((code) => ![4001, 1012].includes(code)), [], "every close says why");
+    for (const kind of kinds) assertAllGotAll(clients.filter((client) => client instanceof kind && client.constructor === kind), sent);
+    const moved = clients.reduce((sum, { reconnects }) => sum + reconnects, 0);
+    t.diagnostic(`${sent.length} publications to ${clients.length} clients, ${moved} reconnects: nothing lost or doubled`);
+});
+
+test("the load tool runs inside", async () => {
+    const said = await compose("--profile", "loadtest", "run", "--rm", "-T", "loadtest", "fanout", "--url", "ws://balancer:8000/ws", "--clients", "60", "--rate", "10", "--duration", "3s");
+    assert.match(said, /passed/i, said);
+});

@@ -34,6 +34,7 @@ test: ## Install what is missing, then check and test everything
 	$(MAKE) test-api
 	$(MAKE) test-load
 	$(MAKE) test-cluster
+	$(MAKE) test-monitoring
 
 .PHONY: check
 check: ## Formatting, lints, documentation, licences
@@ -50,6 +51,9 @@ reference: ## Write docs/CONFIGURATION.md anew, from the settings
 .PHONY: check-deploy
 check-deploy: ## The files of the deployment, as their own programs read them
 	haproxy -c -q -f deploy/haproxy/haproxy.cfg
+	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
+	promtool test rules deploy/prometheus/tests/*.yml
+	node deploy/grafana/build.mjs --check
 	scripts/check-compose.sh
 	scripts/check-dockerfile.sh
 
@@ -102,6 +106,24 @@ test-load: build ## The load tool: what it notices, and a short run against one 
 .PHONY: test-cluster
 test-cluster: build ## Two nodes, Redis and HAProxy as plain processes
 	for file in tests/cluster/*.test.mjs; do node --test "$$file"; done
+
+# Longer than most have patience for, and what CI has no time for.
+.PHONY: test-roll
+test-roll: ## Three nodes are replaced under 3,000 clients, at the pace that is set (SKYWAVE_BIN_OTHER: from another version, and back)
+	cargo build --release --locked --bin skywave
+	ROLL_CLIENTS=$${ROLL_CLIENTS:-3000} SKYWAVE_BIN=target/release/skywave node --test tests/cluster/roll.test.mjs
+
+.PHONY: test-compose
+test-compose: build ## docker-compose.yml on a Docker engine of its own, where one can be started
+	deploy/test/compose
+
+.PHONY: test-monitoring
+test-monitoring: build ## Dashboards and rules against a Prometheus that scrapes real nodes
+	node --test tests/monitoring/truth.test.mjs
+
+.PHONY: drill
+drill: build ## Each alert whose fault can be made here, made and waited for
+	node --test tests/monitoring/drill.test.mjs
 
 .PHONY: bench-backplane
 bench-backplane: ## What the backplane costs, as ratios to redis-benchmark in the same run (10 minutes, a quiet machine)

@@ -15,6 +15,8 @@ need redis-cli redis-tools
 need openssl openssl # certificates for a Redis with TLS
 need haproxy haproxy
 need chromium chromium fonts-dejavu-core
+need promtool prometheus
+need prometheus-redis-exporter prometheus-redis-exporter
 need python3 python3
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 if [ ${#packages[@]} -gt 0 ]; then

@@ -48,6 +48,21 @@ class Lasting {
         this.#socket.close(1000);
     }
 
+    say(command) {
+        this.#socket.send(this.encode(command));
+    }
+
+    // As if the network had gone, for good.
+    vanish() {
+        this.#isClosing = true;
+        this.#socket.terminate();
+    }
+
+    // As if the network had gone, for a moment.
+    interrupt() {
+        this.#socket.terminate();
+    }
+
     #dial() {
         const socket = new WebSocket(...this.address());
         this.#socket = socket;

@@ -36,11 +36,11 @@ def free_port():
 
 
 @contextmanager
-def running():
-    """A node in development mode; its internal address."""
+def running(*arguments):
+    """A node on free ports; its internal address."""
     address = f"127.0.0.1:{free_port()}"
     node = subprocess.Popen(
-        [SKYWAVE, "serve", "--dev", "--listen", "127.0.0.1:0", "--internal-listen", address],
+        [SKYWAVE, "serve", *arguments, "--listen", "127.0.0.1:0", "--internal-listen", address],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
     try:
@@ -59,7 +59,24 @@ def running():
         node.wait()
 
 
+def metrics_at(address):
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        return answer.read().decode()
+
+
 def metrics_of_a_node():
     """Names of all that it shows or would show: `# TYPE` is there before the first of a counter."""
-    with running() as address, urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-        return set(re.findall(r"^# TYPE (\S+)", answer.read().decode(), re.MULTILINE))
+    with running("--dev") as address:
+        return set(re.findall(r"^# TYPE (\S+)", metrics_at(address), re.MULTILINE))
+
+
+def mount(folder, version, text):
+    """Puts a settings file there as the kubelet mounts a ConfigMap: a change is another target of one link."""
+    Path(folder, version).mkdir()
+    Path(folder, version, "skywave.toml").write_text(text)
+    Path(folder, "..new").symlink_to(version)
+    Path(folder, "..new").rename(Path(folder, "..data"))
+    file = Path(folder, "skywave.toml")
+    if not file.is_symlink():
+        file.symlink_to("..data/skywave.toml")
+    return file

@@ -2,9 +2,11 @@
 deploy/kubernetes/README.md, "Not proven"."""
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
+import time
 import tomllib
 import unittest
 from functools import cache
@@ -14,7 +16,7 @@ import helm_python
 import yaml
 from lint import END_SECONDS, lint, metric_names, pod_of, seconds
 from manifests import CHART, KUBERNETES, ROOT, SETS, comparable, helm, kustomize, name_of, settings_of
-from node import metrics_of_a_node, settings
+from node import metrics_at, metrics_of_a_node, mount, running, settings
 from schemas import models, schema
 
 FAULTS = sorted((ROOT / "tests/deploy/faults").glob("*.yaml"))
@@ -119,6 +121,20 @@ class Deployments(unittest.TestCase):
         for things in (kustomize(SETS["production"][0]), helm(yaml.safe_load(SETS["production"][1].read_text()))):
             rule = next(thing for thing in things if thing["kind"] == "PrometheusRule")
             self.assertEqual(rule["spec"]["groups"], groups, hint)
+
+    def test_a_node_takes_a_changed_config_map(self):
+        def version(address):
+            return re.search(r'skywave_config_info\{.*version="([^"]+)"', metrics_at(address))[1]
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = mount(folder, "..1", "[auth]\nanonymous = true\n")
+            with running("--config", file) as address:
+                before = version(address)
+                mount(folder, "..2", "[auth]\nanonymous = false\n")
+                deadline = time.monotonic() + 20
+                while version(address) == before:
+                    self.assertLess(time.monotonic(), deadline, "the node did not see the change")
+                    time.sleep(0.1)
 
     def test_prometheus_adapter_hands_out_what_the_autoscaler_asks_for(self):
         rules = yaml.safe_load((KUBERNETES / "components/hpa/prometheus-adapter-values.yaml").read_text())

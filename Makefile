@@ -49,13 +49,18 @@ reference: ## Write docs/CONFIGURATION.md anew, from the settings
 	mv docs/CONFIGURATION.md.new docs/CONFIGURATION.md
 
 .PHONY: check-deploy
-check-deploy: ## The files of the deployment, as their own programs read them
+check-deploy: build ## The files of the deployment, as their own programs and the node read them
 	haproxy -c -q -f deploy/haproxy/haproxy.cfg
 	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml
 	node deploy/grafana/build.mjs --check
 	scripts/check-compose.sh
 	scripts/check-dockerfile.sh
+	cd tests/deploy && ../../target/venv/deploy/bin/python -m unittest
+
+.PHONY: check-deploy-more
+check-deploy-more: ## The same with what only Go modules hold: kubeconform, kube-score, the strict schemas of extensions
+	tests/deploy/more.sh
 
 .PHONY: test-rust
 test-rust: ## Unit and integration tests

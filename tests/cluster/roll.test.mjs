@@ -30,7 +30,8 @@ class BackEnd {
     #isOver = false;
     sent = [];
 
-    constructor(nodes) {
+    constructor(nodes, t) {
+        t.after(() => this.stop()); // also if the test fails before
         this.done = this.#run(nodes);
     }
 
@@ -40,6 +41,7 @@ class BackEnd {
             for (let at = number; ; at++) {
                 const answer = await nodes[at % nodes.length].call("publish", { channel, data, key: `${number}` }).catch(() => undefined);
                 if (answer) break;
+                if (this.#isOver) return;
                 await sleep(10);
             }
             this.sent.push(data);
@@ -93,7 +95,7 @@ async function checkAll(t, clients, sent, codes) {
 }
 
 async function roll(t, cluster, clients, programs) {
-    const backEnd = new BackEnd(cluster.nodes);
+    const backEnd = new BackEnd(cluster.nodes, t);
     for (const as of programs) {
         for (const node of cluster.nodes) {
             assert.equal(await cluster.terminate(node), 0, `${node.name} leaves in good order`);
@@ -120,7 +122,7 @@ test("a node that is killed loses nothing for whoever holds a position", { timeo
     const clients = await populate(cluster, t, [Client, BinaryClient]);
     const [victim] = cluster.nodes;
     assert.ok(clients.some((client) => client.node === victim.name));
-    const backEnd = new BackEnd(cluster.nodes);
+    const backEnd = new BackEnd(cluster.nodes, t);
     await until(() => "some publications", () => backEnd.sent.length >= 50);
     await kill(victim.child);
     await until(() => "all clients on the other nodes", () => clients.every(({ node }) => node !== undefined && node !== victim.name));
@@ -133,5 +135,5 @@ test("a cluster is rolled from another version to this one and back", { timeout:
     const cluster = await Cluster.start("roll-versions", { nodes: 3, program: other, ...common });
     t.after(() => cluster.stop());
     const clients = await populate(cluster, t, [Client, BinaryClient, BareClient]);
-    await roll(t, cluster, clients, [{ program: skywave }, { program: other, ...common }]);
+    await roll(t, cluster, clients, [{ program: skywave, more }, { program: other, ...common }]);
 });

@@ -17,6 +17,8 @@ const IS_JUDGED = process.env.ROLL_CLIENTS !== undefined;
 const channel = "deep:roll";
 // Connections that leave a node in a second: all of them within some seconds.
 const RATE = Math.max(20, Math.ceil(CLIENTS / 3 / 10));
+// Between two publications: all clients are in this one process, which takes some thousand deliveries a second.
+const PAUSE = Math.max(20, CLIENTS / 5);
 const more = `
 [drain]
 grace = "2s"
@@ -45,7 +47,7 @@ class BackEnd {
                 await sleep(10);
             }
             this.sent.push(data);
-            await sleep(20);
+            await sleep(PAUSE);
         }
     }
 
@@ -123,9 +125,9 @@ test("a node that is killed loses nothing for whoever holds a position", { timeo
     const [victim] = cluster.nodes;
     assert.ok(clients.some((client) => client.node === victim.name));
     const backEnd = new BackEnd(cluster.nodes, t);
-    await until(() => "some publications", () => backEnd.sent.length >= 50);
+    await until(() => "some publications", () => backEnd.sent.length >= 10);
     await kill(victim.child);
-    await until(() => "all clients on the other nodes", () => clients.every(({ node }) => node !== undefined && node !== victim.name));
+    await until(() => "all clients on the other nodes", () => clients.every(({ node }) => node !== undefined && node !== victim.name), 60_000);
     await checkAll(t, clients, await backEnd.stop(), [1006]);
 });
 

@@ -315,9 +315,7 @@ impl Member {
         };
         match serde_json::from_slice::<Stamp<'_>>(data) {
             Ok(stamp) if stamp.run == run && stamp.from as usize == seat.channel => {
-                if seat.take(place, stamp.seq) {
-                    desk.standing.delivered.fetch_add(1, Relaxed);
-                }
+                desk.standing.delivered.fetch_add(seat.take(place, stamp.seq), Relaxed);
                 notes.delivery.record(desk.task.clock.now().saturating_sub(stamp.due));
             }
             _ => notes.foreign += 1,

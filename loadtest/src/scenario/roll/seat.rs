@@ -40,8 +40,9 @@ impl Seat {
         self.is_blind = true;
     }
 
-    /// A publication of the run arrived; true if it had not before.
-    pub(super) fn take(&mut self, place: Option<(&str, u64)>, seq: u64) -> bool {
+    /// A publication of the run arrived. Returns how many are accounted for thereby: none if it had arrived before, and more
+    /// than one if those before it could not be had.
+    pub(super) fn take(&mut self, place: Option<(&str, u64)>, seq: u64) -> u64 {
         if let Some((epoch, offset)) = place {
             self.tally.stood_at(Some(epoch), offset);
             match &mut self.position {
@@ -49,12 +50,11 @@ impl Seat {
                 position => *position = Some(Position { epoch: epoch.to_owned(), offset }),
             }
         }
-        if self.is_blind && seq >= self.next {
-            self.uncovered += seq - self.next;
-            self.is_blind = false;
-        }
+        let uncovered = if self.is_blind { seq.saturating_sub(self.next) } else { 0 };
+        self.uncovered += uncovered;
+        self.is_blind &= seq < self.next;
         self.next = self.next.max(seq + 1);
-        self.tally.arrived(0, seq) != Some(Arrival::Doubled)
+        uncovered + u64::from(self.tally.arrived(0, seq) != Some(Arrival::Doubled))
     }
 
     /// Closes the books: what became of what was sent, and how much of it could not be asked for.
@@ -83,7 +83,7 @@ mod tests {
     fn a_seat_remembers_the_last_place_it_saw() {
         let mut seat = Seat::new(0);
         seat.begin(at(7));
-        assert!(seat.take(Some(("k", 8)), 0) && !seat.take(Some(("k", 8)), 0));
+        assert_eq!((seat.take(Some(("k", 8)), 0), seat.take(Some(("k", 8)), 0)), (1, 0));
         assert_eq!(seat.position(), Some(&at(8)));
         let (outcome, _) = seat.close(&sent(2));
         assert_eq!((outcome.received, outcome.lost, outcome.doubled, outcome.offset_steps_back), (1, 1, 1, 1));
@@ -96,9 +96,7 @@ mod tests {
             seat.take(None, seq);
         }
         seat.come_back_blind();
-        for seq in [5, 7] {
-            seat.take(None, seq);
-        }
+        assert_eq!((seat.take(None, 5), seat.take(None, 7)), (3, 1));
         let (outcome, uncovered) = seat.close(&sent(8));
         assert_eq!((outcome.lost, uncovered), (2, 2), "1 and 6 are lost, 3 and 4 could not be had");
         seat.come_back_blind();

@@ -270,7 +270,8 @@ impl Cluster {
         let mut subscribed = Vec::new();
         for (channel, since) in &arrival.channels {
             let history = channels.get(channel).map_or(&[][..], Vec::as_slice);
-            let starts_over = since.is_some() && self.strikes(Misstep::StartOver);
+            let is_told = since.is_some() && member.kind != Kind::Raw;
+            let starts_over = is_told && self.strikes(Misstep::StartOver);
             let from = since.filter(|_| !starts_over).and_then(|since| usize::try_from(since).ok());
             let mut these: Vec<usize> = (from.unwrap_or(history.len())..history.len()).collect();
             if since.is_some() && !these.is_empty() && self.strikes(Misstep::LeaveOut) {

@@ -18,7 +18,6 @@ use serde_json::{json, value::RawValue};
 use tokio::{
     net::TcpStream,
     select,
-    signal::unix::{SignalKind, signal},
     sync::watch,
     time::{sleep, timeout},
 };
@@ -79,31 +78,20 @@ impl Api {
     }
 }
 
-/// Publishes on all channels until the schedule ends or somebody asks us to (SIGINT, SIGTERM).
-///
-/// # Errors
-/// The system has no signals for us.
-pub(super) async fn publish(task: Arc<Task>, api: Api, pace: Pace, size: usize) -> Result<Published, ScenarioError> {
-    let (stop, is_stopped) = watch::channel(false);
+/// Publishes on all channels until the schedule ends, or it is stopped.
+pub(super) async fn publish(
+    task: Arc<Task>,
+    api: Api,
+    pace: Pace,
+    size: usize,
+    is_stopped: watch::Receiver<bool>,
+) -> Published {
     let began = task.clock.now();
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ScenarioError::Start)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(ScenarioError::Start)?;
-    let lines = (0..task.channels.len()).map(|channel| {
-        let line = Line { task: &task, api: &api, pace, began, size, channel, is_stopped: is_stopped.clone() };
-        line.run()
-    });
-    let lines = join_all(lines);
-    tokio::pin!(lines);
+    let line =
+        |channel| Line { task: &task, api: &api, pace, began, size, channel, is_stopped: is_stopped.clone() }.run();
     let mut published = Published::default();
-    let done = loop {
-        select! {
-            done = &mut lines => break done,
-            _ = interrupt.recv() => drop(stop.send(true)),
-            _ = terminate.recv() => drop(stop.send(true)),
-        }
-    };
-    done.into_iter().for_each(|line| published.merge(line));
-    Ok(published)
+    join_all((0..task.channels.len()).map(line)).await.into_iter().for_each(|line| published.merge(line));
+    published
 }
 
 impl Published {

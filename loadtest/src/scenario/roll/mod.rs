@@ -3,7 +3,8 @@
 //!
 //! - [`kind`]: what a client speaks; `speech`: what it says and hears, whatever that is
 //! - `member`: one client over all its connections; `rest`: when it comes back; `seat`: its place on a channel, with its books
-//! - `crew`: all of them, on their threads; `backend`: who publishes, through the server API; `heap`: how many came back at once
+//! - `crew`: all of them, on their threads; `backend`: who publishes, through the server API; `heap`: how many came back at once;
+//!   `stop`: the wish that it ends
 //!
 //! Replacing the nodes is somebody else's part: this only watches.
 
@@ -16,6 +17,7 @@ mod notes;
 mod rest;
 mod seat;
 mod speech;
+mod stop;
 
 use std::{
     collections::BTreeMap,
@@ -134,13 +136,14 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Rolling, ScenarioEr
         token: access.token.clone(),
         manner: access.manner(),
     });
+    let is_stopped = stop::listen()?;
     let crew = Crew::start(settings, &task, &targets)?;
     if crew.await_connected(*clients as u64, bar) {
         let nobody = Servers { pids: Vec::new() };
         let meter = Meter::start(&nobody, &[]);
-        let (task, api, size) = (task.clone(), api, *size);
-        let publishing =
-            spawn("load-publish".to_owned(), move || on_this_thread(|| backend::publish(task, api, pace, size)))?;
+        let (publisher, size) = (task.clone(), *size);
+        let publish = move || backend::publish(publisher, api, pace, size, is_stopped);
+        let publishing = spawn("load-publish".to_owned(), || on_this_thread(|| async { Ok(publish().await) }))?;
         bar.set_message("publishing");
         bar.set_length(settings.duration.as_secs());
         while !publishing.is_finished() && !crew.is_broken() {

@@ -35,6 +35,8 @@ use tokio_tungstenite::{
 use super::StandIn;
 use crate::scenario::roll::kind::Kind;
 
+/// What waits for one member.
+const SAYS: usize = 65_536;
 /// Eight characters, as a node's.
 const EPOCH: &str = "stand-in";
 /// The publication, counted from 0, that a [`Misstep`] strikes, and that has no answer at first though it is there.
@@ -104,7 +106,7 @@ struct Cluster {
 struct Member {
     kind: Kind,
     channels: Vec<String>,
-    says: mpsc::UnboundedSender<Says>,
+    says: mpsc::Sender<Says>,
 }
 
 enum Says {
@@ -187,9 +189,9 @@ impl Cluster {
             }
             let message = member.publication(channel, offset, &data);
             if strikes(Misstep::Double) {
-                let _ = member.says.send(Says::Message(message.clone()));
+                let _ = member.says.try_send(Says::Message(message.clone()));
             }
-            let _ = member.says.send(Says::Message(message));
+            let _ = member.says.try_send(Says::Message(message));
         }
         if number == AWAY {
             spawn_local(self.clone().send_away());
@@ -202,7 +204,7 @@ impl Cluster {
     async fn send_away(self: Rc<Self>) {
         let members = self.members.borrow().clone();
         for member in members {
-            let _ = member.says.send(Says::Leave);
+            let _ = member.says.try_send(Says::Leave);
             if self.misstep != Misstep::Crowd {
                 sleep(APART).await;
             }
@@ -231,7 +233,8 @@ impl Cluster {
             Kind::Raw => raw_arrival(&address)?,
             kind => arrival(kind, &socket.next().await?.ok()?)?,
         };
-        let (says, mut said) = mpsc::unbounded_channel();
+        // A member that does not read for so long is no client of the tool's: what comes then is dropped, and noticed as lost.
+        let (says, mut said) = mpsc::channel(SAYS);
         let channels = arrival.channels.iter().map(|(channel, _)| channel.clone()).collect();
         let member = Rc::new(Member { kind, channels, says });
         for message in self.welcome(&member, &arrival) {

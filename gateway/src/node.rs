@@ -345,7 +345,7 @@ fn find_secret(ground: Arc<Ground>, redis: Option<Redis>) {
         (None, None) => found(&rand::random::<[u8; 32]>()),
         (_, Some(redis)) => {
             tokio::spawn(async move {
-                // Before anything else is read: what is there may be another version's.
+                // Before clients are let in: what is there may be another version's.
                 while let Err(error) = redis.check_format().await {
                     ground.is_foreign.store(matches!(error, FormatError::Unknown { .. }), Ordering::Relaxed);
                     tracing::error!(

@@ -222,7 +222,7 @@ async fn a_revoked_token_counts_on_no_node_not_even_on_one_that_starts_later() {
 }
 
 #[tokio::test]
-async fn a_node_does_not_touch_what_another_version_has_written() {
+async fn a_node_lets_nobody_in_where_another_version_has_written() {
     let redis = RedisServer::start().await;
     redis.command(&["SET", "skywave:format", "2"]).await.unwrap();
     let oslo = node(&redis).await;

@@ -126,7 +126,7 @@ give_up_after = "2s"
     });
 
     await t.test("a storm, and one node that has it all", async (t) => {
-        const idle = start("idle", cluster.directory, loadtest, ["idle", "--url", `ws://127.0.0.1:${oslo.publicPort}/ws`, "--clients", "1800", "--duration", "60s"]);
+        const idle = start("idle", cluster.directory, loadtest, ["idle", "--url", `ws://127.0.0.1:${oslo.publicPort}/ws`, "--clients", "1800", "--duration", "300s"]);
         const churn = start("churn", cluster.directory, loadtest, ["churn", "--url", `ws://127.0.0.1:${oslo.publicPort}/ws`, "--clients", "5000"]);
         await fires("SkywaveReconnectStorm", t);
         await fires("SkywaveImbalance", t);

@@ -47,7 +47,7 @@ test("three nodes are healthy, hardened, and published on loopback only", async 
     }
 });
 
-test("two windows of the demo see each other, on two nodes", async () => {
+test("two windows of the demo see each other, on two nodes", { timeout: 120_000 }, async () => {
     const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-background-networking", "--disable-quic"] });
     try {
         const pages = [];
@@ -101,7 +101,7 @@ test("a node is stopped, and all are replaced, and no client misses anything", {
     const backEnd = (async () => {
         for (let number = 0; !isOver; number++) {
             const data = payload("back end", number);
-            // Through a client of the balancer: the command line in a container would be gone with its node.
+            // What ends with its container has no answer, and is not counted.
             await publish(data).then(() => sent.push(data), () => sleep(100));
         }
     })();

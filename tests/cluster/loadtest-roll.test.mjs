@@ -72,8 +72,10 @@ async function roll(cluster, clients, as = {}) {
     }
 }
 
-// Each client is moved once at least, and the pace is kept.
-const moved = (rolls) => ["--min-returns", CLIENTS * rolls, ...(IS_JUDGED ? ["--max-reconnects", Math.floor((2 * RATE) / 10)] : [])];
+// Each client is moved once at least, and the pace is kept: to the letter on a machine that has nothing else to do; elsewhere
+// at least not all that are on a node come back as one.
+const heap = IS_JUDGED ? Math.floor((2 * RATE) / 10) : CLIENTS / 5;
+const moved = (rolls) => ["--min-returns", CLIENTS * rolls, "--max-reconnects", heap];
 
 test("three nodes are replaced and no client loses anything", { timeout }, async (t) => {
     const nodes = await cluster(t, "loadtest-roll");

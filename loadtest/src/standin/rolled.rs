@@ -46,6 +46,9 @@ const APART: Duration = Duration::from_millis(40);
 /// How long clients are to stay away: long enough to miss something.
 const AFTER_MS: u64 = 50;
 
+/// Bound on what waits for one client, emptied by its own task. Full: it misses the rest, and that is noticed.
+const BACKLOG: usize = 10_000;
+
 /// What goes wrong, for one client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Misstep {
@@ -104,7 +107,7 @@ struct Cluster {
 struct Member {
     kind: Kind,
     channels: Vec<String>,
-    says: mpsc::UnboundedSender<Says>,
+    says: mpsc::Sender<Says>,
 }
 
 enum Says {
@@ -187,9 +190,9 @@ impl Cluster {
             }
             let message = member.publication(channel, offset, &data);
             if strikes(Misstep::Double) {
-                let _ = member.says.send(Says::Message(message.clone()));
+                let _ = member.says.try_send(Says::Message(message.clone()));
             }
-            let _ = member.says.send(Says::Message(message));
+            let _ = member.says.try_send(Says::Message(message));
         }
         if number == AWAY {
             spawn_local(self.clone().send_away());
@@ -202,7 +205,7 @@ impl Cluster {
     async fn send_away(self: Rc<Self>) {
         let members = self.members.borrow().clone();
         for member in members {
-            let _ = member.says.send(Says::Leave);
+            let _ = member.says.try_send(Says::Leave);
             if self.misstep != Misstep::Crowd {
                 sleep(APART).await;
             }
@@ -231,7 +234,7 @@ impl Cluster {
             Kind::Raw => raw_arrival(&address)?,
             kind => arrival(kind, &socket.next().await?.ok()?)?,
         };
-        let (says, mut said) = mpsc::unbounded_channel();
+        let (says, mut said) = mpsc::channel(BACKLOG);
         let channels = arrival.channels.iter().map(|(channel, _)| channel.clone()).collect();
         let member = Rc::new(Member { kind, channels, says });
         for message in self.welcome(&member, &arrival) {

@@ -119,6 +119,12 @@ test-roll: ## Three nodes are replaced under 5,000 clients, at the pace that is 
 	ROLL_CLIENTS=$${ROLL_CLIENTS:-5000} SKYWAVE_BIN=target/release/skywave LOADTEST_BIN=target/release/loadtest \
 		node --test tests/cluster/loadtest-roll.test.mjs
 
+.PHONY: test-upgrade
+test-upgrade: ## The same from another revision of this repository to this one, and back: OTHER=REVISION (default: the one before)
+	cargo build --locked --bin skywave
+	other=$$(scripts/build-other.sh "$${OTHER:-HEAD~1}"); \
+		SKYWAVE_BIN_OTHER=$$other node --test --test-name-pattern 'another version' tests/cluster/roll.test.mjs
+
 .PHONY: test-compose
 test-compose: build ## docker-compose.yml on a Docker engine of its own, where one can be started
 	deploy/test/compose

@@ -13,6 +13,7 @@ const GAPS: &str = "skywave_backplane_gaps_total";
 const SESSIONS: &str = "skywave_backplane_connects_total";
 const SWEEP: &str = "skywave_backplane_sweep_seconds";
 const DROPPED: &str = "skywave_backplane_overflows_total";
+const UNREADABLE: &str = "skywave_backplane_unreadable_total";
 const UNKNOWN: &str = "skywave_backplane_unknown_outcomes_total";
 const RING_HITS: &str = "skywave_backplane_history_reads_total";
 const RING_BYTES: &str = "skywave_backplane_ring_bytes";
@@ -30,6 +31,11 @@ pub fn describe_metrics() {
     describe_counter!(SESSIONS, Unit::Count, "Times that a master was reached, subscribed and caught up with");
     describe_histogram!(SWEEP, Unit::Seconds, "From reaching a master to having caught up on all of its channels");
     describe_counter!(DROPPED, Unit::Count, "Times that publications came in faster than they were taken");
+    describe_counter!(
+        UNREADABLE,
+        Unit::Count,
+        "What other nodes said that this version does not understand, and dropped"
+    );
     describe_counter!(UNKNOWN, Unit::Count, "Publications that were sent and not answered");
     describe_counter!(RING_HITS, Unit::Count, "Histories that were read, by where from: ring (this node) or backplane");
     describe_gauge!(RING_BYTES, Unit::Bytes, "Recent publications that this node keeps itself");
@@ -39,7 +45,7 @@ pub fn describe_metrics() {
     for source in ["ring", "backplane"] {
         counter!(RING_HITS, "source" => source).absolute(0);
     }
-    for name in [RECOVERED, SESSIONS, DROPPED, UNKNOWN] {
+    for name in [RECOVERED, SESSIONS, DROPPED, UNREADABLE, UNKNOWN] {
         counter!(name).absolute(0);
     }
 }
@@ -79,6 +85,10 @@ pub(crate) fn caught_up(time: Duration) {
 
 pub(crate) fn overflowed() {
     counter!(DROPPED).increment(1);
+}
+
+pub(crate) fn unreadable() {
+    counter!(UNREADABLE).increment(1);
 }
 
 pub(crate) fn outcome_unknown() {

@@ -220,3 +220,36 @@ async fn a_revoked_token_counts_on_no_node_not_even_on_one_that_starts_later() {
     assert!(reply["error"]["code"] == "unauthenticated" || reply["connected"].is_object(), "{reply}");
     assert_eq!(client.closed().await.0, 4500);
 }
+
+#[tokio::test]
+async fn a_node_does_not_touch_what_another_version_has_written() {
+    let redis = RedisServer::start().await;
+    redis.command(&["SET", "skywave:format", "2"]).await.unwrap();
+    let oslo = node(&redis).await;
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    while let (status, words) = oslo.http("GET", "/readyz", &[], "").await
+        && !words.contains("format that this version does not understand")
+    {
+        assert!(status == 503 && tokio::time::Instant::now() < deadline, "{status} {words}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
+    }
+    assert_eq!(oslo.refused("/ws", &[]).await.0, 503);
+    redis.command(&["SET", "skywave:format", "1"]).await.unwrap();
+    ready(&oslo).await; // it asks again by itself
+}
+
+#[tokio::test]
+async fn what_a_newer_version_says_is_dropped_and_the_rest_goes_on() {
+    let redis = RedisServer::start().await;
+    let [paris, oslo] = cluster(&redis).await;
+    let mut ada = paris.client(&["news"]).await;
+    oslo.publish("news", json!(1)).await;
+    assert_eq!(ada.data(1).await, [1]);
+    // Quoted, as Redis wants its inline commands.
+    let publish = r#""return redis.call('publish', redis.call('pubsub', 'channels', '*:c:news')[1], ARGV[1])""#;
+    for frame in [r#""\x02\x01something of tomorrow""#, r#""\x01\x07unknown flags""#, r#""""#] {
+        assert_eq!(redis.command(&["EVAL", publish, "0", frame]).await.unwrap(), ":1", "one node hears it");
+    }
+    oslo.publish("news", json!(2)).await;
+    assert_eq!(ada.data(1).await, [2], "nothing of it was delivered, and no gap was made of it");
+}

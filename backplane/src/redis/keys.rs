@@ -18,6 +18,7 @@
 //! | `{prefix}:{tag}:nl:INCARNATION` | string | who carries out that it is dead | 15 s |
 //! | `{prefix}:{tag}:r` | sorted set | revoked tokens, see `scripts/revoke.lua`; in the partition of `#control` too | until the last of them ends |
 //! | `{prefix}:{tag}:re` | sorted set | revoked subject -> when that ends, in ms | likewise |
+//! | `{prefix}:format` | string | the number of the format of all of this, see `format.rs` | for ever |
 //! | `{prefix}:secret` | string | the secret that all nodes share | for ever |
 //!
 //! `{tag}` stands there with its braces: it is the hash tag of one of [`PARTITIONS`] partitions, so that all keys of a
@@ -131,6 +132,11 @@ impl Keys {
     /// Which generation of the master a partition has seen.
     pub(super) fn generation(&self, partition: usize) -> String {
         format!("{}:{{{}}}:gen", self.0, TAGS[partition])
+    }
+
+    /// How all of this is written.
+    pub(super) fn format(&self) -> String {
+        format!("{}:format", self.0)
     }
 
     /// The secret that all nodes share.

@@ -17,11 +17,13 @@
 //! be another one than before (its replication id, read inside a script, has changed), with a boundary up to which the
 //! old epoch still holds.
 
+mod agreed;
 mod catchup;
 mod cursor;
 mod demux;
 mod directory;
 mod flights;
+mod format;
 mod frame;
 mod heartbeat;
 mod history;
@@ -69,6 +71,7 @@ use self::{
     states::{Away, States},
 };
 pub use self::{
+    format::FormatError,
     link::MAX_WITHIN,
     options::{Generation, Needs, RedisOptions, RedisOptionsError},
     secret::SharedSecretError,

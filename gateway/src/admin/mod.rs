@@ -8,7 +8,7 @@ mod http;
 mod openapi;
 mod problem;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use skywave_backplane::BackplaneState;
@@ -51,6 +51,11 @@ impl Internal {
         if self.public.is_draining() {
             Some("draining")
         } else if self.relay.state() == BackplaneState::Never || !self.public.is_ready() {
+            if self.ground.is_foreign.load(Ordering::Relaxed) {
+                return Some(
+                    "the backplane's keys are of a format that this version does not understand: its log says more",
+                );
+            }
             Some("the backplane has not been reached yet")
         } else {
             self.public.overload()

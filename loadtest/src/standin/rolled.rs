@@ -35,6 +35,8 @@ use tokio_tungstenite::{
 use super::StandIn;
 use crate::scenario::roll::kind::Kind;
 
+/// What waits for one member.
+const SAYS: usize = 65_536;
 /// Eight characters, as a node's.
 const EPOCH: &str = "stand-in";
 /// The publication, counted from 0, that a [`Misstep`] strikes, and that has no answer at first though it is there.
@@ -45,9 +47,6 @@ const AWAY: usize = 10;
 const APART: Duration = Duration::from_millis(40);
 /// How long clients are to stay away: long enough to miss something.
 const AFTER_MS: u64 = 50;
-
-/// Bound on what waits for one client, emptied by its own task. Full: it misses the rest, and that is noticed.
-const BACKLOG: usize = 10_000;
 
 /// What goes wrong, for one client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -234,7 +233,8 @@ impl Cluster {
             Kind::Raw => raw_arrival(&address)?,
             kind => arrival(kind, &socket.next().await?.ok()?)?,
         };
-        let (says, mut said) = mpsc::channel(BACKLOG);
+        // A member that does not read for so long is no client of the tool's: what comes then is dropped, and noticed as lost.
+        let (says, mut said) = mpsc::channel(SAYS);
         let channels = arrival.channels.iter().map(|(channel, _)| channel.clone()).collect();
         let member = Rc::new(Member { kind, channels, says });
         for message in self.welcome(&member, &arrival) {

@@ -77,7 +77,7 @@ async function roll(cluster, clients, as = {}) {
 
 // Each client is moved once at least, and the pace is kept: to the letter on a machine that has nothing else to do; elsewhere
 // at least not all that are on a node come back as one.
-const heap = IS_JUDGED ? Math.floor((2 * RATE) / 10) : CLIENTS / 5;
+const heap = IS_JUDGED ? Math.floor((2 * RATE) / 10) : CLIENTS / 4;
 const moved = (rolls) => ["--rate", PUBLICATIONS, "--min-returns", CLIENTS * rolls, "--max-reconnects", heap];
 
 test("three nodes are replaced and no client loses anything", { timeout }, async (t) => {

@@ -54,6 +54,7 @@ check-deploy: build ## The files of the deployment, as their own programs and th
 	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml
 	node deploy/grafana/build.mjs --check
+	node --test tests/monitoring/files.test.mjs
 	scripts/check-compose.sh
 	scripts/check-dockerfile.sh
 	cd tests/deploy && ../../target/venv/deploy/bin/python -m unittest

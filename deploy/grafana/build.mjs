@@ -32,12 +32,12 @@ const dashboards = {
                 number("Masters reached", "The worst node's state of its Redis masters: 2 live, 1 degraded, 0 never reached.", "short", ["state", "min(skywave_backplane_state)"]),
             ],
             Traffic: [
-                graph("Connections", "Open connections of each node. Apart: nodes were added, see runbook imbalance.", "short", gauge("skywave_connections")),
+                graph("Connections of each node", "Open now. Apart: nodes were added, see runbook imbalance.", "short", gauge("skywave_connections")),
                 graph("Publications in", "Accepted by the backplane, by namespace and where they came from.", "cps", ["{{namespace}} {{source}}", 'sum by (namespace, source) (rate(skywave_publications_total{node=~"$node"}[$__rate_interval]))']),
                 graph("Deliveries out", "Handed to connections, by namespace. Over publications: the fan-out.", "cps", rate("skywave_deliveries_total", "namespace")),
                 graph("Delivery lag", "From taking a publication in, on whatever node, to handing it to connections.", "s", ...quantiles("skywave_delivery_lag_seconds")),
                 graph("Opened and closed", "Connections that come and go.", "cps", ["opened", 'sum(rate(skywave_connections_opened_total{node=~"$node"}[$__rate_interval]))'], ["closed", 'sum(rate(skywave_connections_closed_total{node=~"$node"}[$__rate_interval]))']),
-                graph("Closed, by reason", "Only those that should not be: neither the client's wish nor the node's plan.", "cps", rate("skywave_connections_closed_total", "reason", 'reason!~"normal|going_away|draining|rebalanced|connection_too_old|replaced"')),
+                graph("Closed, by reason", "Only those that should not be: neither the client's wish nor the node's plan.", "cps", rate("skywave_connections_closed_total", "reason", 'reason!~"normal|going_away|draining|service_restart|rebalanced|connection_too_old|token_expired|replaced|disconnected_by_api"')),
             ],
             "Who leaves": [
                 graph("Connections that still have to go", "In a drain all of the node's, in a shedding the chosen ones.", "short", gauge("skywave_drain_remaining")),
@@ -48,6 +48,14 @@ const dashboards = {
                 graph("Nodes by version", "Two versions: a rollout is under way, or stuck.", "short", ["{{version}}", 'count by (version) (skywave_build_info{node=~"$node"})']),
                 graph("Nodes by settings", "Two versions of settings for long: see runbook settings.", "short", ["{{version}}", 'count by (version) (skywave_config_info{node=~"$node"} == 1)']),
                 graph("Nodes that nodes see", "Each node's own count of nodes that are alive: all the same.", "short", gauge("skywave_nodes")),
+            ],
+            "Balancer (HAProxy)": [
+                graph("Sessions of each server", "What the balancer has open to each node. Without HAProxy this row is empty.", "short", ["{{server}}", 'sum by (server) (haproxy_server_current_sessions{proxy="gateways"}) > 0']),
+                graph("Servers that it uses", "As many as there are nodes; fewer: see runbook balancer.", "short", ["up", 'sum(haproxy_server_status{proxy="gateways",state="UP"})']),
+                graph("Bytes", "To and from clients, with all that TLS and HTTP add.", "Bps", ["to clients", 'sum(rate(haproxy_backend_bytes_out_total{proxy="gateways"}[$__rate_interval]))'], ["from clients", 'sum(rate(haproxy_backend_bytes_in_total{proxy="gateways"}[$__rate_interval]))']),
+                graph("Part of its connections in use", "Each client is one to HAProxy; when it is full they wait without an answer.", "percentunit", ["{{instance}}", "haproxy_process_current_connections / haproxy_process_max_connections"]),
+                graph("Tried again", "Handshakes that went to a second node because the first refused or was gone.", "cps", ["retries", 'sum(rate(haproxy_backend_retry_warnings_total{proxy="gateways"}[$__rate_interval]))']),
+                graph("Checks that failed", "Of /readyz, by server: a node that drains fails them too.", "cps", ["{{server}}", 'sum by (server) (rate(haproxy_server_check_failures_total{proxy="gateways"}[$__rate_interval]))']),
             ],
         },
     },
@@ -66,6 +74,8 @@ const dashboards = {
             "What it holds": [
                 graph("Connections by protocol", "json, protobuf, raw: what they speak.", "short", ["{{protocol}}", 'sum by (protocol) (skywave_connections{node=~"$node"})']),
                 graph("Subscriptions and channels", "Channels are counted once on each shard that has members.", "short", ["subscriptions", 'sum(skywave_subscriptions{node=~"$node"})'], ["channels", 'sum(skywave_channels{node=~"$node"})']),
+                graph("Most connections", "limits.connections; 0: none is set, and memory and open files decide.", "short", gauge("skywave_connections_limit")),
+                graph("Certificate ends in", "The first to end in the file that a listener uses; empty without TLS on the nodes.", "s", ["{{node}} {{listener}}", 'skywave_certificate_expiry_timestamp_seconds{node=~"$node"} - time()']),
                 graph("Waiting for slow clients", "Bytes in outboxes; bounded by limits.node_outbox_bytes.", "bytes", gauge("skywave_outbox_bytes")),
             ],
             Process: [
@@ -92,7 +102,7 @@ const dashboards = {
                 graph("Fetched from history", "Publications that were not heard and were delivered all the same.", "cps", ["{{node}}", 'sum by (node) (rate(skywave_backplane_recovered_publications_total{node=~"$node"}[$__rate_interval]))']),
                 graph("Histories read", "From the node's own ring, or from Redis.", "cps", rate("skywave_backplane_history_reads_total", "source")),
                 graph("Overflows", "Publications came in faster than the node took them.", "short", ["{{node}}", 'sum by (node) (increase(skywave_backplane_overflows_total{node=~"$node"}[$__rate_interval]))']),
-                graph("Not understood", "Dropped, because another version has said it: see UPGRADES.md.", "short", ["{{node}}", 'sum by (node) (increase(skywave_backplane_unreadable_total{node=~"$node"}[$__rate_interval]))']),
+                graph("Not understood", "Publications that another version wrote: see UPGRADES.md.", "cps", ["{{node}}", 'sum by (node) (rate(skywave_backplane_unreadable_total{node=~"$node"}[$__rate_interval]))']),
                 graph("Kept in rings", "Recent publications that nodes keep themselves; bounded by limits.node_ring_bytes.", "bytes", gauge("skywave_backplane_ring_bytes")),
             ],
             Redis: [

@@ -138,6 +138,11 @@ test-monitoring: build ## Dashboards and rules against a Prometheus that scrapes
 drill: build ## Each alert whose fault can be made here, made and waited for
 	node --test tests/monitoring/drill.test.mjs
 
+.PHONY: dashboard-pictures
+dashboard-pictures: build ## docs/images/dashboard-*.png anew: the dashboards as Grafana's components draw them (npm gets 600 MB)
+	npm ci --prefix tests/dashboards --no-audit --no-fund --no-update-notifier --loglevel=error
+	node tests/dashboards/pictures.mjs
+
 .PHONY: bench-backplane
 bench-backplane: ## What the backplane costs, as ratios to redis-benchmark in the same run (10 minutes, a quiet machine)
 	cargo bench --locked -p skywave-backplane --bench backplane

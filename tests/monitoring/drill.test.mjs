@@ -62,7 +62,10 @@ give_up_after = "2s"
     const clients = (node, count, channel = "deep:drill") => Promise.all(Array.from({ length: count }, () => new Client(node.public, channel).connect()));
     // Waits for the alert, and says how long it took.
     const drilled = new Set();
+    let already;
+    t.beforeEach(async () => (already = await prometheus.firing()));
     const fires = async (name, among = t) => {
+        assert.ok(!already.has(name), `${name} fired before there was a fault`);
         drilled.add(name);
         const begun = Date.now();
         await until(() => `${name} fires`, async () => (await prometheus.firing()).has(name), 90_000);
@@ -166,35 +169,6 @@ give_up_after = "2s"
         oslo.child.process.kill("SIGHUP");
     });
 
-    await t.test("a node of another cluster among ours, with a certificate that nobody renewed", async (t) => {
-        const [publicPort, internalPort] = await freePorts(2);
-        const [certificate, key] = ["lost.crt", "lost.key"].map((name) => join(cluster.directory, name));
-        execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost", "-days", "5", "-keyout", key, "-out", certificate], { stdio: "ignore" });
-        const file = join(cluster.directory, "lost.toml");
-        writeFileSync(file, `
-[node]
-name = "gw-lost"
-[public]
-listen = ["127.0.0.1:${publicPort}"]
-tls = { certificate = "${certificate}", key = "${key}" }
-[internal]
-listen = ["127.0.0.1:${internalPort}"]
-[backplane]
-url = "redis://127.0.0.1:${cluster.redisPort}"
-prefix = "lost"
-[auth]
-anonymous = true
-`);
-        const lost = start("lost", cluster.directory, skywave, ["serve", "--config", file]);
-        await untilAnswers(lost, `http://127.0.0.1:${internalPort}/readyz`);
-        prometheus.scrape([...cluster.nodes.map((node) => node.internal), `http://127.0.0.1:${internalPort}`]);
-        await fires("SkywaveNodesDisagree", t);
-        await fires("SkywaveCertificateEnds", t);
-        await fires("SkywaveBalancerMissesNodes", t);
-        prometheus.scrape(cluster.nodes.map((node) => node.internal));
-        await kill(lost);
-    });
-
     await t.test("subscribers that Redis cuts off, again and again", async (t) => {
         for (let n = 0; n < 6; n++) {
             await until(() => "all are live", async () => (await prometheus.query("min(skywave_backplane_state) == 2")).length === 1);
@@ -246,6 +220,35 @@ anonymous = true
         await kill(rome.child);
         await fires("SkywaveNodeMissing", t);
         await fires("SkywaveTargetDown", t);
+    });
+
+    await t.test("a node of another cluster among ours, with a certificate that nobody renewed", async (t) => {
+        const [publicPort, internalPort] = await freePorts(2);
+        const [certificate, key] = ["lost.crt", "lost.key"].map((name) => join(cluster.directory, name));
+        execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost", "-days", "5", "-keyout", key, "-out", certificate], { stdio: "ignore" });
+        const file = join(cluster.directory, "lost.toml");
+        writeFileSync(file, `
+[node]
+name = "gw-lost"
+[public]
+listen = ["127.0.0.1:${publicPort}"]
+tls = { certificate = "${certificate}", key = "${key}" }
+[internal]
+listen = ["127.0.0.1:${internalPort}"]
+[backplane]
+url = "redis://127.0.0.1:${cluster.redisPort}"
+prefix = "lost"
+[auth]
+anonymous = true
+`);
+        const lost = start("lost", cluster.directory, skywave, ["serve", "--config", file]);
+        await untilAnswers(lost, `http://127.0.0.1:${internalPort}/readyz`);
+        prometheus.scrape([...cluster.nodes.map((node) => node.internal), `http://127.0.0.1:${internalPort}`]);
+        await fires("SkywaveNodesDisagree", t);
+        await fires("SkywaveCertificateEnds", t);
+        await fires("SkywaveBalancerMissesNodes", t);
+        prometheus.scrape(cluster.nodes.map((node) => node.internal));
+        await kill(lost);
     });
 
     await t.test("a Redis that does not answer", async (t) => {

@@ -216,7 +216,6 @@ const node = {
     type: "query",
     datasource,
     query: { query: "label_values(skywave_build_info, node)", refId: "node" },
-    definition: "label_values(skywave_build_info, node)",
     refresh: 2,
     sort: 1,
     multi: true,

@@ -1,10 +1,14 @@
 // What can be said of rules, runbooks and dashboards without a node: takes a second.
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
 import { join } from "node:path";
 import { test } from "node:test";
 import { root } from "../cluster/processes.mjs";
 import { dashboards } from "./dashboards.mjs";
+
+// The packages of tests/deploy.
+const require = createRequire(join(root, "tests/deploy/package.json"));
 
 const read = (...path) => readFileSync(join(root, ...path), "utf8");
 const all = (folder) => readdirSync(join(root, folder)).map((name) => read(folder, name)).join("\n");
@@ -66,4 +70,27 @@ test("every panel has a unit, a description, and a place of its own", () => {
             assert.ok(targets.length > 0 && targets.every(({ datasource }) => datasource.uid === "prometheus"), title);
         }
     }
+});
+
+test("dashboards are what Grafana's own types say, and have no field that they do not know", () => {
+    const { createGenerator } = require("ts-json-schema-generator");
+    const { Ajv } = require("ajv");
+    const path = join(root, "tests/deploy/node_modules/@grafana/schema/dist/esm/raw/dashboard/x/dashboard_types.gen.d.ts");
+    const schema = createGenerator({ path, type: "Dashboard", skipTypeCheck: true, additionalProperties: false }).createSchema("Dashboard");
+    const validate = new Ajv({ strict: false, allErrors: true }).compile(schema);
+    const complaints = (dashboard) => (validate(dashboard) ? [] : validate.errors.map(({ instancePath, message, params }) => `${instancePath} ${message} ${JSON.stringify(params)}`));
+    for (const { name, ...dashboard } of dashboards) assert.deepEqual(complaints(dashboard), [], name);
+
+    // It would say so.
+    const [{ name, ...good }] = dashboards;
+    const broken = (change) => {
+        const copy = structuredClone(good);
+        change(copy);
+        return complaints(copy);
+    };
+    assert.notDeepEqual(broken((one) => (one.schemaVersion = "39")), [], "a string for a number");
+    assert.notDeepEqual(broken((one) => (one.refrsh = "5s")), [], "a field that there is not");
+    assert.notDeepEqual(broken((one) => (one.templating.list[0].includeAll = "yes")), [], "a word for a truth");
+    assert.notDeepEqual(broken((one) => (one.panels[1].gridpos = one.panels[1].gridPos)), [], "a field that there is not, in a panel");
+    assert.notDeepEqual(broken((one) => (one.panels[1].fieldConfig.defaults.units = "s")), [], "and in its field");
 });

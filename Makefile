@@ -54,6 +54,7 @@ check-deploy: build ## The files of the deployment, as their own programs and th
 	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml
 	node deploy/grafana/build.mjs --check
+	node --test tests/monitoring/files.test.mjs
 	scripts/check-compose.sh
 	scripts/check-dockerfile.sh
 	cd tests/deploy && ../../target/venv/deploy/bin/python -m unittest
@@ -136,6 +137,11 @@ test-monitoring: build ## Dashboards and rules against a Prometheus that scrapes
 .PHONY: drill
 drill: build ## Each alert whose fault can be made here, made and waited for
 	node --test tests/monitoring/drill.test.mjs
+
+.PHONY: dashboard-pictures
+dashboard-pictures: build ## docs/images/dashboard-*.png anew: the dashboards as Grafana's components draw them (npm gets 600 MB)
+	npm ci --prefix tests/dashboards --no-audit --no-fund --no-update-notifier --loglevel=error
+	node tests/dashboards/pictures.mjs
 
 .PHONY: bench-backplane
 bench-backplane: ## What the backplane costs, as ratios to redis-benchmark in the same run (10 minutes, a quiet machine)

@@ -291,7 +291,7 @@ fn open_tls(
     settings: Option<&TlsSettings>,
     protocols: &'static [&'static str],
 ) -> Result<WatchedTls, StartError> {
-    let opened = settings.map(|settings| Tls::open(settings, protocols)).transpose();
+    let opened = settings.map(|settings| Tls::open(section, settings, protocols)).transpose();
     Ok(opened.map_err(|source| StartError::Tls { section, source })?.unzip())
 }
 

@@ -26,9 +26,7 @@ use skywave_proto::{ChannelName, Member, Payload, Publication, StreamPosition};
 pub use any::Any;
 pub use memory::Memory;
 pub use metrics::describe_metrics;
-pub use redis::{
-    FormatError, Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError,
-};
+pub use redis::{Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
 pub use revocation::{MAX_REVOCATIONS, MAX_SUBJECT_BYTES, Revocation, Revocations, RevokeError, Subject};
 pub use transition::{Transition, TransitionKind};
 

@@ -17,6 +17,7 @@ mod metrics;
 mod redis;
 mod revocation;
 mod transition;
+mod unreadable;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -29,6 +30,7 @@ pub use metrics::describe_metrics;
 pub use redis::{Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
 pub use revocation::{MAX_REVOCATIONS, MAX_SUBJECT_BYTES, Revocation, Revocations, RevokeError, Subject};
 pub use transition::{Transition, TransitionKind};
+pub use unreadable::Unreadable;
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

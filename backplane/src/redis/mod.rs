@@ -112,7 +112,7 @@ impl Redis {
     pub fn new(options: RedisOptions, sink: Arc<dyn Sink>) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (keys, inboxes) = (Keys::new(&options.prefix), Arc::new(Inboxes::new()));
-        let demux: Arc<dyn Sink> = Arc::new(Demux(sink.clone()));
+        let demux: Arc<dyn Sink> = Arc::new(Demux::new(sink.clone()));
         let (pump, queues) = Pump::new(&demux, inboxes.clone(), options.ring_bytes);
         let pump = Arc::new(pump);
         let states = Arc::new(States::new(sink.clone()));

@@ -112,11 +112,12 @@ test-load: build ## The load tool: what it notices, and a short run against one 
 test-cluster: build ## Two nodes, Redis and HAProxy as plain processes
 	for file in tests/cluster/*.test.mjs; do node --test "$$file"; done
 
-# Longer than most have patience for, and what CI has no time for.
+# Longer than most have patience for, and what CI has no time for: a machine with nothing else to do.
 .PHONY: test-roll
-test-roll: ## Three nodes are replaced under 3,000 clients, at the pace that is set (SKYWAVE_BIN_OTHER: from another version, and back)
-	cargo build --release --locked --bin skywave
-	ROLL_CLIENTS=$${ROLL_CLIENTS:-3000} SKYWAVE_BIN=target/release/skywave node --test tests/cluster/roll.test.mjs
+test-roll: ## Three nodes are replaced under 5,000 clients, at the pace that is set; one is killed (SKYWAVE_BIN_OTHER: from another version, and back)
+	cargo build --release --locked --bin skywave --bin loadtest
+	ROLL_CLIENTS=$${ROLL_CLIENTS:-5000} SKYWAVE_BIN=target/release/skywave LOADTEST_BIN=target/release/loadtest \
+		node --test tests/cluster/loadtest-roll.test.mjs
 
 .PHONY: test-upgrade
 test-upgrade: ## The same from another revision of this repository to this one, and back: OTHER=REVISION (default: the one before)

@@ -43,7 +43,11 @@ fn mistakes_are_told_with_their_place_and_what_is_allowed() {
         ("[timeouts]\nhandshake = \"0s\"\n", "skywave.toml:2:1: timeouts.handshake", &[]),
         ("[limits]\npublication_bytes = \"2MiB\"\n", "limits.publication_bytes", &["message_bytes"]),
         ("[drain]\nrate = 50\nwindow = \"5s\"\n", "skywave.toml:2:1: drain.rate", &["drain.window", "leave one out"]),
-        ("[drain]\ndeadline = \"30s\"\n", "skywave.toml:2:1: drain.deadline", &["30s", "1m", "lower window"]),
+        (
+            "[drain]\ndeadline = \"30s\"\nwindow = \"40s\"\n",
+            "skywave.toml:3:1: drain.window",
+            &["30s", "40s", "lower window"],
+        ),
         ("[drain]\nwindow = \"5m\"\n", "skywave.toml:2:1: drain.window", &["5m", "raise deadline"]),
         ("[timeouts]\nconnection_age = { max = \"1h\", jitter = 2.0 }\n", "timeouts.connection_age", &["0 to 1"]),
         ("[node]\nlog = \"xml\"\n", "skywave.toml:2:1: node.log", &["text", "json"]),

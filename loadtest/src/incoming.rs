@@ -15,7 +15,8 @@ pub struct Incoming<'a> {
     #[serde(borrow)]
     pub publication: Option<Publication<'a>>,
     /// The answer to connect.
-    pub connected: Option<IgnoredAny>,
+    #[serde(borrow)]
+    pub connected: Option<Connected<'a>>,
     /// The answer to subscribe.
     #[serde(borrow)]
     pub subscribed: Option<Subscribed<'a>>,
@@ -34,8 +35,8 @@ pub struct Incoming<'a> {
 /// A publication as it arrives. Borrows from the frame; the payload is not looked into.
 #[derive(Debug, Deserialize)]
 pub struct Publication<'a> {
-    /// The channel.
-    #[serde(borrow)]
+    /// The channel; not said in the answer to a subscription.
+    #[serde(borrow, default)]
     pub channel: Cow<'a, str>,
     /// Its place; none on a live-only channel.
     #[serde(default)]
@@ -46,6 +47,38 @@ pub struct Publication<'a> {
     /// The payload, as JSON text.
     #[serde(borrow, default)]
     pub data: Option<&'a RawValue>,
+}
+
+/// A client is in.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Connected<'a> {
+    /// Who it is; the same after a reconnect with its session.
+    pub client: String,
+    /// What to come back with.
+    pub session: Option<String>,
+    /// What became of the subscriptions that it asked for.
+    #[serde(borrow)]
+    pub subscribed: Vec<Outcome<'a>>,
+}
+
+/// What became of one subscription that was asked for with connect: that of [`Subscribed`], or an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Outcome<'a> {
+    /// The channel.
+    #[serde(borrow)]
+    pub channel: Cow<'a, str>,
+    /// See [`Subscribed`].
+    #[serde(borrow)]
+    pub position: Option<Position<'a>>,
+    /// See [`Subscribed`].
+    pub recovered: Option<bool>,
+    /// See [`Subscribed`].
+    #[serde(borrow)]
+    pub publications: Vec<Publication<'a>>,
+    /// Why there is no subscription.
+    pub error: Option<ErrorReply>,
 }
 
 /// A subscription began.
@@ -97,6 +130,8 @@ pub struct Disconnect {
     pub code: u16,
     /// In the node's words.
     pub reason: String,
+    /// When to come back.
+    pub after_ms: u64,
 }
 
 /// The node refuses a command.

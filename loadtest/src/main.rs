@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use skywave_loadtest::{
     report::Verdict,
-    scenario::{ScenarioError, channels, churn, default_threads, echo, fanout, idle, outpost, stalled},
+    scenario::{ScenarioError, channels, churn, default_threads, echo, fanout, idle, outpost, roll, stalled},
     selftest,
 };
 
@@ -41,6 +41,8 @@ enum Scenario {
     Churn(options::Churn),
     /// Fan-out while some of the clients have stopped reading.
     Stalled(options::Stalled),
+    /// Clients that stay while somebody replaces the nodes: what they lose, and how they come back.
+    Roll(options::roll::Roll),
     /// A part of another load's clients; takes its orders from that.
     #[command(name = outpost::SUBCOMMAND, hide = true)]
     Outpost,
@@ -99,6 +101,10 @@ fn main() -> ExitCode {
         Scenario::Stalled(options) => {
             let json = options.fanout.nodes.json.clone();
             stalled::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
+        }
+        Scenario::Roll(options) => {
+            let json = options.nodes.json.clone();
+            roll::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
         }
         Scenario::Outpost => Ok(outpost::serve()),
         Scenario::Selftest(SelfTest { clients, size, threads, json }) => selftest::run(clients, size, threads, &bar())

@@ -2,18 +2,22 @@
 //!
 //! A figure of a node is worth something only well below this ceiling.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, panic::resume_unwind, thread, time::Duration};
 
 use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::{
-    report::Report,
+    report::{
+        Report,
+        rolling::{Rolling, Thresholds},
+    },
     scenario::{
         Access, Load, SPARE_FILES, ScenarioError, check_files,
         fanout::{self, Settings},
+        roll,
     },
-    standin::{Fault, StandIn},
+    standin::{Fault, Misstep, StandIn},
     tally::Outcome,
 };
 
@@ -31,7 +35,7 @@ pub struct SelfTest {
 pub struct Check {
     /// In words.
     pub what: &'static str,
-    /// Whether the counts were exactly these.
+    /// Whether the counts were exactly these, or the run failed for this reason.
     pub noticed: bool,
 }
 
@@ -70,6 +74,7 @@ pub fn run(clients: usize, size: usize, threads: usize, bar: &ProgressBar) -> Re
             Outcome { reordered: 1, offset_holes: 1, offset_steps_back: 1, ..Outcome::default() },
         ),
     ];
+    let rolled = rolled()?;
     let checks = checks.map(|(what, fault, wanted)| {
         let report = against(fault, &check_settings(), bar)?;
         let counted = Outcome { received: 0, ..report.deliveries };
@@ -90,9 +95,59 @@ pub fn run(clients: usize, size: usize, threads: usize, bar: &ProgressBar) -> Re
         })
     });
     Ok(SelfTest {
-        checks: checks.into_iter().collect::<Result<_, ScenarioError>>()?,
+        checks: checks.into_iter().chain(rolled.into_iter().map(Ok)).collect::<Result<_, ScenarioError>>()?,
         ceilings: ceilings.into_iter().collect::<Result<_, ScenarioError>>()?,
     })
+}
+
+/// Clients of all kinds that are sent away and taken back; each check has a cluster of its own, all at the same time.
+fn rolled() -> Result<Vec<Check>, ScenarioError> {
+    let checks = [
+        ("a roll without faults passes", Misstep::None, ""),
+        ("a roll that loses a delivery fails", Misstep::Lose, "1 deliveries lost"),
+        ("a roll that doubles a delivery fails", Misstep::Double, "1 deliveries doubled"),
+        ("a recovery that leaves one out fails", Misstep::LeaveOut, "1 deliveries lost"),
+        ("a recovery that is none fails", Misstep::StartOver, "1 returns that were not recovered"),
+        ("a key that is forgotten fails", Misstep::ForgetKey, "deliveries doubled"),
+        ("a session that is forgotten fails", Misstep::Rename, "came back as another client"),
+        ("a close with a wrong code fails", Misstep::WrongCode, "1 connections ended with 1011"),
+        ("an end without a word fails", Misstep::Cut, "1 connections ended with none"),
+        ("who come back in a heap fail", Misstep::Crowd, "came back within 100 ms"),
+    ];
+    let running = checks.map(|(what, misstep, reason)| {
+        let check = move || {
+            let reasons = sent_away(misstep)?.verdict.reasons;
+            let noticed = match misstep {
+                Misstep::None => reasons.is_empty(),
+                _ => reasons.iter().any(|told| told.contains(reason)),
+            };
+            Ok(Check { what, noticed })
+        };
+        thread::Builder::new().spawn(check).map_err(ScenarioError::Start)
+    });
+    let ended = |check: Result<thread::JoinHandle<_>, _>| check?.join().unwrap_or_else(|panic| resume_unwind(panic));
+    running.into_iter().map(ended).collect()
+}
+
+fn sent_away(misstep: Misstep) -> Result<Rolling, ScenarioError> {
+    let cluster = StandIn::start_rolled(misstep).map_err(ScenarioError::Start)?;
+    // Bare clients come back at random moments: who looks for heaps leaves them out.
+    let mix = if misstep == Misstep::Crowd { "json,protobuf" } else { "json,protobuf,raw" };
+    roll::run(
+        &roll::Settings {
+            access: Access { threads: 1, ..Access::to(vec![cluster.url()]) },
+            clients: 12,
+            mix: mix.parse().map_err(ScenarioError::Usage)?,
+            channels: 1,
+            rate: 100.0,
+            duration: Duration::from_secs(1),
+            api: vec![cluster.api()],
+            patience: Duration::from_secs(1),
+            thresholds: Thresholds { reconnects: Some(11), returns: 12, ..Thresholds::default() },
+            ..roll::Settings::default()
+        },
+        &ProgressBar::hidden(),
+    )
 }
 
 /// Few clients and publications, and little patience: what is lost never comes.

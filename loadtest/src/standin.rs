@@ -3,6 +3,8 @@
 //! The generator is held against it: to see how much it can take, and that it notices what goes wrong. It has
 //! no rights, no limits, and trusts its clients: never more than a measuring tool.
 
+mod rolled;
+
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -35,6 +37,8 @@ use tokio_tungstenite::{
         protocol::{Role, WebSocketConfig},
     },
 };
+
+pub use rolled::Misstep;
 
 use crate::{client::SUBPROTOCOL, incoming::lines};
 
@@ -77,6 +81,13 @@ impl StandIn {
     /// # Errors
     /// No port, or no thread.
     pub fn start(fault: Fault) -> io::Result<Self> {
+        Self::serve(move |listener| accept(listener, Rc::new(Room::new(fault))))
+    }
+
+    /// On a free port of 127.0.0.1, on a thread of its own.
+    fn serve<F: Future<Output = ()>>(
+        accept: impl FnOnce(std::net::TcpListener) -> F + Send + 'static,
+    ) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -85,7 +96,7 @@ impl StandIn {
         let serve = move || {
             runtime.block_on(LocalSet::new().run_until(async {
                 select! {
-                    () = accept(listener, Rc::new(Room::new(fault))) => {}
+                    () = accept(listener) => {}
                     _ = stopped => {}
                 }
             }));

@@ -21,12 +21,20 @@ const ANSWER: usize = 16 * 1024;
 const SMALL: u32 = 4096;
 
 /// How a connection is to be made.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Manner {
+    /// What is offered to be spoken; `None`: nothing, as a bare WebSocket does.
+    pub subprotocol: Option<&'static str>,
     /// Offers permessage-deflate. What comes compressed is counted and not read.
     pub deflate: bool,
     /// Asks for a small receive buffer, so that a client that does not read is noticed soon.
     pub small: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { subprotocol: Some(SUBPROTOCOL), deflate: false, small: false }
+    }
 }
 
 /// A connection that speaks WebSocket from now on.
@@ -47,10 +55,13 @@ pub(crate) async fn upgrade(target: &Target, manner: Manner) -> Result<Upgraded,
     let key = generate_key();
     let mut request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n",
+         Sec-WebSocket-Key: {key}\r\n",
         target.path(),
         target.authority()
     );
+    if let Some(subprotocol) = manner.subprotocol {
+        request += &format!("Sec-WebSocket-Protocol: {subprotocol}\r\n");
+    }
     if manner.deflate {
         request.push_str("Sec-WebSocket-Extensions: permessage-deflate\r\n");
     }

@@ -170,6 +170,11 @@ impl Masks {
         self.frame(TEXT, text.as_bytes(), out);
     }
 
+    /// Appends a binary frame.
+    pub fn binary(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        self.frame(BINARY, bytes, out);
+    }
+
     /// Appends the answer to a ping.
     pub fn pong(&mut self, payload: &[u8], out: &mut Vec<u8>) {
         self.frame(PONG, payload, out);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use skywave_loadtest::standin::{Fault, StandIn};
+use skywave_loadtest::standin::{Fault, Misstep, StandIn};
 
 fn loadtest(arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest")).args(arguments).output().expect("the program runs");
@@ -91,6 +91,44 @@ fn what_goes_wrong_is_code_1() {
 }
 
 #[test]
+fn a_roll_is_judged_by_its_exit_code_and_writes_its_figures() {
+    for (misstep, wanted) in [(Misstep::None, 0), (Misstep::LeaveOut, 1)] {
+        let cluster = StandIn::start_rolled(misstep).unwrap();
+        let file = env::temp_dir().join(format!("loadtest-roll-{wanted}-{}.json", std::process::id()));
+        let (url, api) = (cluster.url(), cluster.api());
+        let arguments =
+            ["roll", "--clients", "6", "--rate", "100", "--duration", "2s", "--patience", "1s", "--url", &url];
+        let more = ["--api", &api, "--min-returns", "6", "--json", file.to_str().unwrap()];
+        let (code, said) = loadtest(&[&arguments[..], &more].concat());
+        assert_eq!(code, Some(wanted), "{said}");
+        assert!(said.contains(if wanted == 0 { "\nPASSED\n" } else { "\nFAILED: json: 1 deliveries lost" }), "{said}");
+        let figures: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        fs::remove_file(file).unwrap();
+        assert_eq!(figures["parties"]["raw"]["closes"]["1012"].as_u64(), Some(2), "{figures}");
+    }
+}
+
+#[test]
+fn a_roll_that_is_told_to_end_closes_its_books() {
+    let cluster = StandIn::start_rolled(Misstep::None).unwrap();
+    let mut roll = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["roll", "--clients", "6", "--duration", "1h", "--rate", "100"])
+        .args(["--url", &cluster.url(), "--api", &cluster.api()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(roll.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "all 6 are in\n");
+    Command::new("kill").arg(roll.id().to_string()).status().unwrap();
+    let output = roll.wait_with_output().unwrap();
+    // It may have been told before the first publication, and then there is nothing to judge.
+    assert!(output.status.code().is_some(), "it ended by itself: {output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("acknowledged"), "{output:?}");
+}
+
+#[test]
 fn a_floor_that_has_no_file_left_says_how_to_get_more() {
     let floor = |work: &str| {
         let script = "ulimit -n 16; exec \"$0\" floor \"$1\"";
@@ -138,6 +176,11 @@ fn wrong_usage_is_code_64() {
         &["churn", "--rate", "0"],
         &["fanout", "--url", "wss://localhost/ws"],
         &["fanout", "--tls"],
+        &["roll", "--mix", "json=0"],
+        &["roll", "--api", "https://localhost:8001"],
+        &["roll", "--channels", "2", "--subscriptions", "3"],
+        &["roll", "--deflate"],
+        &["roll", "--size", "9"],
         &["dance"],
     ] {
         let (code, said) = loadtest(wrong);

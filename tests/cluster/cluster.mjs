@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { freePorts, kill, root, skywave, start, until, untilAnswers } from "./processes.mjs";
 
-const apiKey = "the-key-of-the-cluster-tests";
+export const apiKey = "the-key-of-the-cluster-tests";
 
 export class Cluster {
     // `name` is that of the folder with the settings and logs of this cluster: tests/artefacts/cluster/NAME. `more` are settings

@@ -1,8 +1,8 @@
 // Every node is replaced, one after the other, under clients of each kind: nothing is lost or doubled, everybody is told, and
 // nobody comes in heaps. Then a node dies without a word.
 //
-// Few clients in `make test`; `make test-roll` has more, and then the pace is judged, too: the machine must have nothing else to
-// do. SKYWAVE_BIN_OTHER is another version of the node: the cluster is rolled from that to this one and back.
+// These are clients that others have written (ws, protobufjs), and few; loadtest-roll.test.mjs has many, and judges the pace.
+// SKYWAVE_BIN_OTHER is another version of the node: the cluster is rolled from that to this one and back.
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { test } from "node:test";
@@ -12,8 +12,7 @@ import { BareClient, BinaryClient, Client } from "./client.mjs";
 import { Cluster } from "./cluster.mjs";
 import { kill, root, skywave, until } from "./processes.mjs";
 
-const CLIENTS = Number(process.env.ROLL_CLIENTS ?? 150);
-const IS_JUDGED = process.env.ROLL_CLIENTS !== undefined;
+const CLIENTS = 150;
 const channel = "deep:roll";
 // Connections that leave a node in a second: all of them within some seconds.
 const RATE = Math.max(20, Math.ceil(CLIENTS / 3 / 10));
@@ -30,7 +29,8 @@ class BackEnd {
     #isOver = false;
     sent = [];
 
-    constructor(nodes) {
+    constructor(nodes, t) {
+        t.after(() => this.stop()); // also if the test fails before
         this.done = this.#run(nodes);
     }
 
@@ -40,6 +40,7 @@ class BackEnd {
             for (let at = number; ; at++) {
                 const answer = await nodes[at % nodes.length].call("publish", { channel, data, key: `${number}` }).catch(() => undefined);
                 if (answer) break;
+                if (this.#isOver) return;
                 await sleep(10);
             }
             this.sent.push(data);
@@ -89,11 +90,10 @@ async function checkAll(t, clients, sent, codes) {
     t.diagnostic(`away: p50 ${part(0.5)}, p99 ${part(0.99)}, longest ${part(1)}`);
     const closes = new Set(clients.flatMap((client) => client.closes));
     assert.deepEqual([...closes].filter((code) => !codes.includes(code)), [], "every close says why");
-    return heap;
 }
 
 async function roll(t, cluster, clients, programs) {
-    const backEnd = new BackEnd(cluster.nodes);
+    const backEnd = new BackEnd(cluster.nodes, t);
     for (const as of programs) {
         for (const node of cluster.nodes) {
             assert.equal(await cluster.terminate(node), 0, `${node.name} leaves in good order`);
@@ -101,17 +101,15 @@ async function roll(t, cluster, clients, programs) {
             await cluster.untilBalanced(node);
         }
     }
-    const heap = await checkAll(t, clients, await backEnd.stop(), [4001, 1012]);
+    await checkAll(t, clients, await backEnd.stop(), [4001, 1012]);
     assert.ok(clients.every(({ reconnects }) => reconnects >= 1), "each client had to move");
-    return heap;
 }
 
 test("a cluster is rolled and nobody notices", { timeout: 600_000 }, async (t) => {
     const cluster = await Cluster.start("roll", { nodes: 3, more });
     t.after(() => cluster.stop());
     const clients = await populate(cluster, t, [Client, BinaryClient, BareClient]);
-    const heap = await roll(t, cluster, clients, [{}]);
-    if (IS_JUDGED) assert.ok(heap <= (2 * RATE) / 10, `${heap} came back within 100 ms at ${RATE} a second`);
+    await roll(t, cluster, clients, [{}]);
 });
 
 test("a node that is killed loses nothing for whoever holds a position", { timeout: 600_000 }, async (t) => {
@@ -120,10 +118,10 @@ test("a node that is killed loses nothing for whoever holds a position", { timeo
     const clients = await populate(cluster, t, [Client, BinaryClient]);
     const [victim] = cluster.nodes;
     assert.ok(clients.some((client) => client.node === victim.name));
-    const backEnd = new BackEnd(cluster.nodes);
-    await until(() => "some publications", () => backEnd.sent.length >= 50);
+    const backEnd = new BackEnd(cluster.nodes, t);
+    await until(() => "some publications", () => backEnd.sent.length >= 10);
     await kill(victim.child);
-    await until(() => "all clients on the other nodes", () => clients.every(({ node }) => node !== undefined && node !== victim.name));
+    await until(() => "all clients on the other nodes", () => clients.every(({ node }) => node !== undefined && node !== victim.name), 60_000);
     await checkAll(t, clients, await backEnd.stop(), [1006]);
 });
 
@@ -133,5 +131,5 @@ test("a cluster is rolled from another version to this one and back", { timeout:
     const cluster = await Cluster.start("roll-versions", { nodes: 3, program: other, ...common });
     t.after(() => cluster.stop());
     const clients = await populate(cluster, t, [Client, BinaryClient, BareClient]);
-    await roll(t, cluster, clients, [{ program: skywave }, { program: other, ...common }]);
+    await roll(t, cluster, clients, [{ program: skywave, more }, { program: other, ...common }]);
 });

@@ -296,9 +296,9 @@ fn times(document: &Document, report: &mut Report<'_>) {
                 shown(drain.grace)
             ),
         );
-    } else if drain.rate.is_none() && drain.deadline < drain.grace.saturating_add(drain.window) {
+    } else if report.is_set("drain.window") && drain.deadline < drain.grace.saturating_add(drain.window) {
         report.add_either(
-            ["drain.deadline", "drain.window"],
+            ["drain.window", "drain.deadline"],
             format!(
                 "deadline ({}) is before the end of window ({}), which begins after grace ({}): raise deadline or lower window",
                 shown(drain.deadline),

@@ -347,15 +347,15 @@ pub struct DrainSettings {
     /// From the signal until the listeners close. Default 5 s: a balancer must first see that `/readyz` is red.
     #[serde(with = "duration::Field")]
     pub grace: Duration,
-    /// Within it, counted from the end of `grace`, the connections leave one after the other, evenly. Default 60 s: 10,000
-    /// connections are 167 handshakes a second for the other nodes. Also for those that `drain --down-to-mean` sends away.
+    /// Within it, counted from the end of `grace`, the connections leave one after the other, evenly. Default 60 s, or as much of it
+    /// as `deadline` leaves: 10,000 connections are 167 handshakes a second for the other nodes. Also for those that `drain --down-to-mean` sends away.
     #[serde(with = "duration::Field")]
     pub window: Duration,
     /// Instead of `window`: how many connections leave in a second, however long that takes, up to `deadline`. Default `0`: as
     /// `window` says.
     #[serde(with = "count::OrNone")]
     pub rate: Option<NonZeroU32>,
-    /// From the signal until who is still here is cut; at least `grace` and `window` together. Default 90 s: an orchestrator must
+    /// From the signal until who is still here is cut; at least `grace`, and `window` where that is set, together. Default 90 s: an orchestrator must
     /// wait longer before it kills.
     #[serde(with = "duration::Field")]
     pub deadline: Duration,

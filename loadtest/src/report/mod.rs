@@ -4,6 +4,7 @@ pub mod coming;
 pub mod inbound;
 mod parts;
 pub mod resting;
+pub mod rolling;
 mod table;
 pub(crate) mod words;
 

@@ -254,6 +254,11 @@ impl Reasons {
         times.iter().for_each(|(told, times)| self.count(*times, &format!("{words}{told}")));
     }
 
+    /// What was found among some of the clients.
+    pub(crate) fn of(&mut self, whom: &str, found: Self) {
+        self.0.extend(found.0.into_iter().map(|reason| format!("{whom}: {reason}")));
+    }
+
     /// Something that is wrong however often it happened.
     pub(crate) fn add(&mut self, is_wrong: bool, reason: impl Into<String>) {
         if is_wrong {

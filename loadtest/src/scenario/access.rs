@@ -81,7 +81,7 @@ impl Access {
     }
 
     pub(super) fn manner(&self) -> Manner {
-        Manner { deflate: self.deflate, small: false }
+        Manner { deflate: self.deflate, ..Manner::default() }
     }
 
     /// Connections that one thread opens at the same time.

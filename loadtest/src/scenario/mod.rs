@@ -2,6 +2,7 @@
 //!
 //! - [`fanout`]: many subscribers on one channel; [`channels`] and [`stalled`] are the same with other seats
 //! - [`idle`]: connections that rest; [`churn`]: connections that come and go; [`echo`]: what comes in
+//! - [`roll`]: clients that stay while nodes are replaced
 //!
 //! Threads: each receiving thread owns its share of the connections, and one more keeps the schedule and writes the
 //! publications, so that nothing that is received can make one late. They meet in the counters of `Progress`.
@@ -22,6 +23,7 @@ mod plan;
 mod progress;
 mod publisher;
 mod receiver;
+pub mod roll;
 pub mod stalled;
 mod stopped;
 

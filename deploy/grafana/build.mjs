@@ -92,6 +92,7 @@ const dashboards = {
                 graph("Fetched from history", "Publications that were not heard and were delivered all the same.", "cps", ["{{node}}", 'sum by (node) (rate(skywave_backplane_recovered_publications_total{node=~"$node"}[$__rate_interval]))']),
                 graph("Histories read", "From the node's own ring, or from Redis.", "cps", rate("skywave_backplane_history_reads_total", "source")),
                 graph("Overflows", "Publications came in faster than the node took them.", "short", ["{{node}}", 'sum by (node) (increase(skywave_backplane_overflows_total{node=~"$node"}[$__rate_interval]))']),
+                graph("Not understood", "Dropped, because another version has said it: see UPGRADES.md.", "short", ["{{node}}", 'sum by (node) (increase(skywave_backplane_unreadable_total{node=~"$node"}[$__rate_interval]))']),
                 graph("Kept in rings", "Recent publications that nodes keep themselves; bounded by limits.node_ring_bytes.", "bytes", gauge("skywave_backplane_ring_bytes")),
             ],
             Redis: [

@@ -126,6 +126,7 @@ for (const first of process.env.SKYWAVE_BIN_OTHER ? ["other", "this"] : ["other"
                 const page = await (await fetch(`${node.internal}/metrics`)).text();
                 // An earlier release does not count it. The signal is the command above.
                 const counts = page.split("\n").filter((line) => /^skywave_backplane_unreadable_total\{.*(?<!kind="signal")\}/.test(line));
+                if (node === (older === skywave ? one : two)) assert.equal(counts.length, 4, page);
                 assert.deepEqual(counts.filter((line) => !line.endsWith(" 0")), []);
                 assert.doesNotMatch(readFileSync(node.child.log, "utf8"), /panicked|dropping what/);
             }

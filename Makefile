@@ -121,9 +121,10 @@ test-roll: ## Three nodes are replaced under 5,000 clients, at the pace that is 
 		node --test tests/cluster/loadtest-roll.test.mjs
 
 .PHONY: test-upgrade
-test-upgrade: ## The same from another revision of this repository to this one, and back: OTHER=REVISION (default: the one before)
+test-upgrade: ## Another revision of this repository beside this one, and rolled to this one and back: OTHER=REVISION (default: the one before)
 	cargo build --locked --bin skywave
 	other=$$(scripts/build-other.sh "$${OTHER:-HEAD~1}"); \
+		SKYWAVE_BIN_OTHER=$$other node --test tests/cluster/upgrade.test.mjs; \
 		SKYWAVE_BIN_OTHER=$$other node --test --test-name-pattern 'another version' tests/cluster/roll.test.mjs
 
 .PHONY: test-compose

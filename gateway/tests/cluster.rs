@@ -228,12 +228,13 @@ async fn a_node_lets_nobody_in_where_another_version_has_written() {
     let oslo = node(&redis).await;
     let deadline = tokio::time::Instant::now() + support::DEADLINE;
     while let (status, words) = oslo.http("GET", "/readyz", &[], "").await
-        && !words.contains("format that this version does not understand")
+        && !words.contains("format 2 (skywave:format), written by an unknown release")
     {
         assert!(status == 503 && tokio::time::Instant::now() < deadline, "{status} {words}");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
     }
     assert_eq!(oslo.refused("/ws", &[]).await.0, 503);
+    assert_eq!(redis.command(&["DBSIZE"]).await.unwrap(), ":1", "nothing was written beside it");
     redis.command(&["SET", "skywave:format", "1"]).await.unwrap();
     ready(&oslo).await; // it asks again by itself
 }
@@ -241,15 +242,36 @@ async fn a_node_lets_nobody_in_where_another_version_has_written() {
 #[tokio::test]
 async fn what_a_newer_version_says_is_dropped_and_the_rest_goes_on() {
     let redis = RedisServer::start().await;
-    let [paris, oslo] = cluster(&redis).await;
+    let url = redis.url();
+    let paris = support::measured_node(&[("SKYWAVE__BACKPLANE__URL", url.as_str())]).await;
+    let oslo = node(&redis).await;
+    ready(&paris).await;
+    ready(&oslo).await;
     let mut ada = paris.client(&["news"]).await;
     oslo.publish("news", json!(1)).await;
     assert_eq!(ada.data(1).await, [1]);
     // Quoted, as Redis wants its inline commands.
-    let publish = r#""return redis.call('publish', redis.call('pubsub', 'channels', '*:c:news')[1], ARGV[1])""#;
+    let publish = r#""return redis.call('publish', redis.call('pubsub', 'channels', '*:c:'..ARGV[2])[1], ARGV[1])""#;
     for frame in [r#""\x02\x01something of tomorrow""#, r#""\x01\x07unknown flags""#, r#""""#] {
-        assert_eq!(redis.command(&["EVAL", publish, "0", frame]).await.unwrap(), ":1", "one node hears it");
+        assert_eq!(redis.command(&["EVAL", publish, "0", frame, "news"]).await.unwrap(), ":1", "one node hears it");
     }
     oslo.publish("news", json!(2)).await;
     assert_eq!(ada.data(1).await, [2], "nothing of it was delivered, and no gap was made of it");
+
+    // A signal whose kind nobody knows yet, from a node called tomorrow.
+    let signal = r#""\x01\x00\x0a\x11\x1a\x0f\x0a\x08tomorrow\x12\x03\xa2\x06\x00""#;
+    assert_eq!(redis.command(&["EVAL", publish, "0", signal, "#live"]).await.unwrap(), ":2", "both nodes hear it");
+    // The metrics are the process's, and so both nodes'.
+    let counted = async |kind: &str, count: u64| {
+        let series = format!("skywave_backplane_unreadable_total{{node=\"measured\",kind=\"{kind}\"}} {count}");
+        paris.http("GET", "/metrics", &[], "").await.1.lines().any(|line| line == series)
+    };
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    while !counted("signal", 2).await {
+        assert!(tokio::time::Instant::now() < deadline, "it is counted");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
+    }
+    for (kind, count) in [("publication", 3), ("history", 0), ("presence", 0), ("revocation", 0)] {
+        assert!(counted(kind, count).await, "{kind}");
+    }
 }

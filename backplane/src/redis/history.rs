@@ -2,7 +2,6 @@
 
 use redis::{Cmd, RedisError, RedisResult, Value};
 use skywave_proto::{ChannelName, Epoch, Publication, StreamPosition};
-use tracing::error;
 
 use super::{
     frame,
@@ -11,7 +10,7 @@ use super::{
     link::{Link, PIPELINE},
     publish::millis,
 };
-use crate::{HistoryError, HistoryPage, HistoryPolicy, HistoryQuery};
+use crate::{HistoryError, HistoryPage, HistoryPolicy, HistoryQuery, Unreadable};
 
 /// What a frame may have besides its payload, for the limit that is told to Redis: the exact one is ours.
 const ENVELOPE_BYTES: u64 = 1024;
@@ -52,7 +51,7 @@ pub(super) fn read(channel: &ChannelName, answer: Value) -> RedisResult<Page> {
     };
     let read = |frame: Vec<u8>| {
         let publication = frame::read(frame.into());
-        publication.inspect_err(|error| error!(%channel, %error, "the history holds what is not a frame")).ok()
+        publication.inspect_err(|error| Unreadable::History.tell(channel, error)).ok()
     };
     Ok(Page { line: Some(line), publications: frames.into_iter().filter_map(read).collect() })
 }

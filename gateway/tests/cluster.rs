@@ -275,3 +275,33 @@ async fn what_a_newer_version_says_is_dropped_and_the_rest_goes_on() {
         assert!(counted(kind, count).await, "{kind}");
     }
 }
+
+#[tokio::test]
+async fn whoever_comes_back_over_what_cannot_be_read_is_told() {
+    let redis = RedisServer::start().await;
+    let [paris, oslo] = cluster(&redis).await;
+    let mut bob = oslo.client(&["deep:a"]).await;
+    paris.publish("deep:a", json!(1)).await;
+    let first = bob.push("publication").await;
+    let since = json!({"epoch": first["epoch"], "offset": first["offset"]});
+    let publish = r#""local function key(kind) return redis.call('keys', '*:'..kind..':deep:a')[1] end
+        redis.call('hincrby', key('m'), 'o', 1) redis.call('rpush', key('l'), ARGV[1])
+        return redis.call('publish', redis.call('pubsub', 'channels', '*:c:deep:a')[1], ARGV[1])""#;
+    let publish = publish.replace('\n', " ");
+    redis.command(&["EVAL", &publish, "0", r#""\x02something of tomorrow""#]).await.unwrap();
+    assert_eq!(bob.push("gap").await["reason"], "reset", "who is here is told at once");
+    // It is the last thing in the history, then it has something readable behind it; by either node, with nothing and all in
+    // its own memory.
+    for behind in [false, true] {
+        if behind {
+            paris.publish("deep:a", json!(3)).await;
+            assert_eq!(bob.data(1).await, [3]);
+        }
+        for node in [&paris, &oslo] {
+            let mut ada = node.socket("/ws").await;
+            let back = ada.ask(json!({"connect": {"subscribe": [{"channel": "deep:a", "since": since}]}})).await;
+            let said = &back["connected"]["subscribed"][0];
+            assert_eq!((&said["recovered"], &said["position"]["offset"]), (&json!(false), &json!(2 + u64::from(behind))));
+        }
+    }
+}

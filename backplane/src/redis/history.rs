@@ -80,9 +80,11 @@ pub(super) async fn history(
         return Ok(HistoryPage { top: None, publications: Vec::new(), complete: query.since.is_none(), more: false });
     };
     let (start, complete) = line.page_start(&query);
-    // Something in the list that cannot be read is a hole: nothing before it is joined to anything behind it.
+    // Something in the list that cannot be read is a hole: nothing before it is joined to anything behind it, and if nothing
+    // of what there is can be read, all of it is missing.
+    let nothing_readable = page.publications.is_empty() && query.limit > 0 && start <= line.top.offset;
     let found = page.publications.first().and_then(|first| first.position).map_or(start, |first| first.offset);
-    let (start, complete) = if found > start { (found, false) } else { (start, complete) };
+    let (start, complete) = if found > start { (found, false) } else { (start, complete && !nothing_readable) };
     let mut publications = Vec::new();
     let mut size = 0;
     for (publication, offset) in page.publications.into_iter().zip(start..) {
@@ -93,7 +95,6 @@ pub(super) async fn history(
         }
         publications.push(publication);
     }
-    let nothing_readable = publications.is_empty() && query.limit > 0;
     let page = line.page(start, complete, publications);
     Ok(HistoryPage { more: page.more && !nothing_readable, ..page })
 }

@@ -301,7 +301,10 @@ async fn whoever_comes_back_over_what_cannot_be_read_is_told() {
             let mut ada = node.socket("/ws").await;
             let back = ada.ask(json!({"connect": {"subscribe": [{"channel": "deep:a", "since": since}]}})).await;
             let said = &back["connected"]["subscribed"][0];
-            assert_eq!((&said["recovered"], &said["position"]["offset"]), (&json!(false), &json!(2 + u64::from(behind))));
+            assert_eq!(
+                (&said["recovered"], &said["position"]["offset"]),
+                (&json!(false), &json!(2 + u64::from(behind)))
+            );
         }
     }
 }

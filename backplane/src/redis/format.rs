@@ -1,8 +1,8 @@
 //! How what nodes keep in Redis, and say to each other through it, is written: a number that all of them agree on.
 //!
-//! It stands at `{prefix}:format`, with the release that wrote it: the first node there does. The master that has the key is
-//! asked before a link to any master is opened, so that a node that does not understand it writes nothing, buries nobody
-//! and hears nothing. What the key says is also what is written: nodes of two versions cannot differ about it, as they
+//! It stands at `{prefix}:format`: the first node there writes it, from format 2 on with its release behind it. The master
+//! that has the key is asked before a link to any master is opened, so that a node that does not understand it writes
+//! nothing, buries nobody and hears nothing. What the key says is also what is written: nodes of two versions cannot differ about it, as they
 //! could if each concluded from the registry who is alive.
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
@@ -100,7 +100,7 @@ impl Format {
         let answers = async {
             let mut connection = Client::open(address)?.get_multiplexed_async_connection_with_config(&config).await?;
             let mut questions = redis::pipe();
-            questions.cmd("SET").arg(&self.key).arg(format!("{FORMAT} {RELEASE}")).arg("NX");
+            questions.cmd("SET").arg(&self.key).arg(written(FORMAT)).arg("NX");
             questions.cmd("GET").arg(&self.key);
             connection.send_packed_commands(&questions, 0, questions.len()).await
         };
@@ -115,6 +115,11 @@ impl Format {
             (None, set) => set.extract_error().map(|_| None).map_err(away),
         }
     }
+}
+
+/// What the first node writes. Who knows only format 1 expects the bare number there.
+fn written(format: u32) -> String {
+    if format == 1 { "1".to_owned() } else { format!("{format} {RELEASE}") }
 }
 
 /// `found`: the number, and the release that wrote it, if it did.
@@ -149,6 +154,11 @@ fn advice(number: &str, release: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_format_is_written_as_those_read_it_who_know_no_other() {
+        assert_eq!((written(1), written(2)), ("1".to_owned(), format!("2 {RELEASE}")));
+    }
 
     #[test]
     fn its_own_format_and_no_other() {

@@ -320,6 +320,8 @@ pub struct NodeInfo {
     pub connections: u64,
     /// How many channels its clients are subscribed to.
     pub channels: u64,
+    /// It sends its clients away, to end.
+    pub leaving: bool,
 }
 
 /// One node, as the cluster knows it.

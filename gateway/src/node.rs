@@ -264,6 +264,7 @@ fn node_info(public: Arc<Public>, routes: Arc<Routes>) -> impl Fn() -> NodeInfo 
         started_at_ms,
         connections: public.websockets() as u64,
         channels: routes.channels() as u64,
+        leaving: public.is_draining(),
     }
 }
 

@@ -188,5 +188,7 @@ fn ages_differ_and_are_within_the_jitter() {
     };
     let hour = age("{ max = \"1h\", jitter = 0.5 }");
     assert_eq!([0.0, 0.5, 1.0].map(|random| hour.choose(random).unwrap().as_secs()), [1800, 3600, 5400]);
+    let wild = age("{ max = \"1h\", jitter = 1.0 }");
+    assert_eq!(wild.choose(0.0).unwrap().as_secs(), 360, "who comes back is not sent on at once");
     assert_eq!(age("{ max = \"0s\" }").choose(0.7), None);
 }

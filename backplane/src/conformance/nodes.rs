@@ -17,6 +17,7 @@ pub async fn nodes_know_each_other<W: World>(world: &W) {
             name: name.as_str().into(),
             version: "1.2.3".into(),
             connections: 7,
+            leaving: number == 0,
             ..NodeInfo::default()
         });
     }
@@ -26,6 +27,7 @@ pub async fn nodes_know_each_other<W: World>(world: &W) {
         let names: Vec<_> = known.iter().map(|node| &*node.info.name).collect();
         if names == ["gw-0", "gw-1"][..nodes.len()] {
             assert!(known.iter().all(|node| &*node.info.version == "1.2.3" && node.info.connections == 7));
+            assert!(known.iter().all(|node| node.info.leaving == (&*node.info.name == "gw-0")));
             let mut expected: Vec<_> = nodes.iter().map(Cluster::incarnation).collect();
             let mut incarnations: Vec<_> = known.into_iter().map(|node| node.incarnation).collect();
             expected.sort();

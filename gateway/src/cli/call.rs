@@ -84,13 +84,17 @@ struct NodeLine {
     connections: u64,
     channels: u64,
     beat_age_ms: u64,
+    /// Which a node of an older version does not say.
+    #[serde(default)]
+    leaving: bool,
 }
 
 /// One line for each node under a line of headings, in columns.
 fn table(nodes: &[NodeLine]) -> String {
     let headings = ["NAME", "VERSION", "CONNECTIONS", "CHANNELS", "LAST BEAT"].map(str::to_owned);
     let lines = nodes.iter().map(|node| {
-        let beat = format!("{}.{} s ago", node.beat_age_ms / 1000, node.beat_age_ms % 1000 / 100);
+        let state = if node.leaving { ", leaves" } else { "" };
+        let beat = format!("{}.{} s ago{state}", node.beat_age_ms / 1000, node.beat_age_ms % 1000 / 100);
         [node.name.clone(), node.version.clone(), node.connections.to_string(), node.channels.to_string(), beat]
     });
     let rows: Vec<_> = std::iter::once(headings).chain(lines).collect();
@@ -197,11 +201,13 @@ mod tests {
             connections,
             channels: 3,
             beat_age_ms,
+            leaving: false,
         };
-        let table = table(&[node("gw-1", 12, 1_480), node("gateway-two", 100_000, 0)]);
+        let leaving = NodeLine { leaving: true, ..node("gw-1", 12, 1_480) };
+        let table = table(&[leaving, node("gateway-two", 100_000, 0)]);
         let expected = [
             "NAME         VERSION  CONNECTIONS  CHANNELS  LAST BEAT",
-            "gw-1         0.1.0    12           3         1.4 s ago",
+            "gw-1         0.1.0    12           3         1.4 s ago, leaves",
             "gateway-two  0.1.0    100000       3         0.0 s ago",
             "",
         ];

@@ -314,7 +314,7 @@ pub struct ConnectionAge {
     #[serde(with = "duration::Field")]
     pub max: Duration,
     /// Each connection gets an age of its own within this part of `max`, above or below: those that came together do not all come
-    /// back together. From 0 to 1; default `0.2`.
+    /// back together, and none is sent away before a tenth of it. From 0 to 1; default `0.2`.
     #[serde(with = "share::Field")]
     pub jitter: f64,
 }
@@ -325,10 +325,13 @@ impl Default for ConnectionAge {
     }
 }
 
+/// No connection is sent away before this part of `max`, whatever the jitter: who comes back is not to be sent on at once.
+const SHORTEST: f64 = 0.1;
+
 impl ConnectionAge {
     /// The age that one connection may reach; `None`: any. `random` is from 0 to 1.
     pub fn choose(&self, random: f64) -> Option<Duration> {
-        (!self.max.is_zero()).then(|| self.max.mul_f64(1.0 + self.jitter * (2.0 * random - 1.0)))
+        (!self.max.is_zero()).then(|| self.max.mul_f64((1.0 + self.jitter * (2.0 * random - 1.0)).max(SHORTEST)))
     }
 }
 

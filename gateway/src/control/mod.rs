@@ -8,6 +8,7 @@ mod announce;
 mod answer;
 mod comings;
 mod revoke;
+mod shed;
 mod strangers;
 mod survey;
 
@@ -130,17 +131,6 @@ impl Control {
     pub async fn drain(&self, name: &str) -> Result<(), Refusal> {
         let nodes = self.nodes().await?;
         self.tell_node(&nodes, name, &signal::Op::Drain(signal::Drain {})).await
-    }
-
-    /// Orders a node to send connections to the others, as many as it has more than the mean of all, and to stay.
-    ///
-    /// # Errors
-    /// As [`Control::drain`].
-    pub async fn shed(&self, name: &str) -> Result<(), Refusal> {
-        let nodes = self.nodes().await?;
-        let keep = mean(nodes.iter().map(|node| node.info.connections));
-        // Not a kind of Drain: a node of an earlier version would overlook what it says, and leave.
-        self.tell_node(&nodes, name, &signal::Op::Shed(signal::Shed { keep })).await
     }
 
     async fn tell_node(&self, nodes: &[NodeRecord], name: &str, order: &signal::Op) -> Result<(), Refusal> {
@@ -326,12 +316,6 @@ fn meant(who: Option<signal::Who>) -> Option<Who> {
         signal::who::Who::User(user) => Who::User(user.into()),
         signal::who::Who::Client(client) => Who::Client(client.into()),
     })
-}
-
-/// Rounded up: what is left over has to be somewhere.
-fn mean(counts: impl ExactSizeIterator<Item = u64>) -> u64 {
-    let nodes = counts.len().max(1) as u64;
-    counts.sum::<u64>().div_ceil(nodes)
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub(super) async fn nodes(
         connections: node.info.connections,
         channels: node.info.channels,
         beat_age_ms: u64::try_from(node.beat_age.as_millis()).unwrap_or(u64::MAX),
+        leaving: node.info.leaving,
     });
     Ok(v1::NodesResponse { nodes: nodes.collect() })
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use skywave_client::{Client, ClientError, Event, Payload, SubscribeOptions, Subscription};
+use skywave_client::{Client, ClientError, Connection, Event, Payload, SubscribeOptions, Subscription};
 use support::{DEADLINE, Proxy, node, token};
 use tokio::time::timeout;
 
@@ -103,6 +103,15 @@ async fn whatever_connections_do_each_publication_comes_once_and_in_order() {
     };
     tokio::join!(publishing, reading);
     assert!(proxy.connections() > 10, "they came back over new ones");
+    let mut connection = client.connection();
+    let id = |connection: &Connection| match connection {
+        Connection::Up { client, .. } => Some(client.clone()),
+        _ => None,
+    };
+    let before = id(&connection.wait_for(|now| id(now).is_some()).await.unwrap());
+    proxy.cut_all();
+    connection.wait_for(|now| id(now).is_none()).await.unwrap();
+    assert_eq!(id(&connection.wait_for(|now| id(now).is_some()).await.unwrap()), before, "it is the same client");
 }
 
 #[tokio::test]

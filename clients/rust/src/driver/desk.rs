@@ -68,6 +68,8 @@ pub(super) enum Heard {
     Nothing,
     /// The client is in. `ends`: when its token does.
     In {
+        client: Arc<str>,
+        node: Arc<str>,
         ping: Duration,
         ends: Option<Duration>,
     },
@@ -268,9 +270,10 @@ impl Desk {
     }
 
     fn connected(&mut self, connected: v1::Connected) -> Heard {
-        let v1::Connected { client, session, ping_interval_ms, subscribed, expires_in_ms, .. } = connected;
+        let v1::Connected { client, session, node, ping_interval_ms, subscribed, expires_in_ms } = connected;
+        let client = Arc::<str>::from(client);
         (self.is_in, self.was_in) = (true, true);
-        (self.client, self.session) = (Some(client.into()), Some(session));
+        (self.client, self.session) = (Some(client.clone()), Some(session));
         for told in subscribed {
             match told.outcome {
                 Some(Outcome::Subscribed(outcome)) => self.with(&told.channel, None, |place| place.subscribed(outcome)),
@@ -290,7 +293,7 @@ impl Desk {
             }
         }
         let ping = Duration::from_millis(ping_interval_ms.max(1000));
-        Heard::In { ping, ends: expires_in_ms.map(Duration::from_millis) }
+        Heard::In { client, node: node.into(), ping, ends: expires_in_ms.map(Duration::from_millis) }
     }
 
     fn refused(&mut self, refusal: Refusal, asked: Asked) -> Heard {

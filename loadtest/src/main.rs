@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use skywave_loadtest::{
     report::Verdict,
-    scenario::{ScenarioError, channels, churn, default_threads, echo, fanout, idle, outpost, roll, stalled},
+    scenario::{ScenarioError, channels, churn, default_threads, echo, fanout, idle, outpost, recover, roll, stalled},
     selftest,
 };
 
@@ -43,6 +43,8 @@ enum Scenario {
     Stalled(options::Stalled),
     /// Clients that stay while somebody replaces the nodes: what they lose, and how they come back.
     Roll(options::roll::Roll),
+    /// The client library, over connections that are given up all the time: what code that uses it sees.
+    Recover(options::recover::Recover),
     /// A part of another load's clients; takes its orders from that.
     #[command(name = outpost::SUBCOMMAND, hide = true)]
     Outpost,
@@ -105,6 +107,10 @@ fn main() -> ExitCode {
         Scenario::Roll(options) => {
             let json = options.nodes.json.clone();
             roll::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
+        }
+        Scenario::Recover(options) => {
+            let json = options.nodes.json.clone();
+            recover::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
         }
         Scenario::Outpost => Ok(outpost::serve()),
         Scenario::Selftest(SelfTest { clients, size, threads, json }) => selftest::run(clients, size, threads, &bar())

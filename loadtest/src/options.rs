@@ -1,6 +1,7 @@
 //! The command line, as the library takes it.
 
 pub(crate) mod floor;
+pub(crate) mod recover;
 pub(crate) mod roll;
 
 use std::{path::PathBuf, time::Duration};

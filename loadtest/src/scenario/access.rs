@@ -1,7 +1,8 @@
 //! How to get in, whatever the load: which nodes, with what, how many at a time. And what this machine allows.
 
-use std::{path::PathBuf, thread};
+use std::{path::PathBuf, sync::Arc, thread};
 
+use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use super::ScenarioError;
@@ -78,6 +79,11 @@ impl Access {
     pub(super) fn targets(&self) -> Result<Vec<Target>, ScenarioError> {
         let trusted = self.ca.as_deref().map(trust).transpose()?;
         Ok(self.urls.iter().map(|url| Target::parse(url, trusted.as_ref())).collect::<Result<_, _>>()?)
+    }
+
+    /// What the client library is to trust; by itself the machine's authorities.
+    pub(super) fn trusted(&self) -> Result<Option<Arc<ClientConfig>>, ScenarioError> {
+        Ok(self.ca.as_deref().map(trust).transpose()?)
     }
 
     pub(super) fn manner(&self) -> Manner {

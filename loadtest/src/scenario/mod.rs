@@ -2,7 +2,7 @@
 //!
 //! - [`fanout`]: many subscribers on one channel; [`channels`] and [`stalled`] are the same with other seats
 //! - [`idle`]: connections that rest; [`churn`]: connections that come and go; [`echo`]: what comes in
-//! - [`roll`]: clients that stay while nodes are replaced
+//! - [`roll`]: clients that stay while nodes are replaced; [`recover`]: the client library, over connections that are given up
 //!
 //! Threads: each receiving thread owns its share of the connections, and one more keeps the schedule and writes the
 //! publications, so that nothing that is received can make one late. They meet in the counters of `Progress`.
@@ -15,6 +15,7 @@ pub mod churn;
 mod crew;
 pub mod echo;
 pub mod fanout;
+mod heap;
 pub mod idle;
 mod ledger;
 mod meter;
@@ -23,8 +24,10 @@ mod plan;
 mod progress;
 mod publisher;
 mod receiver;
+pub mod recover;
 pub mod roll;
 pub mod stalled;
+mod stop;
 mod stopped;
 
 use std::{error::Error as _, io, iter::successors};

@@ -3,21 +3,18 @@
 //!
 //! - [`kind`]: what a client speaks; `speech`: what it says and hears, whatever that is
 //! - `member`: one client over all its connections; `rest`: when it comes back; `seat`: its place on a channel, with its books
-//! - `crew`: all of them, on their threads; `backend`: who publishes, through the server API; `heap`: how many came back at once;
-//!   `stop`: the wish that it ends
+//! - `crew`: all of them, on their threads; `backend`: who publishes, through the server API
 //!
 //! Replacing the nodes is somebody else's part: this only watches.
 
 mod backend;
 mod crew;
-mod heap;
 pub mod kind;
 mod member;
 mod notes;
 mod rest;
 mod seat;
 mod speech;
-mod stop;
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +32,9 @@ use seat::Seat;
 use super::{
     Access, SPARE_FILES, ScenarioError, check_files,
     crew::{LOOK, on_this_thread, spawn},
+    heap,
     meter::{Meter, RECEIVING, Servers},
+    stop,
 };
 use crate::{
     client::Manner,

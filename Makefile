@@ -34,6 +34,7 @@ test: ## Install what is missing, then check and test everything
 	$(MAKE) test-api
 	$(MAKE) test-load
 	$(MAKE) test-cluster
+	$(MAKE) test-balancers
 	$(MAKE) test-monitoring
 
 .PHONY: check
@@ -111,6 +112,10 @@ test-load: build ## The load tool: what it notices, and a short run against one 
 .PHONY: test-cluster
 test-cluster: build ## Two nodes, Redis and HAProxy as plain processes
 	for file in tests/cluster/*.test.mjs; do node --test "$$file"; done
+
+.PHONY: test-balancers
+test-balancers: build ## HAProxy, nginx and Envoy with the settings of deploy/, before three nodes
+	node --test tests/deploy/balancers.test.mjs
 
 # Longer than most have patience for, and what CI has no time for: a machine with nothing else to do.
 .PHONY: test-roll

@@ -44,6 +44,7 @@ for (const [name, start] of Object.entries(balancers)) {
             assert.equal(counts.reduce((sum, count) => sum + count), clients.length);
             // Envoy draws lots.
             assert.ok(Math.min(...counts) >= 7, `${counts}`);
+            if (name !== "envoy") await theEmptiestIsNext(url);
         });
 
         await t.test("what clients publish passes, of every size", async () => {
@@ -115,6 +116,21 @@ for (const [name, start] of Object.entries(balancers)) {
     });
 }
 
+// Where three have gone three more have room: in turn would be one for each node.
+async function theEmptiestIsNext(url) {
+    const held = [];
+    const open = async () => (await opened(url, { held })).node;
+    const nodes = [];
+    for (let i = 0; i < 9; i++) nodes.push(await open());
+    const [emptiest] = nodes;
+    await Promise.all(held.filter((_, i) => nodes[i] === emptiest).map(closed));
+    const next = [await open(), await open(), await open()];
+    assert.ok(next.filter((node) => node === emptiest).length >= 2, `${nodes} without those on ${emptiest}: ${next}`);
+    await Promise.all(held.map(closed));
+}
+
+const closed = (socket) => socket.readyState === WebSocket.CLOSED || new Promise((resolve) => socket.once("close", resolve).close());
+
 // From a client to all others, short and longer than the buffers of a proxy.
 async function everySize(clients, sent) {
     const sizes = [0, 100, 3_000, 20_000, 60_000];
@@ -141,7 +157,7 @@ async function anAddressIsSeen(url) {
     assert.ok(refused.every(({ status }) => status === 429), JSON.stringify(refused));
     assert.ok(outcomes.length - refused.length >= CLIENTS_OF_ADDRESS);
     assert.equal((await opened(url, { localAddress: "127.0.0.3" })).status, 101, "another address has seats of its own");
-    await Promise.all(held.map((socket) => new Promise((resolve) => socket.once("close", resolve).close())));
+    await Promise.all(held.map(closed));
 }
 
 // What a handshake is answered, and by which node if it is taken. The socket is put into `held`, or closed again.

@@ -125,9 +125,9 @@ export class Client extends Lasting {
         socket.send(this.encode({ id: 1, connect }));
     }
 
-    // Without an id: only a refusal is answered, and is a complaint.
-    publish(data) {
-        this.say({ publish: { channel: this.channel, data: this.payload(data) } });
+    // Without an id: only a refusal is answered, and is a complaint. Under the same key it is published once.
+    publish(data, key) {
+        this.say({ publish: { channel: this.channel, data: this.payload(data), ...(key && { key }) } });
     }
 
     payload(data) {

@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { assertAllGotAll, payload } from "../../tests/cluster/checks.mjs";
 import { BareClient, BinaryClient, Client } from "../../tests/cluster/client.mjs";
@@ -13,6 +12,7 @@ const { chromium } = createRequire(new URL("../../tests/clients/package.json", i
 const BALANCER = "http://127.0.0.1:8000";
 const PROMETHEUS = "http://127.0.0.1:9090";
 const CHANNEL = "chat:compose";
+const KINDS = [Client, BinaryClient, BareClient];
 const run = async (program, ...args) => (await promisify(execFile)(program, args, { cwd: root, maxBuffer: 1 << 26 })).stdout.trim();
 const compose = (...args) => run(process.env.COMPOSE, "--file", "docker-compose.yml", ...args);
 const docker = (...args) => run(process.env.DOCKER, ...args);
@@ -92,29 +92,10 @@ test("Grafana takes its provisioning", async () => {
 });
 
 test("a node is stopped, and all are replaced, and no client misses anything", { timeout: 300_000 }, async (t) => {
-    const kinds = [Client, BinaryClient, BareClient];
-    const clients = Array.from({ length: 60 }, (_, i) => new kinds[i % 3](BALANCER, CHANNEL));
-    await Promise.all(clients.map((client) => client.connect()));
-    t.after(() => clients.forEach((client) => client.close()));
+    const clients = await connected(t, 60);
     const first = payload("operator", 0);
     await publish(first);
-    const sent = [first];
-    let isOver = false;
-    // A client of the balancer, which moves like the others: the command line in a container would be gone with its node.
-    const speaker = await new Client(BALANCER, CHANNEL).connect();
-    t.after(() => speaker.close());
-    const backEnd = (async () => {
-        for (let number = 0; !isOver; number++) {
-            const data = payload("back end", number);
-            const hasIt = () => speaker.publications.some((one) => one.data.number === number && one.data.by === data.by);
-            while (!isOver && !hasIt()) {
-                if (speaker.node) speaker.publish(data, `${number}`);
-                await until(() => "heard again", hasIt, 2_000).catch(() => {});
-            }
-            if (hasIt()) sent.push(data);
-        }
-    })();
-    t.after(() => (isOver = true));
+    const backEnd = await BackEnd.start(t);
     const [victim] = await containers("gateway");
     await docker("stop", "--time", "30", victim);
     assert.equal(await docker("inspect", "--format", "{{ .State.ExitCode }}", victim), "0", "it left in good order");
@@ -122,14 +103,12 @@ test("a node is stopped, and all are replaced, and no client misses anything", {
     await docker("start", victim);
     await until(() => "healthy again", async () => (await health(victim)) === "healthy", 60_000);
     await run("deploy/compose/roll.sh");
-    isOver = true;
-    await backEnd;
-    assert.ok(sent.length > 500, `only ${sent.length} publications, refused: ${speaker.complaints.slice(0, 3)}`);
+    const sent = [first, ...(await backEnd.stop())];
+    assert.ok(sent.length > 500, `only ${sent.length} publications; ${backEnd.complaints}`);
     assert.equal((await containers("gateway")).length, 3);
-    await until(() => "everything with everybody", () => clients.every(({ publications }) => publications.length >= sent.length)).catch(() => {});
+    await checkAll(clients, sent);
     const closes = new Set(clients.flatMap((client) => client.closes));
     assert.deepEqual([...closes].filter((code) => ![4001, 1012].includes(code)), [], "every close says why");
-    for (const kind of kinds) assertAllGotAll(clients.filter((client) => client instanceof kind && client.constructor === kind), sent);
     const moved = clients.reduce((sum, { reconnects }) => sum + reconnects, 0);
     t.diagnostic(`${sent.length} publications to ${clients.length} clients, ${moved} reconnects: nothing lost or doubled`);
 });
@@ -138,3 +117,75 @@ test("the load tool runs inside", async () => {
     const said = await compose("--profile", "loadtest", "run", "--rm", "-T", "loadtest", "fanout", "--url", "ws://balancer:8000/ws", "--clients", "60", "--rate", "10", "--duration", "3s");
     assert.match(said, /passed/i, said);
 });
+
+test("with sentinels: the master dies, and the nodes follow the replica", { timeout: 240_000 }, async (t) => {
+    await compose("down", "--volumes", "--timeout", "5");
+    const withSentinels = (...args) => compose("--file", "deploy/compose/sentinel.yml", ...args);
+    const master = () => withSentinels("exec", "-T", "sentinel-1", "redis-cli", "-p", "26379", "sentinel", "get-master-addr-by-name", "skywave");
+    await withSentinels("up", "-d", "--no-build");
+    await until(() => "the balancer", () => fetch(`${BALANCER}/`).then(({ ok }) => ok, () => false), 60_000);
+    assert.equal(await master(), "10.77.213.10\n6379");
+    const clients = await connected(t, 12);
+    const backEnd = await BackEnd.start(t);
+    await until(() => "some publications", () => backEnd.sent.length > 50);
+    await docker("kill", await withSentinels("ps", "-q", "redis"));
+    await until(() => "another master", async () => (await master()) === "10.77.213.11\n6379", 60_000);
+    const before = backEnd.sent.length;
+    await until(() => `publications after the failover; ${backEnd.complaints}`, () => backEnd.sent.length > before + 50, 60_000);
+    await checkAll(clients, await backEnd.stop(), { isOneEpoch: false });
+    assert.deepEqual(clients.flatMap((client) => client.closes), [], "no client was sent away");
+});
+
+// Clients of each kind, at the balancer.
+async function connected(t, count) {
+    const clients = Array.from({ length: count }, (_, i) => new KINDS[i % KINDS.length](BALANCER, CHANNEL));
+    t.after(() => clients.forEach((client) => client.close()));
+    await Promise.all(clients.map((client) => client.connect()));
+    return clients;
+}
+
+async function checkAll(clients, sent, options) {
+    // The checks say more.
+    await until(() => "everything with everybody", () => clients.every(({ publications }) => publications.length >= sent.length)).catch(() => {});
+    for (const kind of KINDS) assertAllGotAll(clients.filter((client) => client.constructor === kind), sent, options);
+}
+
+// Publishes until it is told to stop, under keys, so that what was not heard again can be said again. A client of the balancer,
+// which moves like the others: the command line in a container would be gone with its node.
+class BackEnd {
+    #isOver = false;
+    #client;
+    sent = [];
+
+    static async start(t) {
+        const backEnd = new BackEnd();
+        backEnd.#client = await new Client(BALANCER, CHANNEL).connect();
+        backEnd.done = backEnd.#run();
+        t.after(() => backEnd.stop());
+        return backEnd;
+    }
+
+    // While Redis is away publishing is refused, which is said.
+    get complaints() {
+        return this.#client.complaints.slice(-3);
+    }
+
+    async #run() {
+        for (let number = 0; !this.#isOver; number++) {
+            const data = payload("back end", number);
+            const hasIt = () => this.#client.publications.some((one) => one.data.by === data.by && one.data.number === number);
+            while (!this.#isOver && !hasIt()) {
+                if (this.#client.node) this.#client.publish(data, `${number}`);
+                await until(() => "heard again", hasIt, 1_000).catch(() => {});
+            }
+            if (hasIt()) this.sent.push(data);
+        }
+    }
+
+    async stop() {
+        this.#isOver = true;
+        await this.done;
+        this.#client.close();
+        return this.sent;
+    }
+}

@@ -55,6 +55,7 @@ check-deploy: build ## The files of the deployment, as their own programs and th
 	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml
 	node deploy/grafana/build.mjs --check
+	node --test tests/monitoring/files.test.mjs
 	scripts/check-compose.sh
 	scripts/check-dockerfile.sh
 	cd tests/deploy && ../../target/venv/deploy/bin/python -m unittest
@@ -125,9 +126,10 @@ test-roll: ## Three nodes are replaced under 5,000 clients, at the pace that is 
 		node --test tests/cluster/loadtest-roll.test.mjs
 
 .PHONY: test-upgrade
-test-upgrade: ## The same from another revision of this repository to this one, and back: OTHER=REVISION (default: the one before)
+test-upgrade: ## Another revision of this repository beside this one, and rolled to this one and back: OTHER=REVISION (default: the one before)
 	cargo build --locked --bin skywave
 	other=$$(scripts/build-other.sh "$${OTHER:-HEAD~1}"); \
+		SKYWAVE_BIN_OTHER=$$other node --test tests/cluster/upgrade.test.mjs; \
 		SKYWAVE_BIN_OTHER=$$other node --test --test-name-pattern 'another version' tests/cluster/roll.test.mjs
 
 .PHONY: test-compose
@@ -141,6 +143,11 @@ test-monitoring: build ## Dashboards and rules against a Prometheus that scrapes
 .PHONY: drill
 drill: build ## Each alert whose fault can be made here, made and waited for
 	node --test tests/monitoring/drill.test.mjs
+
+.PHONY: dashboard-pictures
+dashboard-pictures: build ## docs/images/dashboard-*.png anew: the dashboards as Grafana's components draw them (npm gets 600 MB)
+	npm ci --prefix tests/dashboards --no-audit --no-fund --no-update-notifier --loglevel=error
+	node tests/dashboards/pictures.mjs
 
 .PHONY: bench-backplane
 bench-backplane: ## What the backplane costs, as ratios to redis-benchmark in the same run (10 minutes, a quiet machine)

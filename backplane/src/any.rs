@@ -26,6 +26,14 @@ impl Any {
             Self::Redis(_) => None,
         }
     }
+
+    /// Why this node does not work with what it has found, if it does not: see [`Redis::refusal`].
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(redis) => redis.refusal(),
+        }
+    }
 }
 
 impl Backplane for Any {

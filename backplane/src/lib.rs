@@ -17,6 +17,7 @@ mod metrics;
 mod redis;
 mod revocation;
 mod transition;
+mod unreadable;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -26,11 +27,10 @@ use skywave_proto::{ChannelName, Member, Payload, Publication, StreamPosition};
 pub use any::Any;
 pub use memory::Memory;
 pub use metrics::describe_metrics;
-pub use redis::{
-    FormatError, Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError,
-};
+pub use redis::{Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError};
 pub use revocation::{MAX_REVOCATIONS, MAX_SUBJECT_BYTES, Revocation, Revocations, RevokeError, Subject};
 pub use transition::{Transition, TransitionKind};
+pub use unreadable::Unreadable;
 
 /// What a namespace keeps of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

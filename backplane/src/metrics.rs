@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::{BackplaneState, Gap};
+use crate::{BackplaneState, Gap, Unreadable};
 
 const STATE: &str = "skywave_backplane_state";
 const PROBE: &str = "skywave_backplane_probe_seconds";
@@ -34,7 +34,7 @@ pub fn describe_metrics() {
     describe_counter!(
         UNREADABLE,
         Unit::Count,
-        "What other nodes said that this version does not understand, and dropped"
+        "What other nodes wrote that this version cannot read and drops, by kind"
     );
     describe_counter!(UNKNOWN, Unit::Count, "Publications that were sent and not answered");
     describe_counter!(RING_HITS, Unit::Count, "Histories that were read, by where from: ring (this node) or backplane");
@@ -42,10 +42,13 @@ pub fn describe_metrics() {
     for kind in ["reset", "rollback", "possible"] {
         counter!(GAPS, "kind" => kind).absolute(0);
     }
+    for kind in Unreadable::ALL {
+        counter!(UNREADABLE, "kind" => kind.word()).absolute(0);
+    }
     for source in ["ring", "backplane"] {
         counter!(RING_HITS, "source" => source).absolute(0);
     }
-    for name in [RECOVERED, SESSIONS, DROPPED, UNREADABLE, UNKNOWN] {
+    for name in [RECOVERED, SESSIONS, DROPPED, UNKNOWN] {
         counter!(name).absolute(0);
     }
 }
@@ -87,8 +90,8 @@ pub(crate) fn overflowed() {
     counter!(DROPPED).increment(1);
 }
 
-pub(crate) fn unreadable() {
-    counter!(UNREADABLE).increment(1);
+pub(crate) fn unreadable(kind: Unreadable) {
+    counter!(UNREADABLE, "kind" => kind.word()).increment(1);
 }
 
 pub(crate) fn outcome_unknown() {

@@ -17,9 +17,9 @@ nodes=$("${compose[@]}" ps --quiet gateway)
 for node in $nodes; do
     name=$(docker inspect --format '{{ .Name }}' "$node")
     echo "${name#/} leaves"
-    docker stop --time 30 "$node" >/dev/null
+    docker stop "$node" >/dev/null # waits for stop_grace_period
     docker rm "$node" >/dev/null
-    "${compose[@]}" up --detach --no-deps --no-recreate --no-build gateway >/dev/null 2>&1
+    "${compose[@]}" up --detach --no-deps --no-recreate --no-build gateway >/dev/null
     for _ in $(seq 60); do
         # shellcheck disable=SC2046 # one word for each container
         sick=$(docker inspect --format '{{ .State.Health.Status }}' $("${compose[@]}" ps --quiet gateway) | grep -cv '^healthy$' || true)

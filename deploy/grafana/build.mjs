@@ -7,8 +7,20 @@ import { fileURLToPath } from "node:url";
 const datasource = { type: "prometheus", uid: "prometheus" };
 
 // A panel: a title, a sentence for its (i), a unit of Grafana's, and [legend, expression] pairs.
-const graph = (title, description, unit, ...targets) => ({ type: "timeseries", title, description, unit, targets, width: 8, height: 8 });
-const number = (title, description, unit, ...targets) => ({ type: "stat", title, description, unit, targets, width: 4, height: 4 });
+const graph = (title, description, unit, ...targets) => ({ type: "timeseries", title, description, unit, targets });
+// The same with many kinds, of which most are nothing most of the time: those stay out of the legend.
+const kinds = (...of) => ({ ...graph(...of), overrides: [nothingButZeros] });
+// A number: green below `bad`, red from there on (or the other way round, `isLow`).
+const number = (title, description, unit, target, { bad, isLow, mappings = [] } = {}) => ({ type: "stat", title, description, unit, targets: [target], bad, isLow, mappings });
+
+const nothingButZeros = {
+    matcher: { id: "byValue", options: { reducer: "allIsZero", op: "gte", value: 0 } },
+    properties: [{ id: "custom.hideFrom", value: { legend: true, tooltip: true, viz: false } }],
+};
+// Without it the axis of a line that stays at 0 reaches to 100.
+const LEAST_TOP = { short: 1, cps: 1, Bps: 1000, bytes: 1024, s: 0.001, percentunit: 0.01 };
+
+const STATES = [{ type: "value", options: { 0: { index: 0, text: "never reached" }, 1: { index: 1, text: "degraded" }, 2: { index: 2, text: "live" } } }];
 
 const quantiles = (metric, by = "") =>
     [0.5, 0.99].map((q) => [`p${q * 100}${by && ` {{${by}}}`}`, `histogram_quantile(${q}, sum by (le${by && `, ${by}`}) (rate(${metric}_bucket{node=~"$node"}[$__rate_interval])))`]);
@@ -24,20 +36,20 @@ const dashboards = {
         title: "Skywave: overview",
         rows: {
             "Is it working": [
-                number("Nodes", "Nodes that answer Prometheus.", "short", ["nodes", 'count(up{job="skywave"} == 1)']),
+                number("Nodes", "Nodes that answer Prometheus.", "short", ["nodes", 'sum(up{job="skywave"})'], { bad: 1, isLow: true }),
                 number("Connections", "Open now, on all nodes.", "short", ["connections", "sum(skywave_connections)"]),
                 number("Deliveries", "Publications handed to connections.", "cps", ["deliveries", "sum(rate(skywave_deliveries_total[$__rate_interval]))"]),
-                number("Late deliveries", "Of all deliveries, those later than half a second. The service level is 0.1 %.", "percentunit", ["late", "sum(job:skywave_deliveries_late:ratio_rate5m) or vector(0)"]),
-                number("Failed handshakes", "Of all who connect, those refused for want of room. The service level is 0.1 %.", "percentunit", ["failed", "sum(job:skywave_handshakes_failed:ratio_rate5m) or vector(0)"]),
-                number("Masters reached", "The worst node's state of its Redis masters: 2 live, 1 degraded, 0 never reached.", "short", ["state", "min(skywave_backplane_state)"]),
+                number("Late deliveries", "Of all deliveries, those later than half a second. The service level is 0.1 %.", "percentunit", ["late", "sum(job:skywave_deliveries_late:ratio_rate5m) or vector(0)"], { bad: 0.001 }),
+                number("Failed handshakes", "Of all who connect, those refused for want of room. The service level is 0.1 %.", "percentunit", ["failed", "sum(job:skywave_handshakes_failed:ratio_rate5m) or vector(0)"], { bad: 0.001 }),
+                number("Redis", "The worst node's way to its masters: live, degraded, or never reached.", "short", ["state", "min(skywave_backplane_state)"], { bad: 2, isLow: true, mappings: STATES }),
             ],
             Traffic: [
-                graph("Connections", "Open connections of each node. Apart: nodes were added, see runbook imbalance.", "short", gauge("skywave_connections")),
-                graph("Publications in", "Accepted by the backplane, by namespace and where they came from.", "cps", ["{{namespace}} {{source}}", 'sum by (namespace, source) (rate(skywave_publications_total{node=~"$node"}[$__rate_interval]))']),
-                graph("Deliveries out", "Handed to connections, by namespace. Over publications: the fan-out.", "cps", rate("skywave_deliveries_total", "namespace")),
+                graph("Connections of each node", "Open now. Apart: nodes were added, see runbook imbalance.", "short", gauge("skywave_connections")),
+                kinds("Publications in", "Accepted by the backplane, by namespace and where they came from.", "cps", ["{{namespace}} {{source}}", 'sum by (namespace, source) (rate(skywave_publications_total{node=~"$node"}[$__rate_interval]))']),
+                kinds("Deliveries out", "Handed to connections, by namespace. Over publications: the fan-out.", "cps", rate("skywave_deliveries_total", "namespace")),
                 graph("Delivery lag", "From taking a publication in, on whatever node, to handing it to connections.", "s", ...quantiles("skywave_delivery_lag_seconds")),
                 graph("Opened and closed", "Connections that come and go.", "cps", ["opened", 'sum(rate(skywave_connections_opened_total{node=~"$node"}[$__rate_interval]))'], ["closed", 'sum(rate(skywave_connections_closed_total{node=~"$node"}[$__rate_interval]))']),
-                graph("Closed, by reason", "Only those that should not be: neither the client's wish nor the node's plan.", "cps", rate("skywave_connections_closed_total", "reason", 'reason!~"normal|going_away|draining|rebalanced|connection_too_old|replaced"')),
+                kinds("Closed, by reason", "Only those that should not be: neither the client's wish nor the node's plan.", "cps", rate("skywave_connections_closed_total", "reason", 'reason!~"normal|going_away|draining|service_restart|rebalanced|connection_too_old|token_expired|replaced|disconnected_by_api"')),
             ],
             "Who leaves": [
                 graph("Connections that still have to go", "In a drain all of the node's, in a shedding the chosen ones.", "short", gauge("skywave_drain_remaining")),
@@ -48,6 +60,14 @@ const dashboards = {
                 graph("Nodes by version", "Two versions: a rollout is under way, or stuck.", "short", ["{{version}}", 'count by (version) (skywave_build_info{node=~"$node"})']),
                 graph("Nodes by settings", "Two versions of settings for long: see runbook settings.", "short", ["{{version}}", 'count by (version) (skywave_config_info{node=~"$node"} == 1)']),
                 graph("Nodes that nodes see", "Each node's own count of nodes that are alive: all the same.", "short", gauge("skywave_nodes")),
+            ],
+            "Balancer (HAProxy)": [
+                graph("Sessions of each server", "What the balancer has open to each node. Without HAProxy this row is empty.", "short", ["{{server}}", 'sum by (server) (haproxy_server_current_sessions{proxy="gateways"}) > 0']),
+                graph("Servers that it uses", "As many as there are nodes; fewer: see runbook balancer.", "short", ["up", 'sum(haproxy_server_status{proxy="gateways",state="UP"})']),
+                graph("Bytes", "To and from clients, with all that TLS and HTTP add.", "Bps", ["to clients", 'sum(rate(haproxy_backend_bytes_out_total{proxy="gateways"}[$__rate_interval]))'], ["from clients", 'sum(rate(haproxy_backend_bytes_in_total{proxy="gateways"}[$__rate_interval]))']),
+                graph("Part of its connections in use", "Each client is one to HAProxy; when it is full they wait without an answer.", "percentunit", ["{{instance}}", "haproxy_process_current_connections / haproxy_process_max_connections"]),
+                graph("Tried again", "Handshakes that went to a second node because the first refused or was gone.", "cps", ["retries", 'sum(rate(haproxy_backend_retry_warnings_total{proxy="gateways"}[$__rate_interval]))']),
+                graph("Checks that failed", "Of /readyz, by server: a node that drains fails them too.", "cps", ["{{server}}", 'sum by (server) (rate(haproxy_server_check_failures_total{proxy="gateways"}[$__rate_interval]))']),
             ],
         },
     },
@@ -60,8 +80,8 @@ const dashboards = {
                 graph("Memory", "Resident, and as a part of what it may use (right: 0.9 closes the door).", "bytes", ["{{node}}", 'process_resident_memory_bytes{job="skywave",node=~"$node"}']),
                 graph("Part of the memory that it may use", "At limits.overload_memory it lets nobody in.", "percentunit", gauge("skywave_memory_used_ratio")),
                 graph("Open files", "Each connection is one; without any left it lets nobody in.", "short", ["{{node}}", 'process_open_fds{job="skywave",node=~"$node"}'], ["{{node}} may", 'process_max_fds{job="skywave",node=~"$node"}']),
+                graph("Connections, and limits.connections", "0: there is no limit, and memory and open files decide.", "short", gauge("skywave_connections"), ["{{node}} may", 'skywave_connections_limit{node=~"$node"}']),
                 graph("How late the latest shard is", "All clients of that shard wait so long.", "s", gauge("skywave_shard_lag_seconds")),
-                graph("Memory of a connection", "Resident memory over connections: with few, it is mostly the program itself.", "bytes", ["{{node}}", 'process_resident_memory_bytes{job="skywave",node=~"$node"} / on (node) (sum by (node) (skywave_connections) > 0)']),
             ],
             "What it holds": [
                 graph("Connections by protocol", "json, protobuf, raw: what they speak.", "short", ["{{protocol}}", 'sum by (protocol) (skywave_connections{node=~"$node"})']),
@@ -71,6 +91,8 @@ const dashboards = {
             Process: [
                 graph("Threads", "Shards, the small runtime, and what blocks for a moment.", "short", ["{{node}}", 'process_threads{job="skywave",node=~"$node"}']),
                 graph("Age", "Since the process was started.", "s", ["{{node}}", 'time() - process_start_time_seconds{job="skywave",node=~"$node"}']),
+                graph("Memory of a connection", "Resident memory over connections: with few, it is mostly the program itself.", "bytes", ["{{node}}", 'process_resident_memory_bytes{job="skywave",node=~"$node"} / on (node) (sum by (node) (skywave_connections) > 0)']),
+                graph("Certificate ends in", "The first to end in the file that a listener uses. Empty without TLS on the nodes.", "s", ["{{node}} {{listener}}", 'skywave_certificate_expiry_timestamp_seconds{node=~"$node"} - time()']),
                 graph("Signals dropped", "What nodes said to each other and found no room.", "cps", rate("skywave_signals_dropped_total", "direction")),
             ],
         },
@@ -80,24 +102,27 @@ const dashboards = {
         title: "Skywave: backplane",
         rows: {
             "The way to Redis": [
-                graph("State", "2 live, 1 degraded, 0 never reached; for each node and master.", "short", ["{{node}} master {{shard}}", 'skywave_backplane_state{node=~"$node"}']),
-                graph("Probe", "From publishing a probe to hearing it, while nothing else is heard.", "s", ...quantiles("skywave_backplane_probe_seconds")),
+                graph("State", "Of the way to Redis, for each node and master.", "short", ["{{node}} master {{shard}}", 'skywave_backplane_state{node=~"$node"}']),
+                graph("Probe", "From publishing a probe to hearing it, while nothing else is heard. Empty on a busy cluster.", "s", ...quantiles("skywave_backplane_probe_seconds")),
                 graph("Publish", "From taking a publication in to Redis' answer.", "s", ...quantiles("skywave_publish_duration_seconds")),
                 graph("Reached again", "Times that a master was reached, subscribed and caught up with.", "short", ["{{node}}", 'sum by (node) (increase(skywave_backplane_connects_total{node=~"$node"}[$__rate_interval]))']),
                 graph("Catching up", "From reaching a master to having caught up on all of its channels.", "s", ...quantiles("skywave_backplane_sweep_seconds")),
                 graph("Outcome unknown", "Publications that were sent and not answered in time.", "cps", ["{{node}}", 'sum by (node) (rate(skywave_backplane_unknown_outcomes_total{node=~"$node"}[$__rate_interval]))']),
             ],
             Continuity: [
-                graph("Gaps", "Told to channels. reset and rollback: publications were lost.", "short", ["{{kind}}", 'sum by (kind) (increase(skywave_backplane_gaps_total{node=~"$node"}[$__rate_interval]))']),
+                kinds("Gaps", "Told to channels. reset and rollback: publications were lost.", "short", ["{{kind}}", 'sum by (kind) (increase(skywave_backplane_gaps_total{node=~"$node"}[$__rate_interval]))']),
                 graph("Fetched from history", "Publications that were not heard and were delivered all the same.", "cps", ["{{node}}", 'sum by (node) (rate(skywave_backplane_recovered_publications_total{node=~"$node"}[$__rate_interval]))']),
                 graph("Histories read", "From the node's own ring, or from Redis.", "cps", rate("skywave_backplane_history_reads_total", "source")),
                 graph("Overflows", "Publications came in faster than the node took them.", "short", ["{{node}}", 'sum by (node) (increase(skywave_backplane_overflows_total{node=~"$node"}[$__rate_interval]))']),
+                graph("Not understood", "Publications that another version wrote: see UPGRADES.md.", "cps", ["{{node}}", 'sum by (node) (rate(skywave_backplane_unreadable_total{node=~"$node"}[$__rate_interval]))']),
                 graph("Kept in rings", "Recent publications that nodes keep themselves; bounded by limits.node_ring_bytes.", "bytes", gauge("skywave_backplane_ring_bytes")),
             ],
             Redis: [
                 graph("Memory", "Used, and maxmemory (0: none is set, which is a mistake).", "bytes", ["used", "redis_memory_used_bytes"], ["may", "redis_memory_max_bytes"]),
                 graph("Commands", "Processed in a second.", "cps", ["{{instance}}", "rate(redis_commands_processed_total[$__rate_interval])"]),
                 graph("Clients", "Connections to Redis: a few of each node.", "short", ["{{instance}}", "redis_connected_clients"]),
+                graph("Bytes", "What Redis sends and gets: each publication goes out once for each node that has a subscriber.", "Bps", ["{{instance}} out", "rate(redis_net_output_bytes_total[$__rate_interval])"], ["{{instance}} in", "rate(redis_net_input_bytes_total[$__rate_interval])"]),
+                graph("Replicas", "Of this Redis; durability = { replicated = N } needs N, min-replicas-to-write as many as it says.", "short", ["{{instance}}", "redis_connected_slaves"]),
                 graph("Evicted keys", "Must be none: maxmemory-policy noeviction.", "cps", ["{{instance}}", "rate(redis_evicted_keys_total[$__rate_interval])"]),
             ],
         },
@@ -107,22 +132,22 @@ const dashboards = {
         title: "Skywave: what clients see",
         rows: {
             "Getting in": [
-                graph("Handshakes refused", "By reason; runbook handshakes-fail says what helps.", "cps", rate("skywave_handshakes_refused_total", "reason")),
-                graph("Tokens refused", "By reason; runbook tokens-refused.", "cps", rate("skywave_tokens_refused_total", "reason")),
-                graph("Limited", "What connections asked beyond a limit, by limit.", "cps", rate("skywave_limited_total", "limit")),
+                kinds("Handshakes refused", "By reason; runbook handshakes-fail says what helps.", "cps", rate("skywave_handshakes_refused_total", "reason")),
+                kinds("Tokens refused", "By reason; runbook tokens-refused.", "cps", rate("skywave_tokens_refused_total", "reason")),
+                kinds("Limited", "What connections asked beyond a limit, by limit.", "cps", rate("skywave_limited_total", "limit")),
             ],
             "Staying in": [
                 graph("Round trip", "From a ping to the client's pong: the clients' networks.", "s", ...quantiles("skywave_ping_round_trip_seconds")),
-                graph("Slow consumers", "Clients that did not read fast enough, by what was done.", "cps", rate("skywave_slow_consumers_total", "policy")),
-                graph("Closed, by reason", "All closes.", "cps", rate("skywave_connections_closed_total", "reason")),
+                kinds("Slow consumers", "Clients that did not read fast enough, by what was done.", "cps", rate("skywave_slow_consumers_total", "policy")),
+                kinds("Closed, by reason", "All closes.", "cps", rate("skywave_connections_closed_total", "reason")),
             ],
             "Coming back": [
                 graph("Recoveries", "Subscriptions that came back with a position.", "cps", rate("skywave_recoveries_total", "outcome")),
                 graph("Of these not recovered", "They start over; runbook recoveries-fail.", "percentunit", ["not recovered", 'sum(rate(skywave_recoveries_total{node=~"$node",outcome="not_recovered"}[$__rate_interval])) / (sum(rate(skywave_recoveries_total{node=~"$node"}[$__rate_interval])) > 0) or vector(0)']),
-                graph("Settings loaded again", "By outcome; refused: the old ones stay.", "short", ["{{outcome}}", 'sum by (outcome) (increase(skywave_config_reloads_total{node=~"$node"}[$__rate_interval]))']),
+                kinds("Settings loaded again", "By outcome; refused: the old ones stay.", "short", ["{{outcome}}", 'sum by (outcome) (increase(skywave_config_reloads_total{node=~"$node"}[$__rate_interval]))']),
             ],
             "The back end": [
-                graph("Webhooks", "Calls by hook and outcome; failed: no useful answer.", "cps", ["{{hook}} {{outcome}}", 'sum by (hook, outcome) (rate(skywave_webhooks_total{node=~"$node"}[$__rate_interval]))']),
+                kinds("Webhooks", "Calls by hook and outcome; failed: no useful answer.", "cps", ["{{hook}} {{outcome}}", 'sum by (hook, outcome) (rate(skywave_webhooks_total{node=~"$node"}[$__rate_interval]))']),
                 graph("How long calls take", "With all their tries; of events each try.", "s", ...quantiles("skywave_webhook_duration_seconds", "hook")),
                 graph("Events waiting", "For their receiver, in order.", "short", gauge("skywave_webhook_events_waiting")),
             ],
@@ -130,37 +155,57 @@ const dashboards = {
     },
 };
 
+const isStat = ({ type }) => type === "stat";
+// The lines of a row: six numbers, or three graphs; those in the last line share its width.
+function* linesOf(row) {
+    for (let at = 0, length; at < row.length; at += length) {
+        length = isStat(row[at]) ? 6 : 3;
+        yield row.slice(at, at + length);
+    }
+}
+
+const fieldOf = ({ unit, bad, isLow, mappings }) => ({
+    unit,
+    mappings,
+    ...(bad !== undefined && {
+        color: { mode: "thresholds" },
+        thresholds: { mode: "absolute", steps: [{ value: null, color: isLow ? "red" : "green" }, { value: bad, color: isLow ? "green" : "red" }] },
+    }),
+});
+
+const drawn = (panel) =>
+    isStat(panel)
+        ? {
+              fieldConfig: { defaults: fieldOf(panel), overrides: [] },
+              options: { reduceOptions: { calcs: ["lastNotNull"], fields: "", values: false }, colorMode: "value", graphMode: "area" },
+          }
+        : {
+              fieldConfig: {
+                  defaults: {
+                      unit: panel.unit,
+                      ...(panel.title === "State" && { mappings: STATES, max: 2 }),
+                      custom: { fillOpacity: 8, lineWidth: 1, showPoints: "never", axisSoftMin: 0, axisSoftMax: LEAST_TOP[panel.unit] },
+                  },
+                  overrides: panel.overrides ?? [],
+              },
+              options: { legend: { displayMode: "list", placement: "bottom", showLegend: true, calcs: [] }, tooltip: { mode: "multi", sort: "desc" } },
+          };
+
 function panels(rows) {
     const made = [];
     let y = 0;
     for (const [title, row] of Object.entries(rows)) {
         made.push({ id: made.length + 1, type: "row", title, collapsed: false, panels: [], gridPos: { x: 0, y, w: 24, h: 1 } });
         y += 1;
-        let x = 0;
-        let tallest = 0;
-        for (const { type, title, description, unit, targets, width, height } of row) {
-            if (x + width > 24) {
-                y += tallest;
-                [x, tallest] = [0, 0];
+        for (const line of linesOf(row)) {
+            const [w, h] = [24 / line.length, isStat(line[0]) ? 4 : 8];
+            for (const [at, panel] of line.entries()) {
+                const { type, title, description } = panel;
+                const targets = panel.targets.map(([legendFormat, expr], at) => ({ refId: "ABCDEF"[at], datasource, expr, legendFormat }));
+                made.push({ id: made.length + 1, type, title, description, datasource, gridPos: { x: at * w, y, w, h }, targets, ...drawn(panel) });
             }
-            const isStat = type === "stat";
-            made.push({
-                id: made.length + 1,
-                type,
-                title,
-                description,
-                datasource,
-                gridPos: { x, y, w: width, h: height },
-                targets: targets.map(([legendFormat, expr], at) => ({ refId: "ABCDEF"[at], datasource, expr, legendFormat, ...(isStat && { instant: true }) })),
-                fieldConfig: { defaults: { unit, ...(!isStat && { min: 0, custom: { fillOpacity: 8, lineWidth: 1, showPoints: "never" } }) }, overrides: [] },
-                options: isStat
-                    ? { reduceOptions: { calcs: ["lastNotNull"], fields: "", values: false }, colorMode: "value", graphMode: "area" }
-                    : { legend: { displayMode: "list", placement: "bottom", showLegend: true, calcs: [] }, tooltip: { mode: "multi", sort: "desc" } },
-            });
-            x += width;
-            tallest = Math.max(tallest, height);
+            y += h;
         }
-        y += tallest;
     }
     return made;
 }
@@ -171,7 +216,6 @@ const node = {
     type: "query",
     datasource,
     query: { query: "label_values(skywave_build_info, node)", refId: "node" },
-    definition: "label_values(skywave_build_info, node)",
     refresh: 2,
     sort: 1,
     multi: true,

@@ -47,7 +47,7 @@ test("three nodes are healthy, hardened, and published on loopback only", async 
     }
 });
 
-test("two windows of the demo see each other, on two nodes", async () => {
+test("two windows of the demo see each other, on two nodes", { timeout: 120_000 }, async () => {
     const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-background-networking", "--disable-quic"] });
     try {
         const pages = [];

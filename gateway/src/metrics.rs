@@ -1,6 +1,6 @@
 //! Every metric: name, unit, help. Labels come from small closed sets, never a channel or a client.
 
-use std::{cell::RefCell, collections::HashMap, time::Duration};
+use std::{cell::RefCell, collections::HashMap, num::NonZeroU32, time::Duration};
 
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -41,6 +41,8 @@ const TOKENS_REFUSED: &str = "skywave_tokens_refused_total";
 const BUILD_INFO: &str = "skywave_build_info";
 const CONFIG_INFO: &str = "skywave_config_info";
 const CONFIG_RELOADS: &str = "skywave_config_reloads_total";
+const CONNECTIONS_LIMIT: &str = "skywave_connections_limit";
+const CERTIFICATE_EXPIRY: &str = "skywave_certificate_expiry_timestamp_seconds";
 
 /// From 100 us (a publication within one node) to 10 s (a backplane that was away).
 const SECONDS: [f64; 13] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5, 10.0];
@@ -116,6 +118,12 @@ fn describe() {
     describe_counter!(SIGNALS_DROPPED, Unit::Count, "What nodes said to each other and found no room, by direction");
     describe_gauge!(CONFIG_INFO, Unit::Count, "1 for the version of the settings in force, 0 for those before");
     describe_counter!(CONFIG_RELOADS, Unit::Count, "Settings that were loaded again, by outcome");
+    describe_gauge!(CONNECTIONS_LIMIT, Unit::Count, "limits.connections, 0 for none");
+    describe_gauge!(
+        CERTIFICATE_EXPIRY,
+        Unit::Seconds,
+        "When the certificate in use ends, in seconds since 1970; nothing without TLS"
+    );
     describe_counter!(
         WEBHOOKS,
         Unit::Count,
@@ -238,6 +246,17 @@ pub fn settings_version(before: Option<&str>, now: &str) {
         gauge!(CONFIG_INFO, "version" => before.to_owned()).set(0.0);
     }
     gauge!(CONFIG_INFO, "version" => now.to_owned()).set(1.0);
+}
+
+/// So many connections are allowed on the node from now on.
+pub(crate) fn connections_limit(limit: Option<NonZeroU32>) {
+    gauge!(CONNECTIONS_LIMIT).set(limit.map_or(0.0, |limit| f64::from(limit.get())));
+}
+
+/// The certificate of a listener, `public` or `internal`, ends then, in seconds since 1970.
+#[allow(clippy::cast_precision_loss, reason = "a year has fewer seconds than a double has whole numbers")]
+pub(crate) fn certificate_expiry(listener: &'static str, at: i64) {
+    gauge!(CERTIFICATE_EXPIRY, "listener" => listener).set(at as f64);
 }
 
 /// Settings were loaded again.

@@ -1,16 +1,10 @@
 //! One node: builds the parts, owns their tasks, stops them in order.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use skywave_backplane::{
-    Any, Durability, FormatError, Generation, Memory, Needs, NodeInfo, Presence as _, Redis, RedisOptions,
-    RedisOptionsError, Sink,
+    Any, Durability, Generation, Memory, Needs, NodeInfo, Presence as _, Redis, RedisOptions, RedisOptionsError, Sink,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +15,6 @@ use crate::{
     control::{self, Control},
     leaving::Leaving,
     metrics,
-    outbound::describe,
     relay::{Answers, Mailbox, Relay, Routes},
     reload::{self, Exchange},
     session::{Ground, Seal},
@@ -38,8 +31,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the cluster's secret is asked for while it cannot be read.
 const SECRET_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is looked whether the backplane's keys are of a format that this version understands, while they are not.
-const FORMAT_INTERVAL: Duration = Duration::from_secs(5);
 /// How often histograms are emptied into their buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -291,7 +282,7 @@ fn open_tls(
     settings: Option<&TlsSettings>,
     protocols: &'static [&'static str],
 ) -> Result<WatchedTls, StartError> {
-    let opened = settings.map(|settings| Tls::open(settings, protocols)).transpose();
+    let opened = settings.map(|settings| Tls::open(section, settings, protocols)).transpose();
     Ok(opened.map_err(|source| StartError::Tls { section, source })?.unzip())
 }
 
@@ -345,16 +336,6 @@ fn find_secret(ground: Arc<Ground>, redis: Option<Redis>) {
         (None, None) => found(&rand::random::<[u8; 32]>()),
         (_, Some(redis)) => {
             tokio::spawn(async move {
-                // Before anything else is read: what is there may be another version's.
-                while let Err(error) = redis.check_format().await {
-                    ground.is_foreign.store(matches!(error, FormatError::Unknown { .. }), Ordering::Relaxed);
-                    tracing::error!(
-                        error = describe(&error),
-                        "this node does not work with that backplane, and asks again"
-                    );
-                    tokio::time::sleep(FORMAT_INTERVAL).await;
-                }
-                ground.is_foreign.store(false, Ordering::Relaxed);
                 // Asked for in any case: whoever has the answer has reached the backplane.
                 let shared = loop {
                     match redis.shared_secret().await {

@@ -34,6 +34,7 @@ impl Exchange {
     pub fn new(ground: Arc<Ground>, relay: Relay) -> Self {
         let version = ground.settings().version();
         metrics::settings_version(None, &version);
+        metrics::connections_limit(ground.settings().limits.connections);
         Self { ground, relay, version: Mutex::new(version) }
     }
 
@@ -91,6 +92,7 @@ impl Exchange {
         }
         let next = fresh.version();
         metrics::settings_version(Some(&version), &next);
+        metrics::connections_limit(fresh.limits.connections);
         info!(version = next, changed = changed.join(", "), "new settings are in force");
         *version = next;
         Outcome::Applied

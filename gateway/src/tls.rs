@@ -7,13 +7,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{TlsError, TlsFiles, TlsSettings};
+use crate::{
+    config::{TlsError, TlsFiles, TlsSettings},
+    metrics,
+};
 
 /// How often the files are looked at. A SIGHUP makes it now.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What a listener shows to its clients, as new as its files.
 pub struct Tls {
+    /// `public` or `internal`.
+    listener: &'static str,
     settings: TlsSettings,
     protocols: &'static [&'static str],
     /// Locked for a look only, once a handshake.
@@ -21,20 +26,31 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files; blocks while it does. `protocols` are offered in this order (ALPN).
+    /// Reads the files of a listener, `public` or `internal`; blocks while it does. `protocols` are offered in this order (ALPN).
     ///
     /// # Errors
     /// [`TlsError`] if they are not what they should be.
-    pub fn open(settings: &TlsSettings, protocols: &'static [&'static str]) -> Result<(Arc<Self>, Watch), TlsError> {
+    pub fn open(
+        listener: &'static str,
+        settings: &TlsSettings,
+        protocols: &'static [&'static str],
+    ) -> Result<(Arc<Self>, Watch), TlsError> {
         let files = settings.read()?;
         let current = RwLock::new(Arc::new(files.server_config(protocols)?));
-        let tls = Arc::new(Self { settings: settings.clone(), protocols, current });
+        let tls = Arc::new(Self { listener, settings: settings.clone(), protocols, current });
+        tls.tell_expiry(&files);
         Ok((tls.clone(), Watch { tls, seen: Ok(files) }))
     }
 
     /// Does the next handshake.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.current.read().clone())
+    }
+
+    fn tell_expiry(&self, files: &TlsFiles) {
+        if let Some(at) = files.expiry() {
+            metrics::certificate_expiry(self.listener, at);
+        }
     }
 }
 
@@ -77,6 +93,7 @@ impl Watch {
         match fresh {
             Ok(fresh) => {
                 *self.tls.current.write() = Arc::new(fresh);
+                found.iter().for_each(|files| self.tls.tell_expiry(files));
                 tracing::info!(%certificate, "new connections get the new certificate");
             }
             Err(error) => tracing::error!(

@@ -222,18 +222,19 @@ async fn a_revoked_token_counts_on_no_node_not_even_on_one_that_starts_later() {
 }
 
 #[tokio::test]
-async fn a_node_does_not_touch_what_another_version_has_written() {
+async fn a_node_lets_nobody_in_where_another_version_has_written() {
     let redis = RedisServer::start().await;
     redis.command(&["SET", "skywave:format", "2"]).await.unwrap();
     let oslo = node(&redis).await;
     let deadline = tokio::time::Instant::now() + support::DEADLINE;
     while let (status, words) = oslo.http("GET", "/readyz", &[], "").await
-        && !words.contains("format that this version does not understand")
+        && !words.contains("format 2 (skywave:format), written by an unknown release")
     {
         assert!(status == 503 && tokio::time::Instant::now() < deadline, "{status} {words}");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
     }
     assert_eq!(oslo.refused("/ws", &[]).await.0, 503);
+    assert_eq!(redis.command(&["DBSIZE"]).await.unwrap(), ":1", "nothing was written beside it");
     redis.command(&["SET", "skywave:format", "1"]).await.unwrap();
     ready(&oslo).await; // it asks again by itself
 }
@@ -241,15 +242,66 @@ async fn a_node_does_not_touch_what_another_version_has_written() {
 #[tokio::test]
 async fn what_a_newer_version_says_is_dropped_and_the_rest_goes_on() {
     let redis = RedisServer::start().await;
-    let [paris, oslo] = cluster(&redis).await;
+    let url = redis.url();
+    let paris = support::measured_node(&[("SKYWAVE__BACKPLANE__URL", url.as_str())]).await;
+    let oslo = node(&redis).await;
+    ready(&paris).await;
+    ready(&oslo).await;
     let mut ada = paris.client(&["news"]).await;
     oslo.publish("news", json!(1)).await;
     assert_eq!(ada.data(1).await, [1]);
     // Quoted, as Redis wants its inline commands.
-    let publish = r#""return redis.call('publish', redis.call('pubsub', 'channels', '*:c:news')[1], ARGV[1])""#;
+    let publish = r#""return redis.call('publish', redis.call('pubsub', 'channels', '*:c:'..ARGV[2])[1], ARGV[1])""#;
     for frame in [r#""\x02\x01something of tomorrow""#, r#""\x01\x07unknown flags""#, r#""""#] {
-        assert_eq!(redis.command(&["EVAL", publish, "0", frame]).await.unwrap(), ":1", "one node hears it");
+        assert_eq!(redis.command(&["EVAL", publish, "0", frame, "news"]).await.unwrap(), ":1", "one node hears it");
     }
     oslo.publish("news", json!(2)).await;
     assert_eq!(ada.data(1).await, [2], "nothing of it was delivered, and no gap was made of it");
+
+    // A signal whose kind nobody knows yet, from a node called tomorrow.
+    let signal = r#""\x01\x00\x0a\x11\x1a\x0f\x0a\x08tomorrow\x12\x03\xa2\x06\x00""#;
+    assert_eq!(redis.command(&["EVAL", publish, "0", signal, "#live"]).await.unwrap(), ":2", "both nodes hear it");
+    // The metrics are the process's, and so both nodes'.
+    let counted = async |kind: &str, count: u64| {
+        let series = format!("skywave_backplane_unreadable_total{{node=\"measured\",kind=\"{kind}\"}} {count}");
+        paris.http("GET", "/metrics", &[], "").await.1.lines().any(|line| line == series)
+    };
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    while !counted("signal", 2).await {
+        assert!(tokio::time::Instant::now() < deadline, "it is counted");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
+    }
+    for (kind, count) in [("publication", 3), ("history", 0), ("presence", 0), ("revocation", 0)] {
+        assert!(counted(kind, count).await, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_back_over_what_cannot_be_read_is_told() {
+    let redis = RedisServer::start().await;
+    let [paris, oslo] = cluster(&redis).await;
+    let mut bob = oslo.client(&["deep:a"]).await;
+    paris.publish("deep:a", json!(1)).await;
+    let first = bob.push("publication").await;
+    let since = json!({"epoch": first["epoch"], "offset": first["offset"]});
+    let publish = r#""local function key(kind) return redis.call('keys', '*:'..kind..':deep:a')[1] end
+        redis.call('hincrby', key('m'), 'o', 1) redis.call('rpush', key('l'), ARGV[1])
+        return redis.call('publish', redis.call('pubsub', 'channels', '*:c:deep:a')[1], ARGV[1])""#;
+    let publish = publish.replace('\n', " ");
+    redis.command(&["EVAL", &publish, "0", r#""\x02something of tomorrow""#]).await.unwrap();
+    assert_eq!(bob.push("gap").await["reason"], "reset", "who is here is told at once");
+    // It is the last thing in the history, then it has something readable behind it; by either node, with nothing and all in
+    // its own memory.
+    for behind in [false, true] {
+        if behind {
+            paris.publish("deep:a", json!(3)).await;
+            assert_eq!(bob.data(1).await, [3]);
+        }
+        for node in [&paris, &oslo] {
+            let mut ada = node.socket("/ws").await;
+            let back = ada.ask(json!({"connect": {"subscribe": [{"channel": "deep:a", "since": since}]}})).await;
+            let said = &back["connected"]["subscribed"][0];
+            assert_eq!((&said["recovered"], &said["position"]["offset"]), (&json!(false), &json!(2 + u64::from(behind))));
+        }
+    }
 }

@@ -23,7 +23,7 @@ async fn open_node(variables: &[(&str, &str)]) -> Running {
 
 #[tokio::test]
 async fn until_its_moment_a_connection_works_as_ever_and_nobody_new_is_let_in() {
-    let drain = [("SKYWAVE__DRAIN__GRACE", "1s"), ("SKYWAVE__DRAIN__WINDOW", "500ms")];
+    let drain = [("SKYWAVE__DRAIN__GRACE", "4s"), ("SKYWAVE__DRAIN__WINDOW", "500ms")];
     let node = open_node(&drain).await;
     let mut client = node.client(&["a"]).await;
     let mut neighbour = node.client(&["a"]).await;
@@ -144,7 +144,7 @@ async fn after_a_node_was_added_the_old_one_sends_away_what_it_has_above_the_mea
 #[tokio::test]
 async fn who_comes_back_elsewhere_in_time_has_never_left() {
     let redis = RedisServer::start().await;
-    let mut nodes = cluster(&redis, &["paris", "oslo"], &[("SKYWAVE__TIMEOUTS__SESSION_GRACE", "1s")]).await;
+    let mut nodes = cluster(&redis, &["paris", "oslo"], &[("SKYWAVE__TIMEOUTS__SESSION_GRACE", "4s")]).await;
     let (oslo, paris) = (nodes.pop().unwrap(), nodes.pop().unwrap());
     let mut watcher = oslo.client(&[]).await;
     watcher.ask(json!({"subscribe": {"channel": "a", "presence": true}})).await;
@@ -168,7 +168,7 @@ async fn who_comes_back_elsewhere_in_time_has_never_left() {
 
 #[tokio::test]
 async fn a_connection_that_is_too_old_comes_back() {
-    let node = support::node(&[("SKYWAVE__TIMEOUTS__CONNECTION_AGE", "{ max = \"1s\", jitter = 0.1 }")]).await;
+    let node = support::node(&[("SKYWAVE__TIMEOUTS__CONNECTION_AGE", "{ max = \"3s\", jitter = 0.1 }")]).await;
     let mut client = node.client(&["a"]).await;
     let mut raw = node.socket("/raw/a").await;
     let position = node.publish("a", json!(1)).await["position"].take();

@@ -36,12 +36,12 @@ def free_port():
 
 
 @contextmanager
-def running(*arguments):
-    """A node on free ports; its internal address."""
+def running(*arguments, **settings):
+    """A node on free ports, with these settings in its environment; its internal address."""
     address = f"127.0.0.1:{free_port()}"
     node = subprocess.Popen(
         [SKYWAVE, "serve", *arguments, "--listen", "127.0.0.1:0", "--internal-listen", address],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | settings,
     )
     try:
         deadline = time.monotonic() + 20
@@ -65,9 +65,17 @@ def metrics_at(address):
 
 
 def metrics_of_a_node():
-    """Names of all that it shows or would show: `# TYPE` is there before the first of a counter."""
-    with running("--dev") as address:
-        return set(re.findall(r"^# TYPE (\S+)", metrics_at(address), re.MULTILINE))
+    """Names of all that it shows or would show: `# TYPE` is there before the first of a counter. With TLS, of which some tell."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = f"{folder}/tls.crt", f"{folder}/tls.key"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+             "-subj", "/CN=localhost", "-keyout", key, "-out", certificate],
+            check=True, capture_output=True,
+        )
+        tls = f'{{ certificate = "{certificate}", key = "{key}" }}'
+        with running("--dev", SKYWAVE__PUBLIC__TLS=tls) as address:
+            return set(re.findall(r"^# TYPE (\S+)", metrics_at(address), re.MULTILINE))
 
 
 def mount(folder, version, text):

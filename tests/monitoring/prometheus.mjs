@@ -19,13 +19,17 @@ export class Prometheus {
             return join(directory, name);
         });
         const targets = (urls) => JSON.stringify(urls.map((url) => new URL(url).host));
+        const nodes = join(directory, "nodes.json");
+        // From now on these nodes are scraped, by the URLs of their internal listeners.
+        prometheus.scrape = (urls) => writeFileSync(nodes, `[{ "targets": ${targets(urls)} }]`);
+        prometheus.scrape(cluster.nodes.map((node) => node.internal));
         const config = join(directory, "prometheus.yml");
         writeFileSync(
             config,
             `global: { scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }
 rule_files: ${JSON.stringify(rules)}
 scrape_configs:
-  - { job_name: skywave, static_configs: [{ targets: ${targets(cluster.nodes.map((node) => node.internal))} }] }
+  - { job_name: skywave, file_sd_configs: [{ files: [${JSON.stringify(nodes)}], refresh_interval: 1s }] }
   - { job_name: haproxy, static_configs: [{ targets: ${targets([cluster.balancer.metrics])} }] }
   - { job_name: redis, static_configs: [{ targets: ["127.0.0.1:${exporter}"] }] }
 `,

@@ -128,7 +128,14 @@ class Stream {
 }
 
 for (const [name, url] of [["the node", () => base], ["HAProxy", () => balancer]]) {
-  describe(`Node's http2 through ${name}`, () => {
+  it("the node tells when its certificate ends", async () => {
+  const said = execFileSync("openssl", ["x509", "-enddate", "-noout", "-in", certificate], { encoding: "utf8" });
+  const metrics = await (await fetch(`${internal}/metrics`)).text();
+  const [, told] = /^skywave_certificate_expiry_timestamp_seconds\{.*listener="public".*\} (\S+)$/m.exec(metrics);
+  assert.equal(Number(told) * 1000, Date.parse(said.replace("notAfter=", "")));
+});
+
+describe(`Node's http2 through ${name}`, () => {
     let session;
     before(async () => {
       session = await Session.open(url());

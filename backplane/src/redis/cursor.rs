@@ -107,6 +107,20 @@ impl Cursor {
         }
     }
 
+    /// Something came in that cannot be read: it may have been the next one. Whoever follows asks the history where the
+    /// channel stands, and makes a gap of what cannot be read there either.
+    pub(super) fn unreadable(&mut self, out: &mut Vec<Event>) -> Next {
+        match self {
+            Self::Joining(held) | Self::Catching { held, .. } => *held = Held { spilled: true, ..Held::default() },
+            Self::Live { missed } => {
+                *missed = false;
+                out.push(Event::Gap(Gap::Possible));
+            }
+            Self::Following { .. } => return self.start_catching(),
+        }
+        Next::Nothing
+    }
+
     /// The subscription is confirmed and the channel stood at `position` after that.
     pub(super) fn settle(&mut self, position: Option<StreamPosition>, out: &mut Vec<Event>) -> Next {
         let Self::Joining(held) = self else { return Next::Nothing };
@@ -337,6 +351,22 @@ mod tests {
         let (mut cursor, mut out) = (catching(), Vec::new());
         assert_eq!(cursor.absorb(1, &line("aaaaaaaa:9", 1, ""), Vec::new(), &mut out), Next::Nothing);
         assert_eq!(words(out), "reset(a:9)");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_looked_for_in_the_history() {
+        let (mut cursor, mut out) = (Cursor::Following { last: at("aaaaaaaa:4") }, Vec::new());
+        assert_eq!(cursor.unreadable(&mut out), Next::Fetch);
+        assert_eq!(cursor.ask(1), Some(at("aaaaaaaa:4")));
+        cursor.unreadable(&mut out);
+        assert_eq!(cursor.absorb(1, &line("aaaaaaaa:4", 1, ""), Vec::new(), &mut out), Next::Fetch, "one more came");
+        cursor.ask(2);
+        assert_eq!(cursor.absorb(2, &line("aaaaaaaa:6", 1, ""), Vec::new(), &mut out), Next::Nothing);
+        assert_eq!(cursor.standing(), Some(Some(at("aaaaaaaa:6"))));
+        let mut live = Cursor::Live { missed: true };
+        live.unreadable(&mut out);
+        live.offer(publication(None), &mut out);
+        assert_eq!(words(out), "reset(a:6) possible live");
     }
 
     #[test]

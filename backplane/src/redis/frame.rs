@@ -32,10 +32,16 @@ pub(super) enum Frame {
     Begun(Epoch),
 }
 
-/// Why bytes are not a frame: somebody else wrote into our keys, or a newer version of us.
+/// Why bytes are not a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a frame of a version that this node knows")]
-pub(super) struct FrameError;
+pub(super) enum FrameError {
+    /// A newer version of us wrote it.
+    #[error("a frame of version {0}, and this release reads {VERSION}")]
+    Version(u8),
+    /// Somebody else wrote into our keys.
+    #[error("not a frame")]
+    Malformed,
+}
 
 /// What stands behind the position.
 pub(super) fn envelope(new: &NewPublication, node: &str) -> Vec<u8> {
@@ -64,23 +70,27 @@ pub(super) fn live(envelope: &[u8]) -> Vec<u8> {
 pub(super) fn read(frame: Bytes) -> Result<Publication, FrameError> {
     match read_any(frame)? {
         Frame::Publication(publication) => Ok(publication),
-        Frame::Begun(_) => Err(FrameError),
+        Frame::Begun(_) => Err(FrameError::Malformed),
     }
 }
 
 /// Reads a frame. The payload shares its bytes.
 pub(super) fn read_any(mut frame: Bytes) -> Result<Frame, FrameError> {
-    if frame.len() < 2 || frame.get_u8() != VERSION {
-        return Err(FrameError);
+    if frame.len() < 2 {
+        return Err(FrameError::Malformed);
+    }
+    match frame.get_u8() {
+        VERSION => {}
+        other => return Err(FrameError::Version(other)),
     }
     let position = match frame.get_u8() {
         0 => None,
-        BEGUN => return Epoch::from_bytes(&frame).map(Frame::Begun).map_err(|_| FrameError),
+        BEGUN => return Epoch::from_bytes(&frame).map(Frame::Begun).map_err(|_| FrameError::Malformed),
         POSITIONED => Some(read_position(&mut frame)?),
-        _ => return Err(FrameError),
+        _ => return Err(FrameError::Malformed),
     };
-    let envelope = v1::Envelope::decode(frame).map_err(|_| FrameError)?;
-    let payload = match envelope.data.and_then(|data| data.kind).ok_or(FrameError)? {
+    let envelope = v1::Envelope::decode(frame).map_err(|_| FrameError::Malformed)?;
+    let payload = match envelope.data.and_then(|data| data.kind).ok_or(FrameError::Malformed)? {
         // Only its newlines were ever at stake, and the publishing node has replaced them.
         Kind::Json(data) => Payload::json(data),
         Kind::Text(data) => Payload::text(data),
@@ -96,11 +106,11 @@ pub(super) fn read_any(mut frame: Bytes) -> Result<Frame, FrameError> {
 }
 
 fn read_position(frame: &mut Bytes) -> Result<StreamPosition, FrameError> {
-    let offset = prost::encoding::decode_varint(frame).map_err(|_| FrameError)?;
+    let offset = prost::encoding::decode_varint(frame).map_err(|_| FrameError::Malformed)?;
     if frame.len() < 8 {
-        return Err(FrameError);
+        return Err(FrameError::Malformed);
     }
-    let epoch = Epoch::from_bytes(&frame.split_to(8)).map_err(|_| FrameError)?;
+    let epoch = Epoch::from_bytes(&frame.split_to(8)).map_err(|_| FrameError::Malformed)?;
     Ok(StreamPosition { epoch, offset })
 }
 
@@ -141,8 +151,8 @@ mod tests {
     fn reads_that_a_line_begins() {
         let frame = Bytes::from_static(b"\x01\x02abcdefgh");
         assert_eq!(read_any(frame.clone()), Ok(Frame::Begun("abcdefgh".parse().unwrap())));
-        assert_eq!(read(frame), Err(FrameError), "no history holds it");
-        assert_eq!(read_any(Bytes::from_static(b"\x01\x02abc")), Err(FrameError));
+        assert_eq!(read(frame), Err(FrameError::Malformed), "no history holds it");
+        assert_eq!(read_any(Bytes::from_static(b"\x01\x02abc")), Err(FrameError::Malformed));
     }
 
     #[test]
@@ -151,10 +161,11 @@ mod tests {
         for end in 0..good.len() {
             let _ = read(Bytes::copy_from_slice(&good[..end])); // cut anywhere: an error or another frame, never a panic
         }
-        for bad in
-            [&b""[..], b"\x01", b"\x02\x00", b"\x01\x02", b"\x01\x01\x01abc", b"\x01\x00", b"\x01\x01\x01abc efgh"]
-        {
-            assert_eq!(read(Bytes::copy_from_slice(bad)), Err(FrameError), "{bad:?}");
+        for bad in [&b""[..], b"\x01", b"\x01\x02", b"\x01\x01\x01abc", b"\x01\x00", b"\x01\x01\x01abc efgh"] {
+            assert_eq!(read(Bytes::copy_from_slice(bad)), Err(FrameError::Malformed), "{bad:?}");
+        }
+        for newer in [&b"\x02\x00"[..], b"\x02\x01\x01abcdefgh", b"\x02\x80\x00"] {
+            assert_eq!(read(Bytes::copy_from_slice(newer)), Err(FrameError::Version(2)), "{newer:?}");
         }
     }
 }

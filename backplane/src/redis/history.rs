@@ -2,7 +2,6 @@
 
 use redis::{Cmd, RedisError, RedisResult, Value};
 use skywave_proto::{ChannelName, Epoch, Publication, StreamPosition};
-use tracing::error;
 
 use super::{
     frame,
@@ -11,7 +10,7 @@ use super::{
     link::{Link, PIPELINE},
     publish::millis,
 };
-use crate::{HistoryError, HistoryPage, HistoryPolicy, HistoryQuery};
+use crate::{HistoryError, HistoryPage, HistoryPolicy, HistoryQuery, Unreadable};
 
 /// What a frame may have besides its payload, for the limit that is told to Redis: the exact one is ours.
 const ENVELOPE_BYTES: u64 = 1024;
@@ -52,7 +51,7 @@ pub(super) fn read(channel: &ChannelName, answer: Value) -> RedisResult<Page> {
     };
     let read = |frame: Vec<u8>| {
         let publication = frame::read(frame.into());
-        publication.inspect_err(|error| error!(%channel, %error, "the history holds what is not a frame")).ok()
+        publication.inspect_err(|error| Unreadable::History.tell(channel, error)).ok()
     };
     Ok(Page { line: Some(line), publications: frames.into_iter().filter_map(read).collect() })
 }
@@ -81,9 +80,11 @@ pub(super) async fn history(
         return Ok(HistoryPage { top: None, publications: Vec::new(), complete: query.since.is_none(), more: false });
     };
     let (start, complete) = line.page_start(&query);
-    // Something in the list that cannot be read is a hole: nothing before it is joined to anything behind it.
+    // Something in the list that cannot be read is a hole: nothing before it is joined to anything behind it, and if nothing
+    // of what there is can be read, all of it is missing.
+    let nothing_readable = page.publications.is_empty() && query.limit > 0 && start <= line.top.offset;
     let found = page.publications.first().and_then(|first| first.position).map_or(start, |first| first.offset);
-    let (start, complete) = if found > start { (found, false) } else { (start, complete) };
+    let (start, complete) = if found > start { (found, false) } else { (start, complete && !nothing_readable) };
     let mut publications = Vec::new();
     let mut size = 0;
     for (publication, offset) in page.publications.into_iter().zip(start..) {
@@ -94,7 +95,6 @@ pub(super) async fn history(
         }
         publications.push(publication);
     }
-    let nothing_readable = publications.is_empty() && query.limit > 0;
     let page = line.page(start, complete, publications);
     Ok(HistoryPage { more: page.more && !nothing_readable, ..page })
 }

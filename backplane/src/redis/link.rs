@@ -43,7 +43,7 @@ const OCCASIONAL: usize = 4;
 /// What Redis says when it is not there as a whole, whatever it was asked.
 const AWAY: [&str; 6] = ["NOSCRIPT", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"];
 /// What a master says that can be read but not written to: its replicas are away, or its disk fails.
-const NO_WRITES: [&str; 2] = ["NOREPLICAS", "MISCONF"];
+pub(super) const NO_WRITES: [&str; 2] = ["NOREPLICAS", "MISCONF"];
 /// What it says of one key that another master has, or is just getting.
 const ELSEWHERE: [&str; 3] = ["MOVED", "ASK", "TRYAGAIN"];
 
@@ -375,7 +375,8 @@ async fn run(connection: &mut MultiplexedConnection, pipeline: &redis::Pipeline)
     answers.into_iter().map(Value::extract_error).collect()
 }
 
-fn code(answer: &Value) -> Option<&str> {
+/// The code of an error.
+pub(super) fn code(answer: &Value) -> Option<&str> {
     match answer {
         Value::ServerError(error) => Some(error.code()),
         _ => None,

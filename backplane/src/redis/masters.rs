@@ -11,6 +11,7 @@ use tracing::info;
 
 use super::{
     catchup::CatchUp,
+    format::Format,
     inbox::Inboxes,
     inspect::Inspector,
     keys::{self, Keys, SLOTS},
@@ -37,6 +38,7 @@ pub(super) struct Masters {
     pub(super) keys: Keys,
     pub(super) pump: Arc<Pump>,
     pub(super) inboxes: Arc<Inboxes>,
+    pub(super) format: Arc<Format>,
     pub(super) states: Arc<States>,
     /// Notified when the directory should look again.
     pub(super) stale: Arc<Notify>,
@@ -185,6 +187,7 @@ impl Masters {
             heard: Arc::new(Heard::new()),
             served: Arc::default(),
             inspector: Inspector::default(),
+            format: self.format.clone(),
         };
         self.tasks.spawn(async move {
             let _ended = ended.drop_guard();

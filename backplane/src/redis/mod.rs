@@ -10,6 +10,7 @@
 //! - for each, a [`supervisor`] owns the connections ([`link`] carries the commands); [`heartbeat`] says when to doubt them
 //! - [`presence`] writes who is on a channel, [`registry`] knows the nodes and buries the dead; both tell through
 //!   channels of their own, which [`demux`] takes out of what comes in
+//! - [`format`](mod@format) says whether this version understands what is there, before anything is touched
 //! - [`revoked`] remembers which tokens no longer count
 //! - [`keys`] and [`frame`] are what stands in Redis: nodes of different versions read each other's
 //!
@@ -17,7 +18,6 @@
 //! be another one than before (its replication id, read inside a script, has changed), with a boundary up to which the
 //! old epoch still holds.
 
-mod agreed;
 mod catchup;
 mod cursor;
 mod demux;
@@ -62,6 +62,7 @@ use tokio_util::{
 use self::{
     demux::Demux,
     flights::Flights,
+    format::Format,
     inbox::Inboxes,
     keys::Keys,
     link::Link,
@@ -71,7 +72,6 @@ use self::{
     states::{Away, States},
 };
 pub use self::{
-    format::FormatError,
     link::MAX_WITHIN,
     options::{Generation, Needs, RedisOptions, RedisOptionsError},
     secret::SharedSecretError,
@@ -112,7 +112,7 @@ impl Redis {
     pub fn new(options: RedisOptions, sink: Arc<dyn Sink>) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (keys, inboxes) = (Keys::new(&options.prefix), Arc::new(Inboxes::new()));
-        let demux: Arc<dyn Sink> = Arc::new(Demux(sink.clone()));
+        let demux: Arc<dyn Sink> = Arc::new(Demux::new(sink.clone()));
         let (pump, queues) = Pump::new(&demux, inboxes.clone(), options.ring_bytes);
         let pump = Arc::new(pump);
         let states = Arc::new(States::new(sink.clone()));
@@ -135,6 +135,7 @@ impl Redis {
             options,
             keys: keys.clone(),
             pump: pump.clone(),
+            format: Format::new(&keys, inboxes.clone()).into(),
             inboxes,
             states,
             stale: Arc::new(Notify::new()),
@@ -175,6 +176,12 @@ impl Redis {
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+
+    /// Why this node does not work with what is in Redis, if it does not: it is of a version that this one does not
+    /// understand. It touches nothing, and looks again.
+    pub fn refusal(&self) -> Option<String> {
+        self.0.masters.format.refusal()
     }
 
     fn link(&self, channel: &ChannelName) -> Result<Arc<Link>, HistoryError> {

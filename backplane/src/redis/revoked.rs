@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Cause, ClusterError, HistoryError, MAX_REVOCATIONS, MAX_SUBJECT_BYTES, Revocation, Revocations, RevokeError,
-    Subject,
+    Subject, Unreadable,
 };
 
 /// How many are read at once: Redis does nothing else meanwhile.
@@ -71,7 +71,14 @@ impl Redis {
             let (seconds, micros): (u64, u64) = redis::from_redis_value(next()?)?;
             let now_ms = seconds * 1000 + micros / 1000;
             let entries: Vec<Vec<u8>> = redis::from_redis_value(next()?)?;
-            for revocation in entries.iter().filter_map(|entry| read(entry)) {
+            let known = |entry: &Vec<u8>| {
+                let revocation = read(entry);
+                if revocation.is_none() {
+                    Unreadable::Revocation.tell(&key, &"not a revocation");
+                }
+                revocation
+            };
+            for revocation in entries.iter().filter_map(known) {
                 // One that was extended while we turned the page stands behind itself.
                 match revocations.last_mut().filter(|last| last.subject == revocation.subject) {
                     Some(last) => *last = revocation.merged(last),

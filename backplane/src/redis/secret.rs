@@ -1,7 +1,17 @@
 //! The secret that all nodes share.
 
-use super::{Redis, agreed::NotAgreed};
+use std::time::Duration;
+
+use deadpool_redis::{Pool, PoolError};
+
+use super::Redis;
 use crate::Cause;
+
+/// Between two tries while Redis is away.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What Redis says that does not change by itself.
+const FINAL: [&str; 4] = ["NOPERM", "WRONGPASS", "WRONGTYPE", "NOAUTH"];
 
 /// Why the secret that all nodes share is not known.
 #[derive(Debug, thiserror::Error)]
@@ -28,10 +38,33 @@ impl Redis {
         let key = self.0.keys.secret();
         let fresh: [u8; 32] = rand::random();
         let fresh: String = fresh.iter().map(|byte| format!("{byte:02x}")).collect();
-        let secret =
-            self.agree(&key, &fresh).await.map_err(|NotAgreed(cause)| SharedSecretError::Unavailable(cause))?;
-        read(&secret).ok_or(SharedSecretError::Malformed { key })
+        let mut state = self.0.state.clone();
+        loop {
+            let Some(link) = self.0.masters.link_of_key(&key) else {
+                if self.0.stop.is_cancelled() {
+                    return Err(SharedSecretError::Unavailable(None));
+                }
+                let _ = tokio::time::timeout(RETRY_INTERVAL, state.changed()).await;
+                continue;
+            };
+            match agree(link.occasional(), &key, &fresh).await {
+                Ok(secret) => return read(&secret).ok_or(SharedSecretError::Malformed { key }),
+                Err(PoolError::Backend(error)) if error.code().is_some_and(|code| FINAL.contains(&code)) => {
+                    return Err(SharedSecretError::Unavailable(Some(std::sync::Arc::new(error))));
+                }
+                // Gone again before it answered.
+                Err(_) if !self.0.stop.is_cancelled() => tokio::time::sleep(RETRY_INTERVAL).await,
+                Err(_) => return Err(SharedSecretError::Unavailable(None)),
+            }
+        }
     }
+}
+
+async fn agree(pool: &Pool, key: &str, fresh: &str) -> Result<String, PoolError> {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("SET").arg(key).arg(fresh).arg("NX").ignore().cmd("GET").arg(key);
+    let (secret,) = pipeline.query_async(&mut pool.get().await?).await?;
+    Ok(secret)
 }
 
 fn read(secret: &str) -> Option<[u8; 32]> {

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     catchup::CatchUp,
+    format::Format,
     heartbeat::{Backoff, Beat, Heartbeat},
     history,
     inbox::Inbox,
@@ -62,6 +63,7 @@ pub(super) struct Supervisor {
     /// The partitions of the last session.
     pub(super) served: Arc<BTreeSet<usize>>,
     pub(super) inspector: Inspector,
+    pub(super) format: Arc<Format>,
 }
 
 /// Where a session is, and what it has subscribed.
@@ -164,6 +166,8 @@ impl Supervisor {
         }
         self.drop_link();
         self.inspector.look(&self.options, target).await.map_err(Ended::anew)?;
+        // Before the first write: what is there may be another version's.
+        self.format.check(self.number, target).await.map_err(Ended::anew)?;
         let link = Link::open(&self.options, target, &self.keys, &self.stale).await.map_err(Ended::anew)?;
         let link = Arc::new(link);
         self.link.send_replace(Some(link.clone()));

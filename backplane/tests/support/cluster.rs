@@ -103,6 +103,11 @@ impl Cluster {
         }
         answers
     }
+
+    /// Runs one command on one master.
+    pub(crate) async fn of(&self, master: usize, words: &[&str]) -> redis::Value {
+        command(self.ports[master], words).await
+    }
 }
 
 fn free_port() -> u16 {

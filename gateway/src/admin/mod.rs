@@ -8,7 +8,7 @@ mod http;
 mod openapi;
 mod problem;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{borrow::Cow, sync::Arc};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use skywave_backplane::BackplaneState;
@@ -47,18 +47,14 @@ impl Internal {
 
     /// Why the node takes no clients, if it takes none: it starts or leaves, never that a backplane that was there is away.
     /// That must not empty the service.
-    fn not_ready(&self) -> Option<&'static str> {
+    fn not_ready(&self) -> Option<Cow<'static, str>> {
         if self.public.is_draining() {
-            Some("draining")
+            Some("draining".into())
         } else if self.relay.state() == BackplaneState::Never || !self.public.is_ready() {
-            if self.ground.is_foreign.load(Ordering::Relaxed) {
-                return Some(
-                    "the backplane's keys are of a format that this version does not understand: its log says more",
-                );
-            }
-            Some("the backplane has not been reached yet")
+            let refusal = self.relay.backplane().refusal();
+            Some(refusal.map_or("the backplane has not been reached yet".into(), Cow::from))
         } else {
-            self.public.overload()
+            self.public.overload().map(Cow::from)
         }
     }
 }

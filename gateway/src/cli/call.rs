@@ -1,6 +1,6 @@
 //! Commands that talk to a node's internal listener.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use http::{Method, StatusCode, Uri, header};
@@ -60,6 +60,9 @@ pub(super) fn nodes(api: &Api) -> ExitCode {
         Ok((StatusCode::OK, answer)) => match serde_json::from_str::<Nodes>(&answer) {
             Ok(Nodes { nodes }) => {
                 print!("{}", table(&nodes));
+                if let Some(warning) = mixed(&nodes) {
+                    eprintln!("{warning}");
+                }
                 ExitCode::SUCCESS
             }
             Err(error) => failed(&format!("not the answer of a node: {error}")),
@@ -98,6 +101,19 @@ fn table(nodes: &[NodeLine]) -> String {
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()
+}
+
+/// What to know while nodes of several releases are there.
+fn mixed(nodes: &[NodeLine]) -> Option<String> {
+    let releases: BTreeSet<_> = nodes.iter().map(|node| node.version.as_str()).collect();
+    (releases.len() > 1).then(|| {
+        format!(
+            "these nodes are of {} releases ({}): fine during an upgrade between neighbouring minor versions, and no state to \
+             stay in; what only the newer one knows, the others ignore",
+            releases.len(),
+            Vec::from_iter(releases).join(", ")
+        )
+    })
 }
 
 pub(super) fn drain(api: &Api, node: &str, down_to_mean: bool) -> ExitCode {
@@ -190,5 +206,8 @@ mod tests {
             "",
         ];
         assert_eq!(table, expected.join("\n"));
+        let other = NodeLine { version: "0.2.0".into(), ..node("gw-3", 0, 0) };
+        assert_eq!(mixed(&[node("gw-1", 0, 0), node("gw-2", 0, 0)]), None);
+        assert!(mixed(&[node("gw-1", 0, 0), other]).unwrap().contains("2 releases (0.1.0, 0.2.0)"));
     }
 }

@@ -310,7 +310,7 @@ impl Default for Timeouts {
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionAge {
     /// From the upgrade until the client is asked to connect again (4005; on `/raw` 1012). Default `"0s"`: never. With it nodes that
-    /// were added get their share in time, and a balancer that reloads finds no tunnel older than this.
+    /// were added get their share in time, and a balancer that reloads finds no tunnel older than this and its jitter.
     #[serde(with = "duration::Field")]
     pub max: Duration,
     /// Each connection gets an age of its own within this part of `max`, above or below: those that came together do not all come

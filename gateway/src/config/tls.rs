@@ -98,6 +98,16 @@ impl TlsFiles {
         Ok(config)
     }
 
+    /// When the listener's certificate, or the first to end of those behind it, is no longer valid, in seconds since 1970.
+    pub fn expiry(&self) -> Option<i64> {
+        let chain = certificates("certificate", &self.settings.certificate, &self.certificate).ok()?;
+        let ends = |certificate: &CertificateDer<'_>| {
+            let (_, read) = x509_parser::parse_x509_certificate(certificate).ok()?;
+            Some(read.validity().not_after.timestamp())
+        };
+        chain.iter().filter_map(ends).min()
+    }
+
     fn identity(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
         let chain = certificates("certificate", &self.settings.certificate, &self.certificate)?;
         let shown = self.settings.key.display();
@@ -199,6 +209,21 @@ mod tests {
         assert_eq!(read.server_config(&["h2", "http/1.1"]).unwrap().alpn_protocols, [&b"h2"[..], b"http/1.1"]);
         assert_eq!(read, files.settings.read().unwrap(), "nothing has changed");
         assert!(!format!("{read:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn the_first_certificate_of_the_chain_to_end_says_when() {
+        let until = |year| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut wanted = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+            wanted.not_after = rcgen::date_time_ymd(year, 1, 1);
+            (wanted.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let ((leaf, key), (authority, _)) = (until(2040), until(2030));
+        let expiry = |certificates: &str| Files::new(certificates, &key).settings.read().unwrap().expiry();
+        assert_eq!(expiry(&leaf), Some(2_208_988_800));
+        assert_eq!(expiry(&(leaf.clone() + &authority)), Some(1_893_456_000));
+        assert_eq!(expiry(""), None);
     }
 
     #[test]

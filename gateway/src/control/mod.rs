@@ -8,6 +8,7 @@ mod announce;
 mod answer;
 mod comings;
 mod revoke;
+mod strangers;
 mod survey;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{announce::announce, answer::sum, comings::tell, survey::Surveyed};
 use self::{
     answer::ANSWERING,
+    strangers::Strangers,
     survey::{Surveys, Tally},
 };
 use crate::{
@@ -52,6 +54,7 @@ pub struct Control {
     relay: Relay,
     leaving: Arc<Leaving>,
     surveys: Surveys,
+    strangers: Strangers,
     answering: Arc<Semaphore>,
     /// One permit: who answers a question for channels looks at all of them, on every shard's thread.
     walking: Semaphore,
@@ -64,10 +67,11 @@ pub struct Control {
 impl Control {
     /// Orders and asks through this relay, and carries out what comes for this ground.
     pub fn new(ground: Arc<Ground>, relay: Relay, leaving: Arc<Leaving>) -> Arc<Self> {
-        let (surveys, answering) = (Surveys::default(), Arc::new(Semaphore::new(ANSWERING)));
+        let (surveys, strangers) = (Surveys::default(), Strangers::default());
+        let answering = Arc::new(Semaphore::new(ANSWERING));
         let leave = CancellationToken::new();
         let (walking, fresh_revocations) = (Semaphore::new(1), Notify::new());
-        Arc::new(Self { ground, relay, leaving, surveys, answering, walking, fresh_revocations, leave })
+        Arc::new(Self { ground, relay, leaving, surveys, strangers, answering, walking, fresh_revocations, leave })
     }
 
     /// Cancelled once a back end has ordered this node to leave.
@@ -214,7 +218,10 @@ impl Control {
     fn receive(self: &Arc<Self>, from: Arc<str>, message: &[u8]) {
         let op = match v1::Signal::decode(message) {
             Ok(signal) => signal.op,
-            Err(error) => return tracing::warn!(from = &*from, %error, "a signal cannot be read and is ignored"),
+            Err(error) => {
+                tracing::debug!(from = &*from, %error, "a signal cannot be read");
+                return self.not_understood(from);
+            }
         };
         let understood = match op {
             Some(signal::Op::Disconnect(order)) => self.for_each(order.who, order.issued_at_ms, |owner| {
@@ -258,7 +265,7 @@ impl Control {
             None => None,
         };
         if understood.is_none() {
-            tracing::info!(from = &*from, "a node of another version says what this one does not understand: ignored");
+            self.not_understood(from);
         }
     }
 

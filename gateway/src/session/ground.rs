@@ -1,6 +1,6 @@
 //! What all sessions of a node share, and what may be exchanged under them while it runs.
 
-use std::sync::{Arc, OnceLock, atomic::AtomicBool};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 use skywave_proto::CloseCode;
@@ -19,8 +19,6 @@ pub struct Ground {
     pub node: Arc<str>,
     /// Signs sessions; set before the first of them, once the cluster's secret is known.
     pub seal: OnceLock<Seal>,
-    /// Whether the backplane's keys are of a format that this version does not understand.
-    pub is_foreign: AtomicBool,
     /// Who is connected here.
     pub clients: Clients,
     /// The node's shards, to reach a connection of another one.
@@ -43,17 +41,7 @@ impl Ground {
         let authority = Authority::new(&settings.auth.tokens, outbound.clone());
         let webhooks = Webhooks::start(&settings.webhooks, outbound, node.clone());
         let (settings, seal, clients) = (ArcSwap::new(settings), OnceLock::new(), Clients::default());
-        Self {
-            settings,
-            node,
-            seal,
-            is_foreign: AtomicBool::new(false),
-            clients,
-            shards,
-            authority,
-            webhooks,
-            runtime: Handle::current(),
-        }
+        Self { settings, node, seal, clients, shards, authority, webhooks, runtime: Handle::current() }
     }
 
     /// The settings in force: a look that costs nothing. Not to be held while something is awaited: clone it for that.

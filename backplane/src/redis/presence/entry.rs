@@ -25,6 +25,12 @@ pub(super) fn read(entry: &[u8]) -> Option<Member> {
     read_member(&entry[line + 1..])
 }
 
+/// Whose entry it is; `None` for what is not one.
+pub(super) fn client(entry: &[u8]) -> Option<&str> {
+    let end = entry.iter().position(|byte| *byte == 0)?;
+    std::str::from_utf8(&entry[..end]).ok()
+}
+
 /// What [`member`] wrote.
 pub(super) fn read_member(bytes: &[u8]) -> Option<Member> {
     v1::Member::decode(bytes).ok().map(into_member)
@@ -55,6 +61,7 @@ mod tests {
         for bad in [&b""[..], b"c1", b"c1\0", b"c1\x0017 ab", b"c1\x0017 ab\n\xff"] {
             assert_eq!(read(bad), None, "{bad:?}");
         }
+        assert_eq!((client(b"c1\x0017 ab\n\xff"), client(b"c1"), client(b"\xff\0")), (Some("c1"), None, None));
         let field = |tag: u8, bytes: &[u8]| [&[tag, u8::try_from(bytes.len()).unwrap()], bytes].concat();
         assert_eq!(read_event(field(10, &member(&ada)).into()), Some(PresenceEvent::Join(ada.clone())));
         assert_eq!(read_event(field(18, &member(&ada)).into()), Some(PresenceEvent::Leave(ada)));

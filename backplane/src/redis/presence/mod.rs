@@ -20,7 +20,7 @@ use skywave_proto::{ChannelName, Member, StreamPosition};
 
 pub(super) use self::{entry::read_event, table::Resync, transitions::Transitions, writer::Writer};
 use super::{Redis, history, keys};
-use crate::{HistoryPolicy, MemberPage, Presence, PresenceError};
+use crate::{HistoryPolicy, MemberPage, Presence, PresenceError, Unreadable};
 
 /// What is kept of a channel's joins and leaves: what fits into it is not missed by whoever is cut off for a while.
 pub(super) const STREAM: HistoryPolicy =
@@ -68,14 +68,23 @@ impl Presence for Redis {
         // Behind the list, so that everything that is in it has been told by then.
         pipeline.cmd("HMGET").arg(self.0.keys.meta(&stream)).arg("e").arg("o");
         let answers = link.ask(&pipeline).await.map_err(|error| away(history::unavailable(error)))?;
-        let (entries, total, told) = read_page(answers).map_err(|error| away(history::unavailable(error)))?;
+        let (mut entries, total, told) = read_page(answers).map_err(|error| away(history::unavailable(error)))?;
         if let Some(told) = told {
             self.until_told(&stream, told).await;
         }
-        let mut members: Vec<_> = entries.iter().filter_map(|entry| entry::read(entry)).collect();
-        let more = members.len() > limit;
-        members.truncate(limit);
-        let next = members.last().filter(|_| more).map(|member| member.client.clone());
+        let read = |entry: &Vec<u8>| {
+            let member = entry::read(entry);
+            if member.is_none() {
+                Unreadable::Presence.tell(channel, &"not a member");
+            }
+            member
+        };
+        // The next page begins behind the last entry, also where that cannot be read.
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        let last = entries.last().filter(|_| more).and_then(|entry| entry::client(entry)).map(Arc::from);
+        let members: Vec<_> = entries.iter().filter_map(read).collect();
+        let next = last.or_else(|| members.last().filter(|_| more).map(|member| member.client.clone()));
         Ok(MemberPage { members, total, next })
     }
 

@@ -13,11 +13,10 @@ use std::{
 use parking_lot::Mutex;
 use redis::{Pipeline, RedisResult, Value};
 use skywave_proto::ChannelName;
-use tracing::error;
 
 use super::entry;
 use crate::{
-    Sink, Transition, TransitionKind,
+    Sink, Transition, TransitionKind, Unreadable,
     redis::{
         keys::Keys,
         link::{Link, PIPELINE},
@@ -119,7 +118,7 @@ fn read(record: &[u8]) -> Option<(ChannelName, Transition)> {
     };
     let transition = read();
     if transition.is_none() {
-        error!("dropping what is no transition");
+        Unreadable::Presence.tell(&"a set of transitions", &"not a transition");
     }
     transition
 }

@@ -23,7 +23,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use tracing::{error, warn};
+use tracing::warn;
 
 use self::table::{Entry, Table};
 use super::{
@@ -34,15 +34,13 @@ use super::{
     line::Line,
     ring::Rings,
 };
-use crate::{HistoryPage, HistoryPolicy, HistoryQuery, Interest, Sink, metrics};
+use crate::{HistoryPage, HistoryPolicy, HistoryQuery, Interest, Sink, Unreadable, metrics};
 
 /// How many lanes there are.
 pub(super) const LANES: usize = 4;
 /// How many frames wait for one lane. Full: they are dropped, and the lane's channels are looked after as after an
 /// outage. So a sink that is slow for a while costs a catch-up, and Redis never has to wait for us (it would cut us off).
 const QUEUE: usize = 8192;
-/// How often the log says that something cannot be read.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 /// How many frames a lane takes at a time.
 const BATCH: usize = 256;
 /// How long a channel is kept after its last subscriber, since the next one often comes soon.
@@ -87,8 +85,6 @@ pub(super) struct Pump {
     /// What the masters are to do.
     inboxes: Arc<Inboxes>,
     tickets: std::sync::atomic::AtomicU64,
-    /// When it was last said that something cannot be read.
-    complained: Mutex<Option<Instant>>,
 }
 
 /// What a lane's task reads from.
@@ -118,8 +114,7 @@ impl Pump {
                 (lane, LaneQueue { number, items })
             })
             .unzip();
-        let pump =
-            Self { lanes, hasher: ahash::RandomState::new(), inboxes, tickets: 1.into(), complained: Mutex::default() };
+        let pump = Self { lanes, hasher: ahash::RandomState::new(), inboxes, tickets: 1.into() };
         (pump, queues)
     }
 
@@ -205,24 +200,14 @@ impl Pump {
         let frame = match frame::read_any(frame) {
             Ok(frame) => frame,
             Err(error) => {
-                metrics::unreadable();
-                return self.complain(channel, error);
+                Unreadable::Publication.tell(&channel, &error);
+                return self.advance(table, channel, Cursor::unreadable);
             }
         };
         self.advance(table, channel, |cursor, events| match frame {
             Frame::Publication(publication) => cursor.offer(publication, events),
             Frame::Begun(epoch) => cursor.begun(epoch),
         });
-    }
-
-    /// Says that a frame was dropped; of many at most one every so often, or they would fill the log.
-    fn complain(&self, channel: &str, error: frame::FrameError) {
-        let now = Instant::now();
-        let mut complained = self.complained.lock();
-        if complained.is_none_or(|at| now - at >= COMPLAINT_INTERVAL) {
-            *complained = Some(now);
-            error!(channel, %error, "dropping what another node has published: is one of another version here? `skywave nodes` lists them");
-        }
     }
 
     /// Marks the place in every queue where a master's connection ended.

@@ -35,6 +35,7 @@ test: ## Install what is missing, then check and test everything
 	$(MAKE) test-load
 	$(MAKE) test-cluster
 	$(MAKE) test-balancers
+	$(MAKE) test-compose
 	$(MAKE) test-monitoring
 
 .PHONY: check
@@ -133,8 +134,8 @@ test-upgrade: ## Another revision of this repository beside this one, and rolled
 		SKYWAVE_BIN_OTHER=$$other node --test --test-name-pattern 'another version' tests/cluster/roll.test.mjs
 
 .PHONY: test-compose
-test-compose: build ## docker-compose.yml on a Docker engine of its own, where one can be started
-	deploy/test/compose
+test-compose: build ## docker-compose.yml on a Docker engine of its own, where one can be started (1 minute; deploy/test/compose alone does more)
+	deploy/test/compose --quick
 
 .PHONY: test-monitoring
 test-monitoring: build ## Dashboards and rules against a Prometheus that scrapes real nodes

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { networkInterfaces } from "node:os";
-import { test } from "node:test";
+import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assertAllGotAll, payload } from "../cluster/checks.mjs";
 import { BareClient, BinaryClient, Client } from "../cluster/client.mjs";
@@ -28,11 +28,16 @@ const options = {
     more: '[drain]\ngrace = "4s"\nrate = 10\ndeadline = "30s"\n',
 };
 
-for (const [name, start] of Object.entries(balancers)) {
-    test(`${name} before three nodes`, { timeout: 180_000 }, async (t) => {
-        const cluster = await Cluster.start(`balancer-${name}`, options);
-        t.after(() => cluster.stop());
-        const { url, hasDown } = await start(cluster, t);
+// Side by side, for they mostly wait; started one after the other, so that none takes a port that another one has just chosen.
+let started = Promise.resolve();
+describe("balancers", { concurrency: true }, () => {
+    for (const [name, start] of Object.entries(balancers)) test(`${name} before three nodes`, { timeout: 180_000 }, async (t) => {
+        started = started.catch(() => {}).then(async () => {
+            const cluster = await Cluster.start(`balancer-${name}`, options);
+            t.after(() => cluster.stop());
+            return { cluster, ...(await start(cluster, t)) };
+        });
+        const { cluster, url, hasDown } = await started;
         const clients = Array.from({ length: 30 }, (_, i) => new KINDS[i % 3](url, CHANNEL));
         t.after(() => clients.forEach((client) => client.close()));
         for (const client of clients) await client.connect();
@@ -114,7 +119,7 @@ for (const [name, start] of Object.entries(balancers)) {
             checkAll(lasting, sent);
         });
     });
-}
+});
 
 // Where three have gone three more have room: in turn would be one for each node.
 async function theEmptiestIsNext(url) {

@@ -1,5 +1,5 @@
 // docs/TUTORIAL.md, followed to the letter: every command in it is run, in its order, and what it says one sees is looked for.
-// Three things differ: the binary and the images are there already, and nobody has a terminal. Started by deploy/test/tutorial.
+// Only the binary and the images are there already. Started by deploy/test/tutorial.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -57,7 +57,7 @@ test("a cluster", { timeout: 900_000 }, async (t) => {
     assert.deepEqual(await firing(), ["SkywaveWatchdog"]);
 
     const published = await runNext(`docker-compose exec gateway /skywave publish chat:lobby '{"text":"to all nodes"}'`);
-    assert.match(published.output, /^\{"duplicate":false,"position":/);
+    assert.match(published.output, /^\{"position":/);
     await everybodyHas(windows, ["to all nodes"]);
     const nodes = await runNext("docker-compose exec gateway /skywave nodes");
     const words = (line) => line.trim().split(/ {2,}/);
@@ -93,7 +93,7 @@ test("a cluster", { timeout: 900_000 }, async (t) => {
         await until(() => "elsewhere", async () => (await nodeOf(windows[0])) !== node);
         await everybodyHas(windows, ["while it is dead, says 0"]);
         await until(() => "SkywaveNodeMissing", async () => (await firing()).includes("SkywaveNodeMissing"), 240_000);
-        const [alert] = (await query("ALERTS{alertname='SkywaveNodeMissing'}"));
+        const [alert] = await query("ALERTS{alertname='SkywaveNodeMissing'}");
         const rule = await json("http://localhost:9090/api/v1/alerts").then(({ data }) => data.alerts.find(({ labels }) => labels.alertname === alert.metric.alertname));
         readFileSync(join(root, rule.annotations.runbook));
         await run(`docker start ${id}`);
@@ -104,7 +104,7 @@ test("a cluster", { timeout: 900_000 }, async (t) => {
         const closes = countCloses(windows);
         await runNext("docker-compose stop redis");
         await untilTold(windows, "degraded");
-        await assert.rejects(run(`docker-compose exec gateway /skywave publish chat:lobby '1'`), /unavailable/);
+        await assert.rejects(run(`docker-compose exec gateway /skywave publish chat:lobby '1'`), ({ stdout }) => /unavailable/.test(stdout));
         await until(() => "SkywaveBackplaneDownEverywhere", async () => (await firing()).includes("SkywaveBackplaneDownEverywhere"), 60_000);
         await runNext("docker-compose start redis");
         await untilTold(windows, "open");
@@ -140,13 +140,15 @@ function take(command) {
 
 // As it is typed here: with the words that the tutorial cannot know.
 function typed(command, words = {}) {
-    const all = { ...words, ...said, "docker-compose exec": "docker-compose exec -T" };
-    return Object.entries(all).reduce((line, [from, to]) => line.replace(from, to), command);
+    return Object.entries({ ...words, ...said }).reduce((line, [from, to]) => line.replace(from, to), command);
 }
 
+// In a terminal, as whoever reads the tutorial has one: without it `docker-compose exec` of 1.29 loses words.
 async function run(line) {
     const env = { ...process.env, PATH: `${dirname(skywave)}:${process.env.PATH}` };
-    return (await execute("bash", ["-c", typed(line)], { cwd: root, env, maxBuffer: 1 << 26 })).stdout.trim();
+    const terminal = ["--quiet", "--return", "--echo", "never", "--command", typed(line), "/dev/null"];
+    const { stdout } = await execute("script", terminal, { cwd: root, env, maxBuffer: 1 << 26 });
+    return stdout.replace(/[\r\0]|\x1b\[[0-9;?]*[a-zA-Z]/g, "").trim();
 }
 
 async function runNext(command, words) {

@@ -34,6 +34,8 @@ test: ## Install what is missing, then check and test everything
 	$(MAKE) test-api
 	$(MAKE) test-load
 	$(MAKE) test-cluster
+	$(MAKE) test-balancers
+	$(MAKE) test-compose
 	$(MAKE) test-monitoring
 
 .PHONY: check
@@ -113,6 +115,10 @@ test-load: build ## The load tool: what it notices, and a short run against one 
 test-cluster: build ## Two nodes, Redis and HAProxy as plain processes
 	for file in tests/cluster/*.test.mjs; do node --test "$$file"; done
 
+.PHONY: test-balancers
+test-balancers: build ## HAProxy, nginx and Envoy with the settings of deploy/, before three nodes
+	node --test tests/deploy/balancers.test.mjs
+
 # Longer than most have patience for, and what CI has no time for: a machine with nothing else to do.
 .PHONY: test-roll
 test-roll: ## Three nodes are replaced under 5,000 clients, at the pace that is set; one is killed (SKYWAVE_BIN_OTHER: from another version, and back)
@@ -128,8 +134,8 @@ test-upgrade: ## Another revision of this repository beside this one, and rolled
 		SKYWAVE_BIN_OTHER=$$other node --test --test-name-pattern 'another version' tests/cluster/roll.test.mjs
 
 .PHONY: test-compose
-test-compose: build ## docker-compose.yml on a Docker engine of its own, where one can be started
-	deploy/test/compose
+test-compose: build ## docker-compose.yml on a Docker engine of its own, where one can be started (1 minute; deploy/test/compose alone does more)
+	deploy/test/compose --quick
 
 .PHONY: test-monitoring
 test-monitoring: build ## Dashboards and rules against a Prometheus that scrapes real nodes

@@ -14,6 +14,7 @@ need redis-server redis-server
 need redis-cli redis-tools
 need openssl openssl # certificates for a Redis with TLS
 need haproxy haproxy
+need nginx nginx
 need chromium chromium fonts-dejavu-core
 need promtool prometheus
 need prometheus-redis-exporter prometheus-redis-exporter

@@ -125,6 +125,15 @@ export class Client extends Lasting {
         socket.send(this.encode({ id: 1, connect }));
     }
 
+    // Without an id: only a refusal is answered, and is a complaint. Under the same key it is published once.
+    publish(data, key) {
+        this.say({ publish: { channel: this.channel, data: this.payload(data), ...(key && { key }) } });
+    }
+
+    payload(data) {
+        return data;
+    }
+
     encode(command) {
         return JSON.stringify(command);
     }
@@ -160,6 +169,10 @@ export class Client extends Lasting {
 export class BinaryClient extends Client {
     subprotocol = "skywave.v1.protobuf";
 
+    payload(data) {
+        return { json: Buffer.from(JSON.stringify(data)) };
+    }
+
     encode(command) {
         return Command.encodeDelimited(Command.fromObject(command)).finish();
     }
@@ -181,7 +194,8 @@ export class BinaryClient extends Client {
     }
 }
 
-const asInJson = ({ data, position, ...rest }) => ({ ...rest, offset: 0, ...position, data: JSON.parse(Buffer.from(data.json)) });
+// What a bare client published is text, and JSON to whom that is told in JSON.
+const asInJson = ({ data, position, ...rest }) => ({ ...rest, offset: 0, ...position, data: JSON.parse(Buffer.from(data.json ?? data.text)) });
 
 // A bare WebSocket: what comes is the payload and nothing else, and the position to come back with is in the close reason.
 export class BareClient extends Lasting {
@@ -196,6 +210,14 @@ export class BareClient extends Lasting {
 
     address() {
         return [this.#since ? `${this.#url}?since=${encodeURIComponent(this.#since)}` : this.#url];
+    }
+
+    publish(data) {
+        this.say(data);
+    }
+
+    encode(data) {
+        return JSON.stringify(data);
     }
 
     opened() {

@@ -10,10 +10,10 @@ export const apiKey = "the-key-of-the-cluster-tests";
 
 export class Cluster {
     // `name` is that of the folder with the settings and logs of this cluster: tests/artefacts/cluster/NAME. `more` are settings
-    // that other tests do not have, and `program` is what the nodes are.
-    static async start(name, { nodes = 2, more = "", program = skywave } = {}) {
+    // that other tests do not have, `environment` those that change what all have, and `program` is what the nodes are.
+    static async start(name, { nodes = 2, more = "", environment = {}, program = skywave } = {}) {
         const cluster = new Cluster();
-        Object.assign(cluster, { more, program });
+        Object.assign(cluster, { more, environment, program });
         cluster.directory = join(root, "tests/artefacts/cluster", name);
         rmSync(cluster.directory, { recursive: true, force: true });
         mkdirSync(cluster.directory, { recursive: true });
@@ -49,7 +49,7 @@ export class Cluster {
     async launch(node, { program = this.program, more = this.more } = {}) {
         const file = this.#write(`${node.name}.toml`, settings(node, this) + more);
         node.runs = (node.runs ?? 0) + 1;
-        node.child = this.#run(`${node.name}.${node.runs}`, program, ["serve", "--config", file]);
+        node.child = this.#run(`${node.name}.${node.runs}`, program, ["serve", "--config", file], this.environment);
         await untilAnswers(node.child, `${node.internal}/readyz`);
     }
 
@@ -79,8 +79,8 @@ export class Cluster {
         return stdout.trim();
     }
 
-    #run(name, program, args) {
-        const child = start(name, this.directory, program, args);
+    #run(name, program, args, environment) {
+        const child = start(name, this.directory, program, args, environment);
         this.children.push(child);
         return child;
     }
@@ -169,14 +169,18 @@ publish = "subscribers"
 // deploy/haproxy/haproxy.cfg with our ports, and servers that stand there instead of coming from Docker's DNS.
 function balancerSettings(nodes, port, metricsPort) {
     const servers = nodes.map((node) => `    server ${node.name} 127.0.0.1:${node.publicPort} port ${node.internalPort}`);
-    const changes = [
+    return derived("deploy/haproxy/haproxy.cfg", [
         [/bind :8000$/m, `bind 127.0.0.1:${port}`],
         [/bind :8404$/m, `bind 127.0.0.1:${metricsPort}`],
         [/^resolvers docker\n( .*\n)+/m, ""],
         [/^ +server-template .*$/m, servers.join("\n")],
-    ];
+    ]);
+}
+
+// The text of a file of ours with these changes, each a pattern and what stands there instead.
+export function derived(file, changes) {
     return changes.reduce((text, [from, to]) => {
-        if (!from.test(text)) throw new Error(`deploy/haproxy/haproxy.cfg has no ${from} any more`);
-        return text.replace(from, to);
-    }, readFileSync(join(root, "deploy/haproxy/haproxy.cfg"), "utf8"));
+        if (!from.test(text)) throw new Error(`${file} has no ${from} any more`);
+        return text.replace(from, () => to);
+    }, readFileSync(join(root, file), "utf8"));
 }

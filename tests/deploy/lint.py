@@ -17,7 +17,7 @@ SAFE_SYSCTLS = {
     "net.ipv4.tcp_wmem",
 }
 # In which a node that cut its last connections ends.
-END_SECONDS = 5
+END_SECONDS = 10
 
 
 def of_kind(things, *kinds):

@@ -86,7 +86,7 @@ class Deployments(unittest.TestCase):
         self.assertNotEqual(comparable(kustomize(folder)), comparable(helm(other)))
 
     def test_the_chart_computes_the_grace(self):
-        for deadline, expected in {"90s": 105, "2m": 135, "1m 30s": 105, None: 105}.items():
+        for deadline, expected in {"90s": 110, "2m": 140, "1m 30s": 110, None: 110}.items():
             with self.subTest(deadline):
                 config = f'[drain]\ndeadline = "{deadline}"\n' if deadline else "[node]\n"
                 node = next(thing for thing in helm({"config": config}) if name_of(thing) == "Deployment/skywave")

@@ -15,12 +15,12 @@ app.kubernetes.io/managed-by: Helm
 {{- add (mul $minutes 60) $seconds }}
 {{- end }}
 
-{{/* How long a pod may take to leave: preStop, the drain's deadline (the node's own default is 90 s), 5 s to end. */}}
+{{/* How long a pod may take to leave: preStop, the drain's deadline (the node's own default is 90 s), 10 s to end: 5 s for Redis and 5 s for the receiver of events, if they do not answer. */}}
 {{- define "skywave.terminationGrace" -}}
 {{- $settings := fromToml .Values.config }}
 {{- if $settings.Error }}
 {{- fail (printf "config is not TOML: %s" $settings.Error) }}
 {{- end }}
 {{- $drain := $settings.drain | default dict }}
-{{- add .Values.preStopSeconds (include "skywave.seconds" ($drain.deadline | default "90s") | int) 5 }}
+{{- add .Values.preStopSeconds (include "skywave.seconds" ($drain.deadline | default "90s") | int) 10 }}
 {{- end }}

@@ -408,7 +408,7 @@ impl Transport {
 }
 
 /// The values of the label `protocol`, each the name of a client protocol.
-pub(crate) const PROTOCOLS: [&str; 4] = ["json", "protobuf", "raw", "echo"];
+pub(crate) const PROTOCOLS: [&str; 7] = ["json", "protobuf", "raw", "echo", "events", "events_many", "lines"];
 
 /// One shard's handles: looked up once, used often.
 pub struct Figures {
@@ -444,7 +444,7 @@ impl Figures {
             not_recovered: counter!(RECOVERIES, "outcome" => "not_recovered"),
             slow: SlowConsumer::ALL.map(|policy| counter!(SLOW_CONSUMERS, "policy" => policy.as_str())),
         };
-        for protocol in PROTOCOLS {
+        for protocol in ["json", "protobuf", "raw", "echo"] {
             figures.connections(Transport::WebSocket, protocol);
         }
         figures

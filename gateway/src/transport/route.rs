@@ -9,6 +9,8 @@ pub enum Route {
     Raw,
     /// WebSockets on which every message comes back, if `debug.echo`.
     Echo,
+    /// Channels as a stream of events.
+    Sse,
     /// What this is.
     Index,
     /// How it looks.
@@ -19,10 +21,11 @@ pub enum Route {
 
 /// Every path there is. One that ends with `*` stands for all that begin so. Nothing is served that is not here, so whoever
 /// looks whether all of it is closed finds all of it here.
-pub const ROUTES: [(&str, Route); 7] = [
+pub const ROUTES: [(&str, Route); 8] = [
     ("/ws", Route::Native),
     ("/raw/*", Route::Raw),
     ("/echo", Route::Echo),
+    ("/sse", Route::Sse),
     ("/", Route::Index),
     ("/index.css", Route::Style),
     ("/demo", Route::Demo),

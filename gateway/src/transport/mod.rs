@@ -3,6 +3,7 @@
 mod addresses;
 mod admission;
 mod arrival;
+mod callers;
 mod carrier;
 mod connection;
 mod content;
@@ -22,9 +23,12 @@ mod output;
 mod overload;
 mod page;
 mod parked;
+mod passing;
+mod poll;
 mod prepare;
 mod problem;
 mod proxy_protocol;
+mod publish;
 mod requests;
 mod route;
 mod socket;
@@ -45,6 +49,7 @@ pub(crate) use self::encrypt::encrypt;
 use self::{
     addresses::{Addresses, Block},
     arrival::Entrance,
+    callers::Callers,
     overload::Overload,
     turnstile::Turnstile,
 };
@@ -71,6 +76,7 @@ pub struct Public {
     addresses: Addresses,
     turnstile: Turnstile,
     overload: Overload,
+    callers: Callers,
 }
 
 impl Public {
@@ -85,6 +91,7 @@ impl Public {
             addresses: Addresses::default(),
             turnstile: Turnstile::new(),
             overload: Overload::default(),
+            callers: Callers::new(),
         }
     }
 

@@ -131,7 +131,7 @@ async fn several_channels_are_push_objects_and_each_id_says_all_positions() {
     publish(&node, "a", json!("missed")).await;
     publish(&node, "b=", json!("too")).await;
     let mut back = node.stream_with("/sse?channel=a&channel=b%3D&channel=live:c", &[("last-event-id", &id)]).await;
-    let mut missed = vec![back.event().await.unwrap().json(), back.event().await.unwrap().json()];
+    let mut missed = [back.event().await.unwrap().json(), back.event().await.unwrap().json()];
     missed.sort_by_key(|push| push["publication"]["channel"].to_string());
     assert_eq!(
         (&missed[0]["publication"]["data"], &missed[1]["publication"]["data"]),

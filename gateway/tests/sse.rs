@@ -362,6 +362,38 @@ async fn a_stream_that_is_too_old_ends_and_recovers() {
 }
 
 #[tokio::test]
+async fn a_token_that_ends_ends_the_stream() {
+    let node = open_node(&[token::TOKENS, ("SKYWAVE__AUTH__TOKENS__LEEWAY", "0s")]).await;
+    let soon = token::token(json!({"sub": "ada", "exp": token::now() + 2, "skywave": {"subscribe": ["mine:*"]}}));
+    let mut stream = node.stream(&format!("/sse?channel=mine:a&token={soon}")).await;
+    stream.position().await;
+    let last = stream.event().await.unwrap();
+    assert_eq!((&*last.name, &last.json()["code"]), ("disconnect", &json!(4008)));
+    assert_eq!(stream.block().await, None);
+    let again = node.stream(&format!("/sse?channel=mine:a&token={soon}")).await;
+    assert_eq!(again.status, 401, "and the browser does not come back with it for ever");
+}
+
+#[tokio::test]
+async fn over_http2_streams_share_a_connection_and_end_apart() {
+    let node = open_node(&[]).await;
+    let http2 = client(true);
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let mut stream = Stream::of(&http2, &node.public(), "/sse?channel=a", &[]).await;
+        assert!(!stream.headers.contains_key("connection"));
+        stream.position().await;
+        streams.push(stream);
+    }
+    let left = streams.split_off(5);
+    drop(left);
+    publish(&node, "a", json!(1)).await;
+    for stream in &mut streams {
+        assert_eq!(stream.data().await, "1");
+    }
+}
+
+#[tokio::test]
 async fn silence_is_broken_by_comments() {
     let node = open_node(&[("SKYWAVE__TIMEOUTS__PING_INTERVAL", "1s"), ("SKYWAVE__TIMEOUTS__PONG", "1s")]).await;
     let mut stream = node.stream("/sse?channel=a").await;

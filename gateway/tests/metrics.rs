@@ -78,7 +78,7 @@ async fn they_count_what_happened_and_their_labels_do_not_grow() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
         }
     };
-    until(&ended("none"), 2.0).await;
+    until(&ended("none"), 3.0).await;
     drop(RawClient::open(&node.public(), "/ws", "").await);
     until(&ended("abnormal"), 1.0).await;
     for (sent, reason) in [

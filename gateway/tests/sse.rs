@@ -301,14 +301,7 @@ async fn whoever_cannot_be_taken_in_now_is_told_when_and_the_stream_ends() {
     // The place is free again once its client is gone.
     let [first, _second] = open;
     drop(first);
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let mut again = node.stream("/sse?channel=a").await;
-        if again.block().await.is_some_and(|block| !block.contains("disconnect")) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the seat is given back");
-    }
+    place(&node, "the seat is given back").await;
 }
 
 #[tokio::test]
@@ -439,6 +432,24 @@ async fn what_was_missed_is_recovered_on_another_node() {
     }
 }
 
+/// A stream, if there is a place for one.
+async fn let_in(node: &Running) -> Option<Stream> {
+    let mut stream = node.stream("/sse?channel=b").await;
+    let first = stream.block().await;
+    first.is_some_and(|block| !block.contains("disconnect")).then_some(stream)
+}
+
+/// The same, once there is a place.
+async fn place(node: &Running, why: &str) -> Stream {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(stream) = let_in(node).await {
+            return stream;
+        }
+        assert!(Instant::now() < deadline, "{why}");
+    }
+}
+
 /// A client with a small window that asks and never reads.
 async fn deaf(node: &Running, path: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -459,6 +470,7 @@ async fn whoever_never_reads_costs_what_the_limits_say_and_is_cut() {
         ("SKYWAVE__LIMITS__PUBLICATIONS_PER_SECOND", "0"),
         ("SKYWAVE__LIMITS__COMMANDS_PER_SECOND", "0"),
         ("SKYWAVE__LIMITS__BYTES_PER_SECOND", "0"),
+        ("SKYWAVE__LIMITS__CONNECTIONS_PER_IP", "5"),
     ])
     .await;
     let mut deaf_ones = Vec::new();
@@ -478,6 +490,11 @@ async fn whoever_never_reads_costs_what_the_limits_say_and_is_cut() {
             let data = reader.data().await;
             assert!(data.starts_with(&format!("\"{batch}.{n} ")), "{data:.20}");
         }
+    }
+    // All five places are taken, until those who do not read have lost theirs.
+    let mut instead = Vec::new();
+    for _ in 0..3 {
+        instead.push(place(&node, "whoever does not read has no place for ever").await);
     }
     for mut socket in deaf_ones {
         // What the kernel holds is still read; then it is the end, not a stream that goes on.

@@ -509,3 +509,41 @@ async fn whoever_never_reads_costs_what_the_limits_say_and_is_cut() {
         assert!(all < 12_000_000, "it did not get all that was published: {all}");
     }
 }
+
+#[tokio::test]
+async fn over_http2_whoever_gives_no_window_loses_its_session() {
+    let node = open_node(&[
+        ("SKYWAVE__TIMEOUTS__PONG", "1s"),
+        ("SKYWAVE__TIMEOUTS__PING_INTERVAL", "2s"),
+        ("SKYWAVE__TIMEOUTS__CLOSE", "1s"),
+        ("SKYWAVE__TIMEOUTS__SESSION_GRACE", "0s"),
+        ("SKYWAVE__LIMITS__PUBLICATIONS_PER_SECOND", "0"),
+        ("SKYWAVE__LIMITS__COMMANDS_PER_SECOND", "0"),
+        ("SKYWAVE__LIMITS__BYTES_PER_SECOND", "0"),
+    ])
+    .await;
+    let narrow = reqwest::Client::builder().no_proxy().http2_prior_knowledge().http2_initial_stream_window_size(65_535);
+    let http2 = narrow.build().unwrap();
+    let deaf = Stream::of(&http2, &node.public(), "/sse?channel=a", &[]).await;
+    let mut reader = Stream::of(&http2, &node.public(), "/sse?channel=a", &[]).await;
+    reader.position().await;
+    let mut ws = node.client(&[]).await;
+    let total = async |ws: &mut support::Client| {
+        ws.ask(json!({"presence": {"channel": "a"}})).await["presence"]["total"].clone()
+    };
+    assert_eq!(total(&mut ws).await, 2);
+    for n in 0..20 {
+        let publish = json!({"publish": {"channel": "a", "data": format!("{n} {}", "x".repeat(16_000))}});
+        assert!(ws.ask(publish).await["published"].is_object());
+        assert!(
+            reader.data().await.starts_with(&format!("\"{n} ")),
+            "a neighbour on the same connection is not held up"
+        );
+    }
+    let deadline = Instant::now() + DEADLINE;
+    while total(&mut ws).await != 1 {
+        assert!(Instant::now() < deadline, "who takes nothing is slow, and gone");
+        tokio::time::sleep(Duration::from_millis(20)).await; // between two looks at the condition
+    }
+    drop(deaf);
+}

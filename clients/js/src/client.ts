@@ -265,10 +265,11 @@ export class Client extends Emitter<ClientEvents> {
         }
         const asked = [...this.#subscriptions.values()];
         this.#left.clear();
-        const requests = await Promise.all(asked.map((subscription) => subscription.request().catch(() => undefined)));
+        const tokens = await Promise.all(asked.map(async ({ channel, options }) => options.getToken?.(channel)).map((token) => token.catch(() => null)));
         if (attempt !== this.#attempt) return;
         this.#greeting = ++this.#lastId;
-        const subscribe = requests.filter(Boolean);
+        // One whose token could not be had is asked for afterwards.
+        const subscribe = asked.flatMap((subscription, i) => (tokens[i] === null ? [] : subscription.request(tokens[i])));
         const connect = { token: this.#token, session: this.#session, info: this.#options.info?.(), subscribe };
         this.#say({ id: this.#greeting, connect });
     }
@@ -384,7 +385,9 @@ export class Client extends Emitter<ClientEvents> {
     async #ask(subscription: Subscription<never>): Promise<void> {
         const { channel } = subscription;
         try {
-            const subscribe = await subscription.request();
+            // Without one it is said at once: what is published there next is to come behind it.
+            const { getToken } = subscription.options;
+            const subscribe = subscription.request(getToken && (await getToken(channel)));
             const isWanted = () => this.#at(subscription) === subscription && subscription.state === "subscribing";
             if (!isWanted() || !this.#connected) return;
             await this.#request({ subscribe }, ({ subscribed }) => {

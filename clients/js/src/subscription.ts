@@ -107,9 +107,8 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> {
     }
 
     /** @internal What to say of it in `subscribe` or `connect`. */
-    async request(): Promise<object> {
-        const { presence, echo, getToken } = this.options;
-        const token = await getToken?.(this.channel);
+    request(token?: string): object {
+        const { presence, echo } = this.options;
         return { channel: this.channel, since: this.#position, presence, echo, token };
     }
 

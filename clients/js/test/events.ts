@@ -1,0 +1,135 @@
+// A small stand-in of what DESIGN says of `/sse` and `POST /publish`, for what a node cannot be made to do; the WebSocket is
+// refused there until it is let in.
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterAll } from "vitest";
+import { WebSocketServer } from "ws";
+import { type Command, welcome } from "./support.js";
+
+interface Stream {
+    response: ServerResponse;
+    channels: string[];
+}
+
+export class EventServer {
+    readonly #server = createServer((request, response) => this.#answer(request, response));
+    readonly #sockets = new WebSocketServer({ noServer: true, handleProtocols: () => "skywave.v1.json" });
+    readonly #history = new Map<string, { data: unknown; key?: string }[]>();
+    readonly streams = new Set<Stream>();
+    readonly queries: URLSearchParams[] = [];
+    readonly posts: { channel: string; data: unknown; key: string; authorization: string | undefined }[] = [];
+    upgrades = 0;
+    letsIn = false; // WebSockets
+    isMute = false; // takes publications and answers none of them
+    refusal: { status: number; body: object } | undefined;
+    url = "";
+
+    static async start(): Promise<EventServer> {
+        const self = new EventServer();
+        self.#server.on("upgrade", (request, socket, head) => {
+            self.upgrades += 1;
+            socket.on("error", () => {});
+            if (!self.letsIn) return void socket.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
+            self.#sockets.handleUpgrade(request, socket, head, (ws) => {
+                // From then on it gets all that is published, whatever it asked for.
+                ws.on("message", (frame) => ws.send(JSON.stringify(self.#speak(JSON.parse(String(frame)) as Command))));
+            });
+        });
+        await new Promise<void>((resolve) => self.#server.listen(0, "127.0.0.1", resolve));
+        self.url = `http://127.0.0.1:${(self.#server.address() as AddressInfo).port}`;
+        afterAll(() => {
+            self.#sockets.clients.forEach((socket) => socket.terminate());
+            self.#server.closeAllConnections();
+            self.#server.close();
+        });
+        return self;
+    }
+
+    publish(channel: string, data: unknown, key?: string) {
+        const all = this.#of(channel);
+        const known = key === undefined ? -1 : all.findIndex((one) => one.key === key);
+        if (known >= 0) return { position: { epoch: "e", offset: known + 1 }, duplicate: true };
+        all.push({ data, ...(key !== undefined && { key }) });
+        for (const stream of this.streams) if (stream.channels.includes(channel)) this.#write(stream, channel, all.length);
+        const push = { publication: { channel, epoch: "e", offset: all.length, data } };
+        for (const socket of this.#sockets.clients) socket.send(JSON.stringify(push));
+        return { position: { epoch: "e", offset: all.length }, duplicate: false };
+    }
+
+    /** Ends all streams: as a drain does, or as a network that fails. */
+    end(how: "drain" | "break"): void {
+        for (const { response } of this.streams) {
+            if (how === "drain") response.end("retry: 120\n\n");
+            else response.destroy();
+        }
+        this.streams.clear();
+    }
+
+    push(event: string, data: object): void {
+        for (const { response } of this.streams) response.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+    }
+
+    #of(channel: string) {
+        const all = this.#history.get(channel) ?? [];
+        this.#history.set(channel, all);
+        return all;
+    }
+
+    #answer(request: IncomingMessage, response: ServerResponse): void {
+        const url = new URL(request.url ?? "", "http://localhost");
+        if (this.refusal) {
+            response.writeHead(this.refusal.status, { "content-type": "application/problem+json" }).end(JSON.stringify(this.refusal.body));
+        } else if (url.pathname === "/sse") this.#stream(url.searchParams, response);
+        else if (url.pathname === "/publish" && request.method === "POST") this.#post(request, response);
+        else response.writeHead(404).end();
+    }
+
+    #stream(query: URLSearchParams, response: ServerResponse): void {
+        this.queries.push(query);
+        const stream = { response, channels: query.getAll("channel") };
+        response.writeHead(200, { "content-type": "text/event-stream" });
+        const since = new Map<string, number>();
+        for (const part of (query.get("since") ?? "").split(",").filter(Boolean)) {
+            const [, channel, offset] = /^(?:(.*)=)?e:(\d+)$/.exec(part) ?? [];
+            since.set(decodeURIComponent(channel ?? stream.channels[0] ?? ""), Number(offset));
+        }
+        response.write(`retry: 50\nid: ${this.#id(stream, stream.channels.map((channel) => since.get(channel) ?? this.#of(channel).length))}\n\n`);
+        for (const channel of stream.channels) {
+            for (let offset = (since.get(channel) ?? Infinity) + 1; offset <= this.#of(channel).length; offset++) this.#write(stream, channel, offset);
+        }
+        this.streams.add(stream);
+        response.on("close", () => this.streams.delete(stream));
+    }
+
+    #id({ channels }: Stream, offsets: number[]): string {
+        return channels.map((channel, i) => (channels.length === 1 ? "" : `${encodeURIComponent(channel)}=`) + `e:${offsets[i]}`).join();
+    }
+
+    #write(stream: Stream, channel: string, offset: number): void {
+        const { data } = this.#of(channel)[offset - 1]!;
+        const offsets = stream.channels.map((one) => (one === channel ? offset : this.#of(one).length));
+        const event = stream.channels.length === 1 ? data : { publication: { channel, epoch: "e", offset, data } };
+        stream.response.write(`id: ${this.#id(stream, offsets)}\ndata: ${JSON.stringify(event)}\n\n: alive\n\n`);
+    }
+
+    #post(request: IncomingMessage, response: ServerResponse): void {
+        let body = "";
+        request.on("data", (part) => (body += part));
+        request.on("end", () => {
+            const { channel, data, key } = JSON.parse(body) as { channel: string; data: unknown; key: string };
+            this.posts.push({ channel, data, key, authorization: request.headers.authorization });
+            const answer = this.publish(channel, data, key);
+            if (this.isMute) response.destroy();
+            else response.end(JSON.stringify(answer));
+        });
+    }
+
+    #speak(command: Command): object {
+        if (!command.connect) return { id: command.id, error: { code: "internal", message: "a stand-in", retry: false } };
+        return welcome(command, {}, (channel, since) => {
+            const from = (since as { offset: number } | undefined)?.offset ?? Infinity;
+            const publications = this.#of(channel).map(({ data }, i) => ({ epoch: "e", offset: i + 1, data })).slice(from);
+            return { position: { epoch: "e", offset: this.#of(channel).length }, recovered: true, publications };
+        });
+    }
+}

@@ -324,7 +324,6 @@ export class Client extends Emitter<ClientEvents> {
         else if (said.join) this.#present(said.join)?.emit("join", said.join.member);
         else if (said.leave) this.#present(said.leave)?.emit("leave", said.leave.member);
         else if (said.gap) this.#at(said.gap)?.lose(said.gap);
-        else if (said.place) this.#at(said.place)?.place(said.place.position);
         else if (said.subscribed) this.#subscribed(said.subscribed);
         else if (said.unsubscribed) this.#unsubscribed(said.unsubscribed.channel, said.unsubscribed.reason ?? "unsubscribed");
         else if (said.backplane) this.emit("backplane", said.backplane);

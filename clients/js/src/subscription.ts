@@ -139,12 +139,6 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> {
         this.emit("publication", { ...publication, channel: this.channel, recovered });
     }
 
-    /** @internal Where the channel is: behind everything that was handed over. */
-    place(position: Position): void {
-        const { epoch, offset } = this.#position ?? {};
-        if (epoch !== position.epoch || position.offset > (offset ?? 0)) this.#position = position;
-    }
-
     /** @internal */
     lose({ reason, missed, position }: { reason: string; missed?: number; position?: Position }): void {
         const since = this.#position;

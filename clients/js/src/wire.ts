@@ -96,8 +96,6 @@ export interface Said {
     readonly join?: { readonly channel: string; readonly member: Member };
     readonly leave?: { readonly channel: string; readonly member: Member };
     readonly gap?: { readonly channel: string; readonly reason: string; readonly missed?: number; readonly position?: Position };
-    /** Not on the wire: where a stream of events is, told by the fallback. */
-    readonly place?: { readonly channel: string; readonly position: Position };
     readonly backplane?: { readonly state: "ok" | "degraded" };
     readonly disconnect?: { readonly code: number; readonly reason: string; readonly reconnect: boolean; readonly after_ms?: number };
 }

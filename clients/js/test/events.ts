@@ -21,6 +21,8 @@ export class EventServer {
     upgrades = 0;
     letsIn = false; // WebSockets
     isMute = false; // takes publications and answers none of them
+    refused = new Set<string>(); // channels
+    held: Promise<void> | undefined; // answers to publications wait for it
     refusal: { status: number; body: object } | undefined;
     url = "";
 
@@ -59,14 +61,14 @@ export class EventServer {
     /** Ends all streams: as a drain does, or as a network that fails. */
     end(how: "drain" | "break"): void {
         for (const { response } of this.streams) {
-            if (how === "drain") response.end("retry: 120\n\n");
+            if (how === "drain") response.end(`${JSON.stringify({ disconnect: { code: 4001, reason: "draining", reconnect: true, after_ms: 20 } })}\n`);
             else response.destroy();
         }
         this.streams.clear();
     }
 
-    push(event: string, data: object): void {
-        for (const { response } of this.streams) response.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+    push(said: object): void {
+        for (const { response } of this.streams) response.write(`${JSON.stringify(said)}\n`);
     }
 
     #of(channel: string) {
@@ -86,39 +88,46 @@ export class EventServer {
 
     #stream(query: URLSearchParams, response: ServerResponse): void {
         this.queries.push(query);
-        const stream = { response, channels: query.getAll("channel") };
-        response.writeHead(200, { "content-type": "text/event-stream" });
+        const channels = query.getAll("channel");
+        const refused = channels.find((channel) => this.refused.has(channel));
+        if (refused !== undefined) {
+            const problem = { code: "permission_denied", detail: `not ${refused}`, retry: false, after_ms: 0 };
+            return void response.writeHead(403, { "content-type": "application/problem+json" }).end(JSON.stringify(problem));
+        }
+        response.writeHead(200, { "content-type": "application/x-ndjson" });
         const since = new Map<string, number>();
         for (const part of (query.get("since") ?? "").split(",").filter(Boolean)) {
-            const [, channel, offset] = /^(?:(.*)=)?e:(\d+)$/.exec(part) ?? [];
-            since.set(decodeURIComponent(channel ?? stream.channels[0] ?? ""), Number(offset));
+            const [, channel, offset] = /^(.*)=e:(\d+)$/.exec(part) ?? [];
+            since.set(decodeURIComponent(channel!), Number(offset));
         }
-        response.write(`retry: 50\nid: ${this.#id(stream, stream.channels.map((channel) => since.get(channel) ?? this.#of(channel).length))}\n\n`);
-        for (const channel of stream.channels) {
-            for (let offset = (since.get(channel) ?? Infinity) + 1; offset <= this.#of(channel).length; offset++) this.#write(stream, channel, offset);
+        for (const channel of channels) {
+            const all = this.#of(channel);
+            const publications = all.map(({ data }, i) => ({ epoch: "e", offset: i + 1, data })).slice(since.get(channel) ?? all.length);
+            const subscribed = { channel, position: { epoch: "e", offset: all.length }, ...(since.has(channel) && { recovered: true, publications }) };
+            response.write(`${JSON.stringify({ subscribed })}\n\n`);
         }
+        const stream = { response, channels };
         this.streams.add(stream);
         response.on("close", () => this.streams.delete(stream));
     }
 
-    #id({ channels }: Stream, offsets: number[]): string {
-        return channels.map((channel, i) => (channels.length === 1 ? "" : `${encodeURIComponent(channel)}=`) + `e:${offsets[i]}`).join();
-    }
-
-    #write(stream: Stream, channel: string, offset: number): void {
+    // In two pieces, as a network may bring it, and in the middle of a character.
+    #write({ response }: Stream, channel: string, offset: number): void {
         const { data } = this.#of(channel)[offset - 1]!;
-        const offsets = stream.channels.map((one) => (one === channel ? offset : this.#of(one).length));
-        const event = stream.channels.length === 1 ? data : { publication: { channel, epoch: "e", offset, data } };
-        stream.response.write(`id: ${this.#id(stream, offsets)}\ndata: ${JSON.stringify(event)}\n\n: alive\n\n`);
+        const line = Buffer.from(`${JSON.stringify({ publication: { channel, epoch: "e", offset, data } })}\n`);
+        const middle = line.findIndex((byte) => byte >= 0x80) + 1 || 10;
+        response.write(line.subarray(0, middle));
+        response.write(line.subarray(middle));
     }
 
     #post(request: IncomingMessage, response: ServerResponse): void {
         let body = "";
         request.on("data", (part) => (body += part));
-        request.on("end", () => {
+        request.on("end", async () => {
             const { channel, data, key } = JSON.parse(body) as { channel: string; data: unknown; key: string };
             this.posts.push({ channel, data, key, authorization: request.headers.authorization });
             const answer = this.publish(channel, data, key);
+            await this.held;
             if (this.isMute) response.destroy();
             else response.end(JSON.stringify(answer));
         });

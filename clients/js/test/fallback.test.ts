@@ -21,9 +21,9 @@ describe("the fallback", () => {
         expect(await early).toEqual({ position: { epoch: "e", offset: 1 }, duplicate: false });
         expect(transports).toEqual(["websocket", "websocket", "sse"]);
         node.publish("chat:a/b", { n: 2 });
-        node.publish("chat:a/b", "a text");
+        node.publish("chat:a/b", "žluťoučký kůň");
         await until("all", () => seen.data.length === 3);
-        expect(seen).toMatchObject({ data: ["early", { n: 2 }, "a text"], offsets: [1, 2, 3], gaps: [] });
+        expect(seen).toMatchObject({ data: ["early", { n: 2 }, "žluťoučký kůň"], offsets: [1, 2, 3], gaps: [] });
         expect(node.posts[0]).toMatchObject({ authorization: `Bearer ${bearer({ sub: "ada" })}` });
         await expect(one.rpc("m")).rejects.toMatchObject({ code: "unsupported", retry: false });
         await expect(one.presence("a")).rejects.toMatchObject({ code: "unsupported" });
@@ -41,6 +41,7 @@ describe("the fallback", () => {
         vi.unstubAllGlobals();
         expect(node.upgrades).toBe(0);
 
+        const closes: number[] = [];
         class Silent {
             readyState = 0;
             bufferedAmount = 0;
@@ -49,7 +50,9 @@ describe("the fallback", () => {
             onclose = null;
             onerror = null;
             send() {}
-            close() {}
+            close(code: number) {
+                closes.push(code);
+            }
         }
         const other = client(node.url, { WebSocket: Silent, connectTimeoutMs: 100 });
         const reasons: string[] = [];
@@ -57,6 +60,7 @@ describe("the fallback", () => {
         other.connect();
         await untilConnected(other);
         expect(reasons).toEqual(["no answer", "no answer"]);
+        expect(closes, "presence would take 1000 for a leave").toEqual([3000, 3000]);
     });
 
     test("loses and doubles nothing over streams that end and break, nor over a channel that is added", async () => {
@@ -111,11 +115,14 @@ describe("the fallback", () => {
         one.connect();
         await a.ready();
         await until("the stream", () => node.streams.size === 1);
-        node.push("join", { join: { channel: "a", member: { client: "c" } } });
-        node.push("leave", { channel: "a", member: { client: "c" } });
-        node.push("gap", { gap: { channel: "a", reason: "reset", position: { epoch: "f", offset: 3 } } });
+        expect(node.queries[0]!.get("presence")).toBe("true");
+        node.push({ subscribed: { channel: "a", members: [{ client: "c" }], total: 1 } });
+        node.push({ join: { channel: "a", member: { client: "d" } } });
+        node.push({ leave: { channel: "a", member: { client: "d" } } });
+        node.push({ gap: { channel: "a", reason: "reset", position: { epoch: "f", offset: 3 } } });
         await until("the gap", () => seen.gaps.length === 1);
-        expect(seen).toMatchObject({ log: ["subscribed", "join", "leave", "gap"], gaps: ["reset"] });
+        expect(seen.gaps).toEqual(["reset"]);
+        expect(seen.log.slice(-4)).toEqual(["members", "join", "leave", "gap"]);
         expect(a.position).toEqual({ epoch: "f", offset: 3 });
     });
 
@@ -146,19 +153,48 @@ describe("the fallback", () => {
         await until("the stream is closed", () => node.streams.size === 0);
     });
 
-    test.each([
-        [401, { code: "unauthenticated", detail: "no" }, 4500],
-        [403, { code: "permission_denied", detail: "no" }, 4502],
-    ])("ends for good with status %i", async (status, body, code) => {
+    test("does not go back while an answer is out: nobody would know the key again", async () => {
         const node = await EventServer.start();
-        node.refusal = { status, body };
+        const one = client(node.url, { retryWebSocketMs: 100 });
+        one.connect();
+        await untilConnected(one);
+        let release = () => {};
+        node.held = new Promise((resolve) => (release = resolve));
+        node.letsIn = true;
+        const published = one.publish("a", 1);
+        const tried = node.upgrades;
+        await until("a WebSocket that opened", () => node.upgrades >= tried + 2, 12_000);
+        release();
+        expect(await published).toMatchObject({ duplicate: false });
+    });
+
+    test("leaves out the channels that are refused, whichever of several they are", async () => {
+        const node = await EventServer.start();
+        node.refused = new Set(["b", "d"]);
+        const one = client(node.url);
+        const [a, b, c] = ["a", "b", "c"].map((name) => one.subscribe<number>(name)) as [ReturnType<typeof one.subscribe<number>>, ...ReturnType<typeof one.subscribe<number>>[]];
+        const seen = record(a);
+        one.connect();
+        await expect(b!.ready()).rejects.toMatchObject({ code: "permission_denied", message: "not b" });
+        await Promise.all([a.ready(), c!.ready()]);
+        const [d, e] = ["d", "e"].map((name) => one.subscribe(name));
+        await expect(d!.ready()).rejects.toMatchObject({ message: "not d" });
+        await e!.ready();
+        node.publish("a", 1);
+        await until("it goes on", () => seen.data.length === 1);
+        expect(seen.gaps).toEqual([]);
+    });
+
+    test("ends for good when the token is no good", async () => {
+        const node = await EventServer.start();
+        node.refusal = { status: 401, body: { code: "unauthenticated", detail: "no" } };
         const one = client(node.url);
         const ends: { code: number; reconnect: boolean; reason: string }[] = [];
         one.on("disconnected", (event) => ends.push(event));
         one.subscribe("a");
         one.connect();
         await until("the end", () => one.state === "closed");
-        expect(ends.at(-1)).toMatchObject({ code, reason: "no", reconnect: false });
+        expect(ends.at(-1)).toMatchObject({ code: 4500, reason: "no", reconnect: false });
     });
 
     test("comes back from a status that may pass, and when the node says", async () => {

@@ -1,6 +1,11 @@
 //! Every metric: name, unit, help. Labels come from small closed sets, never a channel or a client.
 
-use std::{cell::RefCell, collections::HashMap, num::NonZeroU32, time::Duration};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::HashMap,
+    num::NonZeroU32,
+    time::Duration,
+};
 
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -376,8 +381,34 @@ fn record_published(
     }
 }
 
+/// How a connection reaches its client: the label `transport`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// `/ws`, `/raw`, `/echo`, and the WebSockets of `/sockjs`.
+    WebSocket,
+    /// `/sse`, as events or as lines.
+    Sse,
+    /// `/poll`: one request, one answer.
+    Poll,
+    /// `/sockjs` over HTTP.
+    SockJs,
+}
+
+impl Transport {
+    const ALL: [Self; 4] = [Self::WebSocket, Self::Sse, Self::Poll, Self::SockJs];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Sse => "sse",
+            Self::Poll => "poll",
+            Self::SockJs => "sockjs",
+        }
+    }
+}
+
 /// The values of the label `protocol`, each the name of a client protocol.
-pub(crate) const PROTOCOLS: [&str; 4] = ["json", "protobuf", "raw", "echo"];
+pub(crate) const PROTOCOLS: [&str; 7] = ["json", "protobuf", "raw", "echo", "events", "events_many", "lines"];
 
 /// One shard's handles: looked up once, used often.
 pub struct Figures {
@@ -386,7 +417,8 @@ pub struct Figures {
     /// Of clients, by namespace. Bound: the configured ones.
     publications: RefCell<HashMap<Box<str>, Counter, ahash::RandomState>>,
     publish_duration: Histogram,
-    connections: [(&'static str, Gauge); PROTOCOLS.len()],
+    /// By protocol, and by transport.
+    connections: [(&'static str, [OnceCell<Gauge>; Transport::ALL.len()]); PROTOCOLS.len()],
     opened: Counter,
     lag: Histogram,
     round_trip: Histogram,
@@ -398,13 +430,12 @@ pub struct Figures {
 
 impl Figures {
     pub(crate) fn new() -> Self {
-        let connections = |protocol| gauge!(CONNECTIONS, "transport" => "websocket", "protocol" => protocol);
-        Self {
+        let figures = Self {
             subscriptions: gauge!(SUBSCRIPTIONS),
             channels: gauge!(CHANNELS),
             publications: RefCell::default(),
             publish_duration: histogram!(PUBLISH_DURATION),
-            connections: PROTOCOLS.map(|protocol| (protocol, connections(protocol))),
+            connections: PROTOCOLS.map(|protocol| (protocol, Default::default())),
             opened: counter!(OPENED),
             lag: histogram!(DELIVERY_LAG),
             round_trip: histogram!(PING_ROUND_TRIP),
@@ -412,7 +443,11 @@ impl Figures {
             recovered: counter!(RECOVERIES, "outcome" => "recovered"),
             not_recovered: counter!(RECOVERIES, "outcome" => "not_recovered"),
             slow: SlowConsumer::ALL.map(|policy| counter!(SLOW_CONSUMERS, "policy" => policy.as_str())),
+        };
+        for protocol in ["json", "protobuf", "raw", "echo"] {
+            figures.connections(Transport::WebSocket, protocol);
         }
+        figures
     }
 
     /// The counter of a channel's deliveries.
@@ -452,16 +487,32 @@ impl Figures {
         self.round_trip.record(took);
     }
 
+    /// The gauge of connections; made when it is first used, for not every transport carries every protocol.
+    fn connections(&self, transport: Transport, protocol: &str) -> Option<&Gauge> {
+        let (protocol, gauges) = self.connections.iter().find(|(name, _)| *name == protocol)?;
+        let make = || gauge!(CONNECTIONS, "transport" => transport.as_str(), "protocol" => *protocol);
+        Some(gauges[transport as usize].get_or_init(make))
+    }
+
     /// A connection was opened.
-    pub(crate) fn opened(&self, protocol: &str) {
-        self.opened.increment(1);
-        self.connections.iter().filter(|(name, _)| *name == protocol).for_each(|(_, gauge)| gauge.increment(1.0));
+    pub(crate) fn opened(&self, transport: Transport, protocol: &str) {
+        // A poll that waits is there, and comes again all the time: nobody has come or gone.
+        if transport != Transport::Poll {
+            self.opened.increment(1);
+        }
+        if let Some(connections) = self.connections(transport, protocol) {
+            connections.increment(1.0);
+        }
     }
 
     /// A connection has ended; `reason` is the close code's word, or `abnormal` or `none`.
-    pub(crate) fn closed(&self, protocol: &str, reason: &'static str, slow: bool) {
-        counter!(CLOSED, "reason" => reason).increment(1);
-        self.connections.iter().filter(|(name, _)| *name == protocol).for_each(|(_, gauge)| gauge.decrement(1.0));
+    pub(crate) fn closed(&self, transport: Transport, protocol: &str, reason: &'static str, slow: bool) {
+        if transport != Transport::Poll {
+            counter!(CLOSED, "reason" => reason).increment(1);
+        }
+        if let Some(connections) = self.connections(transport, protocol) {
+            connections.decrement(1.0);
+        }
         if slow {
             self.slow(SlowConsumer::Disconnect);
         }

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod equality;
+mod events;
 mod json;
 mod parts;
 mod protobuf;
@@ -16,7 +17,8 @@ use bytes::Bytes;
 use skywave_proto::{ChannelName, CloseCode, StreamPosition};
 
 pub use self::{
-    json::{Json, history_object, members_object, payload, present},
+    events::{Lines, ManyChannels, OneChannel, Positions, encoded, refusal_of},
+    json::{Json, history_object, members_object, payload, present, publication},
     protobuf::{Protobuf, error_message, history_message, members_message, payload_of, position_message, since_of},
     raw::Raw,
 };
@@ -84,15 +86,19 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::push::SLOTS;
+    use crate::push::{Format as _, SLOTS};
 
     #[test]
     fn every_format_has_a_slot_and_a_name_of_its_own() {
-        let codecs: Vec<_> = SUBPROTOCOLS.into_iter().map(|(_, codec)| codec).chain([&Raw as &dyn Codec]).collect();
+        let others: [&dyn Codec; 3] = [&Raw, &OneChannel, &ManyChannels];
+        let codecs: Vec<_> = SUBPROTOCOLS.into_iter().map(|(_, codec)| codec).chain(others).collect();
         let slots: HashSet<_> = codecs.iter().map(|codec| codec.slot()).collect();
         let names: HashSet<_> = codecs.iter().map(|codec| codec.name()).collect();
         assert_eq!((slots.len(), names.len()), (codecs.len(), codecs.len()));
         assert!(slots.iter().all(|slot| *slot < SLOTS));
+        // The pushes of one are those of the other.
+        assert!(Lines.slot() == Json.slot() && !names.contains(Lines.name()));
+        let names: HashSet<_> = names.into_iter().chain([Lines.name()]).collect();
         assert!(names.iter().all(|name| crate::metrics::PROTOCOLS.contains(name)), "counted in skywave_connections");
     }
 }

@@ -195,7 +195,7 @@ impl Link {
     }
 
     /// The client does not read fast enough: drops what waits for it and ends the connection.
-    pub(super) fn give_up(&self) {
+    pub fn give_up(&self) {
         self.slow.set(self.slow.get() || !self.is_closing());
         self.outbox.borrow_mut().clear();
         self.close(CloseCode::SlowConsumer.into());

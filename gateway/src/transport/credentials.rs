@@ -16,7 +16,19 @@ pub(super) fn token<B>(request: &Request<B>, settings: &Settings, may_ride: bool
 
 /// The value of a parameter, as it stands in the address.
 pub(super) fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
-    query?.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+    parameters(query, name).next()
+}
+
+/// All values of a parameter that may stand there more than once.
+pub(super) fn parameters<'a>(query: Option<&'a str>, name: &str) -> impl Iterator<Item = &'a str> {
+    let pairs = query.unwrap_or_default().split('&');
+    pairs.filter_map(move |pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+}
+
+/// Without what a form, or `URLSearchParams`, needs to carry it; `None` if it is not UTF-8.
+pub(super) fn form_decoded(text: &str) -> Option<String> {
+    let spaced = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&spaced).decode_utf8().ok().map(|text| text.into_owned())
 }
 
 /// Without what an address needs to carry it.

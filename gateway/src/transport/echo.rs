@@ -14,7 +14,10 @@ use super::{
     socket::Socket,
     websocket::Event,
 };
-use crate::{metrics::Figures, push::Frame};
+use crate::{
+    metrics::{Figures, Transport},
+    push::Frame,
+};
 
 /// The label `protocol` of metrics.
 const PROTOCOL: &str = "echo";
@@ -26,14 +29,14 @@ pub(super) async fn run(
     figures: Rc<Figures>,
     leaving: CancellationToken,
 ) -> Socket {
-    figures.opened(PROTOCOL);
+    figures.opened(Transport::WebSocket, PROTOCOL);
     let ended = tokio::select! {
         ended = serve(&mut wire, &limits) => Some(ended),
         () = leaving.cancelled() => None,
     };
     // What the end takes is not kept room for all the time before.
     let reason = Box::pin(end(&mut wire, &limits, ended)).await;
-    figures.closed(PROTOCOL, reason, false);
+    figures.closed(Transport::WebSocket, PROTOCOL, reason, false);
     wire.into_socket()
 }
 

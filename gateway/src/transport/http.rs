@@ -4,17 +4,18 @@ use std::{cell::Cell, convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Du
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version, header};
-use http_body_util::Full;
 use hyper::{body::Incoming, ext::Protocol, rt::Executor, server::conn, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Arrival, Load, Public,
     carrier::Stream,
-    page,
+    content::Content,
+    page, poll, publish,
     requests::Requests,
     route::Route,
+    sse,
     upgrade::{self, Endpoint},
     wire::Wire,
 };
@@ -34,7 +35,7 @@ const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 /// Bytes of one HTTP/2 stream that are on their way out beyond what its client has room for.
 const SEND_BUFFER: usize = 32 * 1024;
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Content>;
 
 /// What the requests of one HTTP connection share.
 pub(super) struct Door {
@@ -45,6 +46,8 @@ pub(super) struct Door {
     pub(super) requests: Rc<Requests>,
     /// Whether its next handshake has had its turn before HTTP began: with that of TLS.
     pub(super) has_queued: Cell<bool>,
+    /// Told when the client does not read what is written to it: a connection of HTTP/1 ends then.
+    pub(super) cut: Notify,
 }
 
 /// Serves a socket on this shard until it ends or becomes a WebSocket, or nothing has been asked on it for
@@ -59,7 +62,15 @@ pub(super) fn serve(
 ) {
     let requests = Requests::none_since(since);
     let has_queued = Cell::new(arrival.encrypted);
-    let door = Rc::new(Door { shard: shard.clone(), public, arrival, load: Rc::new(load), requests, has_queued });
+    let door = Rc::new(Door {
+        shard: shard.clone(),
+        public,
+        arrival,
+        load: Rc::new(load),
+        requests,
+        has_queued,
+        cut: Notify::new(),
+    });
     tokio::task::spawn_local(async move {
         let socket = match stream.settle() {
             Ok(socket) => socket,
@@ -93,6 +104,7 @@ async fn http1(wire: Wire, door: Rc<Door>, patience: Duration) -> hyper::Result<
     tokio::select! {
         served = connection => served,
         () = requests.quiet_for(patience) => Ok(()),
+        () = door.cut.notified() => Ok(()),
     }
 }
 
@@ -169,18 +181,24 @@ async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
         None => {}
     }
     if request.extensions().get::<Protocol>().is_some() {
-        return page::not_found(); // a WebSocket over HTTP/2 that leads nowhere
+        return page::not_found().map(Into::into); // a WebSocket over HTTP/2 that leads nowhere
+    }
+    match found {
+        Some((Route::Sse, _)) => return sse::answer(request, door).await,
+        Some((Route::Poll, _)) => return poll::answer(request, door).await,
+        Some((Route::Publish, _)) => return publish::answer(request, door).await,
+        _ => {}
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here\n");
         answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
-    page::answer(&request, &door.public.ground.settings())
+    page::answer(&request, &door.public.ground.settings()).map(Into::into)
 }
 
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    page::with_type(status, "text/plain; charset=utf-8", body.into())
+    page::with_type(status, "text/plain; charset=utf-8", body.into()).map(Into::into)
 }
 
 /// A refusal as an answer before the upgrade.

@@ -3,13 +3,18 @@
 mod addresses;
 mod admission;
 mod arrival;
+mod callers;
 mod carrier;
 mod connection;
+mod content;
+mod cors;
 mod credentials;
+mod detached;
 mod echo;
 mod encrypt;
 mod forwarded;
 mod framed;
+mod goodbye;
 pub mod handshake;
 mod http;
 mod listener;
@@ -17,11 +22,17 @@ pub mod origin;
 mod output;
 mod overload;
 mod page;
+mod parked;
+mod passing;
+mod poll;
 mod prepare;
+mod problem;
 mod proxy_protocol;
+mod publish;
 mod requests;
 mod route;
 mod socket;
+mod sse;
 mod turnstile;
 mod upgrade;
 pub mod websocket;
@@ -38,6 +49,7 @@ pub(crate) use self::encrypt::encrypt;
 use self::{
     addresses::{Addresses, Block},
     arrival::Entrance,
+    callers::Callers,
     overload::Overload,
     turnstile::Turnstile,
 };
@@ -64,6 +76,7 @@ pub struct Public {
     addresses: Addresses,
     turnstile: Turnstile,
     overload: Overload,
+    callers: Callers,
 }
 
 impl Public {
@@ -78,6 +91,7 @@ impl Public {
             addresses: Addresses::default(),
             turnstile: Turnstile::new(),
             overload: Overload::default(),
+            callers: Callers::new(),
         }
     }
 

@@ -9,6 +9,12 @@ pub enum Route {
     Raw,
     /// WebSockets on which every message comes back, if `debug.echo`.
     Echo,
+    /// Channels as a stream of events.
+    Sse,
+    /// What comes next on a channel, as one answer.
+    Poll,
+    /// Publications of clients that have no connection.
+    Publish,
     /// What this is.
     Index,
     /// How it looks.
@@ -19,10 +25,13 @@ pub enum Route {
 
 /// Every path there is. One that ends with `*` stands for all that begin so. Nothing is served that is not here, so whoever
 /// looks whether all of it is closed finds all of it here.
-pub const ROUTES: [(&str, Route); 7] = [
+pub const ROUTES: [(&str, Route); 10] = [
     ("/ws", Route::Native),
     ("/raw/*", Route::Raw),
     ("/echo", Route::Echo),
+    ("/sse", Route::Sse),
+    ("/poll", Route::Poll),
+    ("/publish", Route::Publish),
     ("/", Route::Index),
     ("/index.css", Route::Style),
     ("/demo", Route::Demo),

@@ -113,10 +113,7 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
     };
     let held = match handshake {
         Handshake::Http1 { .. } => Held { _seat: seat, _load: door.load.clone(), _request: None },
-        Handshake::Http2 => {
-            let load = Rc::new(door.load.another());
-            Held { _seat: seat, _load: load, _request: Some(door.requests.begin()) }
-        }
+        Handshake::Http2 => Held::of_request(seat, door, request.version()),
     };
     tracing::debug!(address = %arrival.client, version = ?request.version(), "a WebSocket is opened");
     let since = since(request.uri().query());
@@ -228,18 +225,26 @@ enum Introduction {
 }
 
 /// What the back end may be told of a handshake.
-fn visitor(headers: &HeaderMap, arrival: &Arrival, may_ride: bool) -> Visitor {
+pub(super) fn visitor(headers: &HeaderMap, arrival: &Arrival, may_ride: bool) -> Visitor {
     let told = ["origin", "user-agent", "cookie"].into_iter().filter(|name| may_ride || *name != "cookie");
     let value = |name: &'static str| Some((name, headers.get(name)?.to_str().ok()?.into()));
     Visitor { address: arrival.client, headers: told.filter_map(value).collect() }
 }
 
-/// What a WebSocket keeps as long as it is open.
-struct Held {
+/// What a WebSocket, or what stands for one, keeps as long as it is open.
+pub(super) struct Held {
     _seat: WebSocketSeat,
     _load: Rc<Load>,
     /// Over HTTP/2: its connection is in use.
     _request: Option<requests::Request>,
+}
+
+impl Held {
+    /// Of a request that goes on: its connection of HTTP is in use.
+    pub(super) fn of_request(seat: WebSocketSeat, door: &Door, version: Version) -> Self {
+        let load = if version < Version::HTTP_2 { door.load.clone() } else { Rc::new(door.load.another()) };
+        Self { _seat: seat, _load: load, _request: Some(door.requests.begin()) }
+    }
 }
 
 /// Takes the socket out of HTTP and serves the connection in a task of its own, so that nothing of the handshake lives as

@@ -6,7 +6,6 @@ mod heartbeat;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -21,25 +20,24 @@ use tokio::time::{Instant, Sleep, timeout};
 use self::heartbeat::{Beat, Heartbeat};
 use super::{
     framed::{Ending, Framed},
+    goodbye,
+    parked::Parked,
     prepare::Compression,
     socket::Socket,
     websocket::{self, Event},
 };
 use crate::{
     clock::now_ms,
-    metrics::Figures,
+    metrics::{Figures, Transport},
     protocol::{Body, Codec, Incoming},
     push::{Frame, Goodbye},
     relay::Answer,
-    session::{Envelope, Session},
+    session::Session,
     shard::{Description, Link, Owner, Shard, TICK},
 };
 
 /// Messages read in one turn before other connections of the shard get theirs.
 const READS_PER_TURN: usize = 64;
-
-/// A client whose connection is too old is asked to wait at most this long before it comes back.
-const COME_BACK_WITHIN_MS: u64 = 1000;
 
 /// Bounds of one connection.
 #[derive(Debug, Clone, Copy)]
@@ -82,9 +80,8 @@ pub(super) struct Connection {
     pong: RefCell<Option<Bytes>>,
     /// Whether the client has said that it leaves.
     left: Cell<bool>,
-    /// Commands of the last message that wait for earlier ones. Bound: `COMMANDS_PER_MESSAGE` and a refusal; while
-    /// there are any, nothing is read.
-    parked: RefCell<VecDeque<Envelope>>,
+    /// Commands of the last message that wait for earlier ones: while there are any, nothing is read.
+    parked: Parked,
 }
 
 /// A connection in the care of its shard: when this is dropped, however that comes, its session has ended.
@@ -109,7 +106,7 @@ impl Adopted {
     /// Gives the connection its socket. `early` are bytes that came behind the handshake.
     pub(super) fn begin(&self, socket: Socket, early: Bytes) {
         let Self { connection, .. } = self;
-        connection.figures.opened(connection.codec.name());
+        connection.figures.opened(Transport::WebSocket, connection.codec.name());
         let wire = Framed::new(socket, early, connection.limits.message, connection.compression);
         connection.wire.replace(Some(wire));
     }
@@ -128,7 +125,7 @@ impl Adopted {
         connection.left.set(at_once);
         self.reason.set(reason);
         let protocol = connection.codec.name();
-        connection.figures.closed(protocol, reason, connection.link.is_slow());
+        connection.figures.closed(Transport::WebSocket, protocol, reason, connection.link.is_slow());
         tracing::debug!(reason, protocol, client = connection.session.client_id().as_deref(), "connection ended");
         Some(wire.into_socket())
     }
@@ -184,7 +181,7 @@ impl Connection {
             pong: RefCell::default(),
             wrote: Cell::new(false),
             left: Cell::new(false),
-            parked: RefCell::default(),
+            parked: Parked::default(),
         });
         shard.adopt(connection.clone());
         Adopted { shard: shard.clone(), connection, reason: Cell::new("abnormal") }
@@ -293,7 +290,7 @@ impl Connection {
     /// when the connection ends.
     fn read(&self, wire: &mut Framed, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..READS_PER_TURN {
-            if !self.carry_out() {
+            if !self.parked.carry_out(&self.session, &self.link) {
                 return Poll::Pending; // the session wakes us when it goes on
             }
             let polled = wire.poll_event(cx);
@@ -328,52 +325,13 @@ impl Connection {
             };
             self.begun.set(None);
             let incoming = Incoming { channel: self.channel.as_ref(), body };
-            self.session.hear(incoming.len());
-            let mut is_empty = true;
-            self.codec.decode(incoming, &mut |envelope| {
-                is_empty = false;
-                self.hear(envelope);
-            });
-            if is_empty {
-                self.session.hear_nothing();
-            }
+            self.parked.take_in(self.codec, incoming, &self.session, &self.link);
             if self.link.is_loaded() {
                 break; // what was answered first
             }
         }
         cx.waker().wake_by_ref(); // other connections of the shard first
         Poll::Pending
-    }
-
-    /// Hands over a command, or parks it behind those that wait.
-    fn hear(&self, envelope: Envelope) {
-        let is_next = self.parked.borrow().is_empty() && self.session.takes_commands() && !self.link.is_closing();
-        if is_next && !self.session.must_wait(&envelope) {
-            self.session.handle(envelope);
-        } else {
-            self.parked.borrow_mut().push_back(envelope);
-        }
-    }
-
-    /// Hands over what is parked, as far as the session takes it. True if all of it is done and more may be read.
-    fn carry_out(&self) -> bool {
-        while self.session.takes_commands() && !self.link.is_closing() {
-            let mut parked = self.parked.borrow_mut();
-            let Some(next) = parked.front() else {
-                if parked.capacity() > 0 {
-                    *parked = VecDeque::new(); // an idle connection keeps nothing
-                }
-                return true;
-            };
-            if self.session.must_wait(next) {
-                return false;
-            }
-            let next = parked.pop_front();
-            drop(parked);
-            self.session.pass();
-            next.into_iter().for_each(|envelope| self.session.handle(envelope));
-        }
-        false
     }
 
     /// Says goodbye (RFC 6455 §7.1) and waits for the client's, for a while. Returns the reason for the metrics, and
@@ -422,7 +380,7 @@ impl Owner for Connection {
         let now = Instant::now();
         let mut heartbeat = self.heartbeat.borrow_mut();
         // While we do not read, silence is ours, not the client's.
-        let is_reading = self.session.takes_commands() && self.parked.borrow().is_empty();
+        let is_reading = self.session.takes_commands() && self.parked.is_empty();
         if self.heard.take() || !is_reading {
             heartbeat.heard(now);
         }
@@ -430,8 +388,7 @@ impl Owner for Connection {
             self.begun.set(Some(now));
         }
         if self.session.is_overdue() {
-            let reason = "nothing was said within timeouts.connect".into();
-            self.link.close(Goodbye { code: CloseCode::ClientProtocolError, reason, after_ms: 0 });
+            self.link.close(goodbye::overdue());
         }
         if self.begun.get().is_some_and(|begun| now >= begun + self.limits.assembly) {
             let reason = "a message took longer than timeouts.message".into();
@@ -444,8 +401,7 @@ impl Owner for Connection {
         if let Some(until) = self.lasts_until {
             lasts = lasts.min(until.saturating_duration_since(now));
             if now >= until && !self.link.is_closing() {
-                let after_ms = rand::random_range(0..=COME_BACK_WITHIN_MS);
-                self.leave(Goodbye { after_ms, ..CloseCode::ConnectionTooOld.into() });
+                self.leave(goodbye::too_old());
             }
         }
         let next = match heartbeat.poll(now) {

@@ -121,9 +121,14 @@ export class Client extends Emitter<ClientEvents> {
         return this.#outbox.length;
     }
 
+    /** Bytes that were said and have not left yet. */
+    get bufferedAmount(): number {
+        return this.#carrier?.waiting ?? 0;
+    }
+
     /** Whether an `offer` would go out now. */
     get isWritable(): boolean {
-        return this.#connected !== undefined && (this.#carrier?.waiting ?? 0) <= HIGH_WATER;
+        return this.#connected !== undefined && this.bufferedAmount <= HIGH_WATER;
     }
 
     /** Connects, and stays connected until `close` or a node says not to come back. */

@@ -47,6 +47,7 @@ node_packages() { # node_packages DIRECTORY
     fi
 }
 node_packages tests/clients
+node_packages tests/clients/interop
 node_packages tests/deploy
 node_packages clients/js
 python_packages() { # python_packages VENV REQUIREMENTS

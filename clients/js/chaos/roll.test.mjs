@@ -1,5 +1,5 @@
 // Three nodes behind HAProxy are restarted one after another, and one is killed, under clients that subscribe and some that
-// publish: nothing is lost or doubled, and they do not come back in heaps.
+// publish: nothing is lost or doubled, and they do not come back in heaps. Some have no WebSocket, and read the fallback's stream.
 //
 // CHAOS_CLIENTS: how many, 30 by default. Needs dist/ (`node clients/js/build.mjs`) and redis-server and haproxy on the machine.
 import assert from "node:assert/strict";
@@ -17,6 +17,7 @@ const EVERY_MS = 200; // a publication of each publisher
 const WINDOW_MS = 100;
 const MOST_IN_WINDOW = 0.1;
 const channel = "deep:chaos";
+const STREAMS = Math.round(CLIENTS / 8); // the last ones: whoever publishes without a token wants a WebSocket
 
 // A node's clients leave within some seconds, however many there are.
 const more = `
@@ -26,10 +27,19 @@ rate = ${Math.max(10, Math.ceil(CLIENTS / 3 / 4))}
 deadline = "30s"
 `;
 
+// As behind a proxy that lets none through.
+class NoWebSocket {
+    constructor() {
+        setTimeout(() => this.onclose?.({ code: 1006, reason: "" }));
+    }
+    close() {}
+}
+
 class Watcher {
-    constructor(url, name) {
-        Object.assign(this, { name, seen: [], gaps: [], reconnects: [], ends: [], refusals: [] });
-        this.client = new Client(url, { WebSocket, fallback: false });
+    constructor(url, name, options) {
+        Object.assign(this, { name, seen: [], gaps: [], reconnects: [], ends: [], refusals: [], transports: new Set() });
+        this.client = new Client(url, options);
+        this.client.on("connected", ({ transport }) => this.transports.add(transport));
         this.subscription = this.client.subscribe(channel);
         this.subscription.on("publication", ({ offset, data }) => this.seen.push({ offset, data }));
         this.subscription.on("gap", (gap) => this.gaps.push(gap));
@@ -67,9 +77,15 @@ function largestHeap(moments) {
 test(`${CLIENTS} clients over nodes that are restarted and killed`, { timeout: 300_000 }, async (t) => {
     const cluster = await Cluster.start("chaos-js", { nodes: 3, more });
     t.after(() => cluster.stop());
-    const watchers = Array.from({ length: CLIENTS }, (_, i) => new Watcher(cluster.balancer.public, `client ${i}`));
+    const socket = { WebSocket, fallback: false };
+    const stream = { WebSocket: NoWebSocket, retryWebSocketMs: 3_600_000 };
+    const options = (i) => (i < CLIENTS - STREAMS ? socket : stream);
+    const watchers = Array.from({ length: CLIENTS }, (_, i) => new Watcher(cluster.balancer.public, `client ${i}`, options(i)));
     t.after(() => watchers.forEach(({ client }) => client.close()));
     await Promise.all(watchers.map(({ subscription }) => subscription.ready()));
+    for (const watcher of watchers) {
+        watcher.reconnects.length = watcher.ends.length = 0; // a stream comes after two attempts with a WebSocket
+    }
 
     let isOver = false;
     t.after(() => (isOver = true));
@@ -105,6 +121,7 @@ test(`${CLIENTS} clients over nodes that are restarted and killed`, { timeout: 3
         assert.deepEqual({ name, lost, doubled, gaps }, { name, lost: [], doubled: [], gaps: [] });
         assert.ok(seen.every(({ offset }, at) => at === 0 || offset > seen[at - 1].offset), `${name}: in order`);
     }
+    assert.equal(watchers.filter(({ transports }) => transports.has("sse")).length, STREAMS);
     const all = (watcher) => watcher.seen.map(({ data }) => data);
     for (const watcher of watchers) assert.deepEqual(all(watcher), all(watchers[0]), "one order for all");
     assert.ok(reconnects.length >= CLIENTS, "each node had its share of clients, and they had to move");

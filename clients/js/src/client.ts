@@ -552,7 +552,7 @@ export class Client extends Emitter<ClientEvents> {
         // Not 1000: presence is to wait for us.
         this.#drop(3000, isDead);
         this.#failures = lived > SETTLED_MS ? 0 : this.#failures + 1;
-        const afterMs = reconnect ? delay(this.#failures, farewell?.afterMs ?? 0, Math.random()) : 0;
+        const afterMs = reconnect ? delay(Math.max(0, this.#failures - 1), farewell?.afterMs ?? 0, Math.random()) : 0;
         if (!reconnect) this.#finish();
         else {
             this.#state = "waiting";

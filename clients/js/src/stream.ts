@@ -55,6 +55,7 @@ export class Stream implements Carrier {
     #abort = new AbortController();
     #posts: Promise<unknown> = Promise.resolve();
     #waiting = 0;
+    #code = 1012; // of the end, unless the node says another
 
     constructor(base: string, listener: Listener, options: StreamOptions) {
         this.#base = base;
@@ -178,7 +179,7 @@ export class Stream implements Carrier {
         for (let rest = ""; ; ) {
             const { value, done } = await reader.read();
             signal.throwIfAborted();
-            if (done) return this.#end(1012, "the stream ended");
+            if (done) return this.#end(this.#code, "the stream ended");
             this.#listener?.heard();
             const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
             rest = lines.pop() as string;
@@ -193,7 +194,8 @@ export class Stream implements Carrier {
     }
 
     #take(said: Said): void {
-        const { subscribed, publication, gap } = said;
+        const { subscribed, publication, gap, disconnect } = said;
+        if (disconnect) this.#code = disconnect.code;
         const place = this.#places.get((subscribed ?? publication ?? gap)?.channel ?? "");
         if (subscribed && place && this.#awaited.delete(place)) return this.#begin(place, subscribed);
         if (place && publication?.epoch !== undefined && publication.offset !== undefined) place.position = publication as Position;

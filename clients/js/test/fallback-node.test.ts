@@ -167,6 +167,6 @@ describe("the fallback of a real node", () => {
         one.on("disconnected", (event) => ends.push(event));
         leaving.child.process.kill("SIGTERM");
         await until("the end", () => ends.length > 0);
-        expect(ends[0]).toMatchObject({ reconnect: true, reason: "draining" });
+        expect(ends[0]).toMatchObject({ code: 4001, reconnect: true, reason: "draining" });
     });
 });

@@ -91,7 +91,7 @@ pub(crate) fn collect_process() {
 }
 
 fn describe() {
-    describe_gauge!(CONNECTIONS, Unit::Count, "Connections that are open now");
+    describe_gauge!(CONNECTIONS, Unit::Count, "Connections that are open now, polls that wait among them");
     describe_counter!(OPENED, Unit::Count, "Connections that have been opened");
     describe_counter!(CLOSED, Unit::Count, "Connections that have ended, by the close code's word");
     describe_gauge!(SUBSCRIPTIONS, Unit::Count, "Subscriptions of the clients of this node");

@@ -131,7 +131,7 @@ async fn several_channels_are_push_objects_and_each_id_says_all_positions() {
     publish(&node, "a", json!("missed")).await;
     publish(&node, "b=", json!("too")).await;
     let mut back = node.stream_with("/sse?channel=a&channel=b%3D&channel=live:c", &[("last-event-id", &id)]).await;
-    let mut missed = vec![back.event().await.unwrap().json(), back.event().await.unwrap().json()];
+    let mut missed = [back.event().await.unwrap().json(), back.event().await.unwrap().json()];
     missed.sort_by_key(|push| push["publication"]["channel"].to_string());
     assert_eq!(
         (&missed[0]["publication"]["data"], &missed[1]["publication"]["data"]),
@@ -301,14 +301,7 @@ async fn whoever_cannot_be_taken_in_now_is_told_when_and_the_stream_ends() {
     // The place is free again once its client is gone.
     let [first, _second] = open;
     drop(first);
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let mut again = node.stream("/sse?channel=a").await;
-        if again.block().await.is_some_and(|block| !block.contains("disconnect")) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the seat is given back");
-    }
+    place(&node, "the seat is given back").await;
 }
 
 #[tokio::test]
@@ -362,6 +355,38 @@ async fn a_stream_that_is_too_old_ends_and_recovers() {
 }
 
 #[tokio::test]
+async fn a_token_that_ends_ends_the_stream() {
+    let node = open_node(&[token::TOKENS, ("SKYWAVE__AUTH__TOKENS__LEEWAY", "0s")]).await;
+    let soon = token::token(json!({"sub": "ada", "exp": token::now() + 2, "skywave": {"subscribe": ["mine:*"]}}));
+    let mut stream = node.stream(&format!("/sse?channel=mine:a&token={soon}")).await;
+    stream.position().await;
+    let last = stream.event().await.unwrap();
+    assert_eq!((&*last.name, &last.json()["code"]), ("disconnect", &json!(4008)));
+    assert_eq!(stream.block().await, None);
+    let again = node.stream(&format!("/sse?channel=mine:a&token={soon}")).await;
+    assert_eq!(again.status, 401, "and the browser does not come back with it for ever");
+}
+
+#[tokio::test]
+async fn over_http2_streams_share_a_connection_and_end_apart() {
+    let node = open_node(&[]).await;
+    let http2 = client(true);
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let mut stream = Stream::of(&http2, &node.public(), "/sse?channel=a", &[]).await;
+        assert!(!stream.headers.contains_key("connection"));
+        stream.position().await;
+        streams.push(stream);
+    }
+    let left = streams.split_off(5);
+    drop(left);
+    publish(&node, "a", json!(1)).await;
+    for stream in &mut streams {
+        assert_eq!(stream.data().await, "1");
+    }
+}
+
+#[tokio::test]
 async fn silence_is_broken_by_comments() {
     let node = open_node(&[("SKYWAVE__TIMEOUTS__PING_INTERVAL", "1s"), ("SKYWAVE__TIMEOUTS__PONG", "1s")]).await;
     let mut stream = node.stream("/sse?channel=a").await;
@@ -407,6 +432,24 @@ async fn what_was_missed_is_recovered_on_another_node() {
     }
 }
 
+/// A stream, if there is a place for one.
+async fn let_in(node: &Running) -> Option<Stream> {
+    let mut stream = node.stream("/sse?channel=b").await;
+    let first = stream.block().await;
+    first.is_some_and(|block| !block.contains("disconnect")).then_some(stream)
+}
+
+/// The same, once there is a place.
+async fn place(node: &Running, why: &str) -> Stream {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(stream) = let_in(node).await {
+            return stream;
+        }
+        assert!(Instant::now() < deadline, "{why}");
+    }
+}
+
 /// A client with a small window that asks and never reads.
 async fn deaf(node: &Running, path: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -427,6 +470,7 @@ async fn whoever_never_reads_costs_what_the_limits_say_and_is_cut() {
         ("SKYWAVE__LIMITS__PUBLICATIONS_PER_SECOND", "0"),
         ("SKYWAVE__LIMITS__COMMANDS_PER_SECOND", "0"),
         ("SKYWAVE__LIMITS__BYTES_PER_SECOND", "0"),
+        ("SKYWAVE__LIMITS__CONNECTIONS_PER_IP", "5"),
     ])
     .await;
     let mut deaf_ones = Vec::new();
@@ -435,18 +479,23 @@ async fn whoever_never_reads_costs_what_the_limits_say_and_is_cut() {
     }
     let mut reader = node.stream("/sse?channel=a").await;
     reader.position().await;
-    // More than kernel and outbox hold together, and read by whoever reads.
-    let reading = tokio::spawn(async move {
-        for _ in 0..1000 {
-            reader.data().await;
-        }
-    });
+    // More than kernel and outbox hold together; whoever reads gets all of it.
     let mut ws = node.client(&[]).await;
-    for n in 0..1000 {
-        let publish = json!({"publish": {"channel": "a", "data": format!("{n} {}", "x".repeat(16_000))}});
-        assert!(ws.ask(publish).await["published"].is_object());
+    for batch in 0..50 {
+        for n in 0..20 {
+            let publish = json!({"publish": {"channel": "a", "data": format!("{batch}.{n} {}", "x".repeat(16_000))}});
+            assert!(ws.ask(publish).await["published"].is_object());
+        }
+        for n in 0..20 {
+            let data = reader.data().await;
+            assert!(data.starts_with(&format!("\"{batch}.{n} ")), "{data:.20}");
+        }
     }
-    timeout(DEADLINE, reading).await.expect("who reads gets everything").unwrap();
+    // All five places are taken, until those who do not read have lost theirs.
+    let mut instead = Vec::new();
+    for _ in 0..3 {
+        instead.push(place(&node, "whoever does not read has no place for ever").await);
+    }
     for mut socket in deaf_ones {
         // What the kernel holds is still read; then it is the end, not a stream that goes on.
         let mut buffer = vec![0; 1 << 16];

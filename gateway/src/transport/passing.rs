@@ -41,11 +41,12 @@ impl Passer {
     ///
     /// # Errors
     /// The answer to a page that may not.
-    pub(super) fn of<B>(request: &Request<B>, door: &Door) -> Result<Self, Answer> {
+    pub(super) fn of<B>(request: &Request<B>, door: &Door) -> Result<Self, Box<Answer>> {
         let settings = Arc::clone(&door.public.ground.settings());
         let client = forwarded::client(request.headers(), door.arrival.client, &settings.public.trusted_proxies);
         let arrival = Arrival { client, ..door.arrival };
-        let cors = Cors::check(OriginRules::of(&settings), request, &arrival).map_err(cors::foreign)?;
+        let cors =
+            Cors::check(OriginRules::of(&settings), request, &arrival).map_err(|page| Box::new(cors::foreign(page)))?;
         let token = credentials::token(request, &settings, cors.may_use_cookies());
         Ok(Self { arrival, cors, settings, token, headers: request.headers().clone() })
     }

@@ -36,7 +36,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 pub(super) async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
     let passer = match Passer::of(&request, door) {
         Ok(passer) => passer,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let cors = passer.cors.clone();
     let answer = match *request.method() {

@@ -34,7 +34,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub(super) async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
     let passer = match Passer::of(&request, door) {
         Ok(passer) => passer,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let cors = passer.cors.clone();
     let answer = match *request.method() {

@@ -50,6 +50,7 @@ export class Stream implements Carrier {
     #places = new Map<string, Place>();
     #awaited = new Set<Place>(); // what the stream has not said yet where it begins
     #token: string | undefined;
+    #wasGood = false; // so if it is not any more, another one may be
     #opened: (() => void)[] = []; // who waits for the stream that is about to be opened
     #opening: ReturnType<typeof setTimeout> | undefined;
     #abort = new AbortController();
@@ -90,7 +91,10 @@ export class Stream implements Carrier {
     #connect(id: number, { token, subscribe }: { token?: string; subscribe: readonly Request[] }): void {
         this.#token = token;
         const outcomes: Outcome[] = [];
-        const connected = () => this.#tell({ id, connected: { client: "", node: "", ping_interval_ms: SILENCE_MS, subscribed: outcomes } });
+        const connected = () => {
+            this.#wasGood = true;
+            this.#tell({ id, connected: { client: "", node: "", ping_interval_ms: SILENCE_MS, subscribed: outcomes } });
+        };
         for (const request of subscribe) {
             this.#add(request, (outcome) => {
                 if (outcomes.push(outcome) === subscribe.length) connected();
@@ -154,7 +158,8 @@ export class Stream implements Carrier {
             if (why instanceof Refused && !why.isForAll) refused.push([channel, place, why.error]);
         }
         signal.throwIfAborted();
-        if (refused.length === 0) return this.#end(error.closeCode, error.message, error.error.after_ms);
+        const code = error.closeCode === 4500 && this.#wasGood ? 4008 : error.closeCode;
+        if (refused.length === 0) return this.#end(code, error.message, error.error.after_ms);
         for (const [channel, place, why] of refused) {
             this.#places.delete(channel);
             place.began?.({ channel, error: why });
@@ -223,6 +228,8 @@ export class Stream implements Carrier {
             const answer = await this.#post(body);
             this.#waiting -= body.length;
             this.#tell({ id, ...answer });
+            // It is said again with the next token, over the connection that comes for it.
+            if ("error" in answer && answer.error.code === "unauthenticated") this.#end(4008, answer.error.message ?? "");
         });
     }
 
@@ -232,7 +239,9 @@ export class Stream implements Carrier {
             const headers = { "content-type": "application/json", ...this.#authorization() };
             const signal = AbortSignal.timeout(PATIENCE_MS);
             const response = await this.#fetch(`${this.#base}publish`, { method: "POST", body, headers, signal });
-            return response.ok ? { published: (await response.json()) as Published } : { error: (await Refused.of(response)).error };
+            if (response.ok) return { published: (await response.json()) as Published };
+            const { error } = await Refused.of(response);
+            return { error: response.status === 401 ? { ...error, code: "unauthenticated", retry: true } : error };
         } catch (error) {
             return { error: { code: "unknown_outcome", message: String(error), retry: true } };
         }

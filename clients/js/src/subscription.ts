@@ -125,7 +125,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> {
         if (recovered === false) this.#gap("not_recovered", { since, position });
         else if (!since && !isFirst) this.#gap("possible", { position });
         for (const publication of publications) this.take(publication as Publication<T>, true);
-        if (this.#isHere()) this.#position = position ?? this.#position;
+        if (this.#state === "subscribed") this.#position = position ?? this.#position;
     }
 
     /** @internal Each place once: what was seen already may come again behind a reconnect. */

@@ -22,6 +22,7 @@ export class EventServer {
     letsIn = false; // WebSockets
     isMute = false; // takes publications and answers none of them
     refused = new Set<string>(); // channels
+    token: string | undefined; // the only one that is good, if any
     held: Promise<void> | undefined; // answers to publications wait for it
     refusal: { status: number; body: object } | undefined;
     url = "";
@@ -79,7 +80,9 @@ export class EventServer {
 
     #answer(request: IncomingMessage, response: ServerResponse): void {
         const url = new URL(request.url ?? "", "http://localhost");
-        if (this.refusal) {
+        if (this.token !== undefined && request.headers.authorization !== `Bearer ${this.token}`) {
+            response.writeHead(401, { "content-type": "application/problem+json" }).end(JSON.stringify({ code: "unauthenticated", detail: "expired", retry: false }));
+        } else if (this.refusal) {
             response.writeHead(this.refusal.status, { "content-type": "application/problem+json" }).end(JSON.stringify(this.refusal.body));
         } else if (url.pathname === "/sse") this.#stream(url.searchParams, response);
         else if (url.pathname === "/publish" && request.method === "POST") this.#post(request, response);

@@ -185,6 +185,26 @@ describe("the fallback", () => {
         expect(seen.gaps).toEqual([]);
     });
 
+    test("comes back with a new token when the old one is no good any more", async () => {
+        const node = await EventServer.start();
+        node.token = bearer({ sub: "ada", n: 1 });
+        const one = client(node.url, { getToken: () => node.token });
+        const codes: number[] = [];
+        one.on("disconnected", ({ code }) => codes.push(code));
+        one.connect();
+        await untilConnected(one);
+        codes.length = 0;
+        node.token = bearer({ sub: "ada", n: 2 });
+        expect(await one.publish("a", 1)).toMatchObject({ duplicate: false });
+        expect(node.posts).toHaveLength(1);
+        const a = one.subscribe("a");
+        await a.ready();
+        node.token = bearer({ sub: "ada", n: 3 });
+        await one.subscribe("b").ready();
+        expect(codes).toEqual([4008, 4008]);
+        expect(a.state).toBe("subscribed");
+    });
+
     test("ends for good when the token is no good", async () => {
         const node = await EventServer.start();
         node.refusal = { status: 401, body: { code: "unauthenticated", detail: "no" } };

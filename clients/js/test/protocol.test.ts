@@ -147,6 +147,28 @@ describe("a reconnect", () => {
         expect(marked).toEqual([false, false, true, true, false]);
     });
 
+    test("a handler that closes in the middle of what was missed is given the rest by the next connection", async () => {
+        const node = await standIn((command, connection) => {
+            if (!command.connect || connection === node.connections[0]) return polite(command);
+            const { offset } = command.connect.subscribe[0]!.since as { offset: number };
+            const publications = [1, 2, 3].slice(offset).map((offset) => ({ epoch: "e", offset, data: offset }));
+            return welcome(command, {}, () => ({ position: { epoch: "e", offset: 3 }, recovered: true, publications }));
+        });
+        const one = client(node.url);
+        const a = one.subscribe("a");
+        a.on("publication", ({ offset }) => {
+            if (offset !== 2) return;
+            one.close();
+            one.connect();
+        });
+        one.connect();
+        const seen = await subscribed(a);
+        node.last().socket.terminate();
+        await until("all", () => seen.data.length === 3);
+        expect(seen).toMatchObject({ offsets: [1, 2, 3], gaps: [] });
+        expect(node.connections).toHaveLength(3);
+    });
+
     test.each([
         ["the history does not reach back", { position: { epoch: "e", offset: 90 }, recovered: false }, ["not_recovered"]],
         ["the channel is live only", {}, ["possible"]],

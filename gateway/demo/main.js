@@ -1,13 +1,15 @@
 // The cursor-sharing page: everybody who has it open sees everybody's pointer. This module joins the parts and writes
 // the texts; body[data-open], [data-node] and [data-members] say the same to a script.
+//
+// It uses the JavaScript client; the chat page does without, on purpose.
 
-import { Connection } from "./connection.js";
 import { Cursors } from "./cursors.js";
 import { Lateness } from "./lateness.js";
 import { profile, whoAmI } from "./names.js";
 import { People } from "./people.js";
 import { Pointer } from "./pointer.js";
 import { Roster } from "./roster.js";
+import { Client } from "./skywave.js";
 import { Status } from "./status.js";
 import { Trails } from "./trails.js";
 
@@ -26,32 +28,69 @@ const people = new People($("people"), $("count"), me, () => pointer.announce())
 const lateness = new Lateness();
 const cursors = new Cursors($("sky"), $("cursor"));
 const trails = new Trails($("trails"));
-const url = new URL("../ws", location.href);
-url.protocol = url.protocol.replace("http", "ws");
-const connection = new Connection({
-  url,
-  channel: CHANNEL,
-  info: () => me,
-  on: { open, lost, recovered, publication, members, join, leave, gap, backplane, refused },
-});
-const pointer = new Pointer(connection, $("stage"), () => ({ ...me, ...lateness.stamp() }));
+const client = new Client("../", { info: () => me });
+let subscription;
+let quietUntil = 0; // the node says how long, when it was too much
+const pointer = new Pointer(
+  {
+    get isOpen() {
+      return client.state === "connected";
+    },
+    get isReady() {
+      return this.isOpen && client.bufferedAmount === 0 && performance.now() >= quietUntil;
+    },
+    // A place that cannot go now is worth nothing later.
+    publish: (data) => client.offer(CHANNEL, data),
+  },
+  $("stage"),
+  () => ({ ...me, ...lateness.stamp() }),
+);
 
-function open({ client, node, members: listed, total, recovered, isFirst }) {
+client.on("connected", ({ client, node }) => {
   self = client;
-  members({ members: listed, total });
+  body.dataset.node = $("node").textContent = node;
+});
+client.on("disconnected", ({ code, reason, reconnect }) => lost(reconnect, reason || code));
+client.on("backplane", ({ state }) => backplane(state));
+client.on("error", ({ message, afterMs }) => {
+  quietUntil = performance.now() + afterMs;
+  tell(`Not published: ${message}`);
+});
+
+// The subscription comes back with the connection. One that was refused or taken away does not.
+function enter() {
+  let missed;
+  subscription = client.subscribe(CHANNEL, { presence: true });
+  subscription.on("subscribed", ({ isFirst, recovered: isWhole }) => {
+    missed = 0;
+    open(isFirst);
+    if (!isFirst && isWhole) queueMicrotask(() => recovered(missed)); // they follow at once
+  });
+  subscription.on("publication", (publication) => {
+    if (publication.recovered) missed++;
+    take(publication, publication.recovered);
+  });
+  subscription.on("members", members);
+  subscription.on("join", join);
+  subscription.on("leave", leave);
+  subscription.on("gap", gap);
+  subscription.on("unsubscribed", ({ reason, error }) => {
+    client.close();
+    lost(false, error?.message ?? reason);
+  });
+}
+
+function open(isFirst) {
+  members({}); // the list, if there is one, comes next
   lateness.forget();
   body.dataset.open = "1";
-  body.dataset.node = $("node").textContent = node;
-  status.show("open", node);
-  if (recovered === false) tell("Back, but too much was missed: starting over");
+  status.show("open", body.dataset.node);
   // A newcomer sees at once where everybody is. A channel without history refuses, which is no harm.
-  if (isFirst && listed) {
-    connection.ask({ history: { channel: CHANNEL } }, ({ history }) => history?.publications.forEach((p) => publication(p, true)));
-  }
+  if (isFirst) client.history(CHANNEL).then(({ publications }) => roster.exact && publications.forEach((p) => take(p, true)), () => {});
   pointer.announce();
 }
 
-function recovered({ count: missed }) {
+function recovered(missed) {
   tell(missed ? `Back, and given ${count(missed, "missed move")}` : "Back, and nothing was missed");
 }
 
@@ -61,18 +100,19 @@ function members({ members, total }) {
   showPeople();
 }
 
-function lost({ code, reason, comesBack }) {
+function lost(comesBack, why) {
   delete body.dataset.open;
-  if (comesBack) status.show("waiting", reason ? `Reconnecting (${reason})…` : "Reconnecting…");
-  else status.show("ended", `Disconnected: ${reason || code}`);
+  if (comesBack) status.show("waiting", why === 1006 ? "Reconnecting…" : `Reconnecting (${why})…`);
+  else status.show("ended", `Disconnected: ${why}`);
 }
 
 function start() {
   status.show("connecting", "Connecting…");
-  connection.start();
+  if (!subscription || subscription.state === "ended") enter();
+  client.connect();
 }
 
-function publication({ client, data }, old) {
+function take({ client, data }, old) {
   // Whoever may publish here may publish anything; what comes through the server API has no client.
   if (!client || typeof data !== "object" || data === null) return;
   const { x, y, tap, bye } = data;
@@ -121,16 +161,13 @@ function leave(member) {
 }
 
 function gap({ reason, missed }) {
+  if (reason === "not_recovered") return tell("Back, but too much was missed: starting over");
   tell(`Skipped ${missed ? count(missed, "move") : "some moves"} (${reason.replaceAll("_", " ")})`);
 }
 
 function backplane(state) {
   if (state === "ok") status.show("open", body.dataset.node);
   else status.show("degraded", `${body.dataset.node} has lost sight of the other nodes`);
-}
-
-function refused({ code, message }) {
-  tell(`Not published: ${message || code}`);
 }
 
 // --- what is shown ---
@@ -186,7 +223,7 @@ setInterval(() => {
 // A page in the back/forward cache may return; a closed one does not.
 addEventListener("pagehide", () => {
   pointer.bye();
-  connection.stop();
+  client.close();
 });
 addEventListener("pageshow", ({ persisted }) => {
   if (persisted) start();

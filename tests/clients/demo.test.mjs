@@ -94,6 +94,24 @@ describe("the demo page", () => {
     await close(ada);
   });
 
+  it("works where no WebSocket passes", async () => {
+    const without = (page) =>
+      page.addInitScript(() => {
+        globalThis.WebSocket = class {
+          constructor() {
+            setTimeout(() => this.onclose?.({ code: 1006, reason: "" }));
+          }
+          close() {}
+        };
+      });
+    const [ada, bob] = [await open(PUBLIC, DESK, without), await open(OTHER_NODE)];
+    await bob.mouse.move(200, 150, { steps: 5 });
+    await seesCursorAt(ada, "200px", "150px");
+    await ada.mouse.move(300, 250, { steps: 5 });
+    await seesCursorAt(bob, "300px", "250px");
+    await close(ada, bob);
+  });
+
   it("stays away when told so, until its visitor asks", async () => {
     const cuts = [];
     const ada = await open(PUBLIC, DESK, (page) => cuttable(page, cuts));

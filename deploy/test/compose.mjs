@@ -103,12 +103,13 @@ test("Grafana takes its provisioning", async () => {
 test("a node is stopped under load, and who comes back comes back at the pace that is set", { timeout: 300_000 }, async (t) => {
     // So many that it is not chance alone: bare clients choose within a second when to come back.
     const clients = QUICK ? 300 : 3_000;
-    // drain.window of deploy/compose.toml is 10 s, in which a third of all leaves. At most twice that in any 100 ms.
-    const heap = QUICK ? clients / 4 : Math.floor((2 * clients) / 3 / 10 / 10);
     // Where others want the machine too, what left evenly may arrive in heaps: then once more. Nothing else is forgiven.
-    for (let attempt = 1, largest = Infinity; largest > heap; attempt++) {
-        assert.ok(attempt <= 3, `the pace is kept, for once: ${largest} came back within 100 ms, the limit is ${heap}`);
-        largest = await stoppedUnderLoad(t, clients);
+    for (let attempt = 1; ; attempt++) {
+        const { reconnects, largest_heap } = await stoppedUnderLoad(t, clients);
+        // drain.window of deploy/compose.toml is 10 s. At most twice that pace in any 100 ms.
+        const limit = QUICK ? clients / 4 : Math.floor((2 * reconnects) / 10 / 10);
+        if (largest_heap <= limit) break;
+        assert.ok(attempt < 3, `the pace is kept, for once: ${largest_heap} came back within 100 ms, the limit is ${limit}`);
     }
 });
 
@@ -151,7 +152,7 @@ test("with sentinels: the master dies, and the nodes follow the replica", { time
     assert.deepEqual(clients.flatMap((client) => client.closes), [], "no client was sent away");
 });
 
-// A node is stopped and started while the tool is at it; how many came back within 100 ms at most.
+// A node is stopped and started while the tool is at it: how many came back, and how many within 100 ms at most.
 async function stoppedUnderLoad(t, clients) {
     const directory = mkdtempSync(join(tmpdir(), "skywave-compose-"));
     chmodSync(directory, 0o777); // for the user of the container
@@ -174,7 +175,7 @@ async function stoppedUnderLoad(t, clients) {
     t.diagnostic(`${clients} clients, ${publications.acknowledged} publications, ${received} deliveries, none lost or doubled`);
     t.diagnostic(`${reconnects} reconnects, at most ${largest_heap} in 100 ms; closes ${JSON.stringify(closes)}`);
     assert.deepEqual(Object.keys(closes), ["1012", "4001"], "bare clients hear 1012, the others 4001");
-    return largest_heap;
+    return { reconnects, largest_heap };
 }
 
 async function logs(id) {

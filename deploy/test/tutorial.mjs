@@ -104,7 +104,10 @@ test("a cluster", { timeout: 900_000 }, async (t) => {
         const closes = countCloses(windows);
         await runNext("docker-compose stop redis");
         await untilTold(windows, "degraded");
-        await assert.rejects(run(`docker-compose exec gateway /skywave publish chat:lobby '1'`), ({ stdout }) => /503 Service Unavailable/.test(stdout));
+        await assert.rejects(run(`docker-compose exec gateway /skywave publish chat:lobby '1'`), ({ stdout }) => {
+            assert.match(stdout, /503 Service Unavailable/);
+            return true;
+        });
         await until(() => "SkywaveBackplaneDownEverywhere", async () => (await firing()).includes("SkywaveBackplaneDownEverywhere"), 60_000);
         await runNext("docker-compose start redis");
         await untilTold(windows, "open");

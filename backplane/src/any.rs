@@ -6,8 +6,8 @@ use skywave_proto::{ChannelName, Member, StreamPosition};
 
 use crate::{
     Backplane, BackplaneState, Cluster, ClusterError, Delivery, HistoryError, HistoryPage, HistoryQuery, Interest,
-    MemberPage, Memory, NewPublication, NodeInfo, NodeRecord, Ownership, Presence, PresenceError, PublishError, Published, Redis,
-    Revocation, Revocations, RevokeError, SessionKey, SubscribeError, Target,
+    MemberPage, Memory, NewPublication, NodeInfo, NodeRecord, Ownership, Presence, PresenceError, PublishError,
+    Published, Redis, Revocation, Revocations, RevokeError, SessionKey, SubscribeError, Target,
 };
 
 /// The backplane that the configuration chose.

@@ -24,7 +24,8 @@ use tokio::sync::watch;
 
 use crate::{
     Backplane, BackplaneState, Cluster, Durability, Gap, HistoryPage, HistoryPolicy, HistoryQuery, IdempotencyKey,
-    Interest, NewPublication, Ownership, Presence, PresenceEvent, PublishError, Published, Revocations, Sink, Transition,
+    Interest, NewPublication, Ownership, Presence, PresenceEvent, PublishError, Published, Revocations, Sink,
+    Transition,
 };
 
 pub use self::{members::*, nodes::*, revoked::*, sessions::*, transitions::*};

@@ -30,8 +30,8 @@ use self::{
 use crate::{
     Backplane, BackplaneState, Cluster, ClusterError, Delivery, Durability, Gap, HistoryError, HistoryPage,
     HistoryQuery, IDEMPOTENCY_WINDOW, IdempotencyKey, Interest, MemberPage, NewPublication, NodeInfo, NodeRecord,
-    Presence, PresenceError, PresenceEvent, PublishError, Published, SessionKey, Sink, SubscribeError, Target, Transition,
-    TransitionKind,
+    Presence, PresenceError, PresenceEvent, PublishError, Published, SessionKey, Sink, SubscribeError, Target,
+    Transition, TransitionKind,
 };
 
 const STRIPES: usize = 64;

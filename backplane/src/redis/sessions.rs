@@ -44,7 +44,9 @@ impl Redis {
             of_master.entry(master.ok_or(ClusterError::Unavailable(None))?).or_default().push(place);
         }
         let mut owners: Vec<Arc<str>> = vec!["".into(); sessions.len()];
-        for places in of_master.into_values().flat_map(|places| places.chunks(BATCH).map(<[usize]>::to_vec).collect::<Vec<_>>()) {
+        for places in
+            of_master.into_values().flat_map(|places| places.chunks(BATCH).map(<[usize]>::to_vec).collect::<Vec<_>>())
+        {
             let partition = keys::partition_of_digest(&sessions[places[0]].0);
             let link = self.0.masters.link_of(partition).ok_or(ClusterError::Unavailable(None))?;
             let mut pipeline = Pipeline::with_capacity(places.len());

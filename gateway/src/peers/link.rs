@@ -127,6 +127,10 @@ impl Link {
         })
     }
 
+    pub(super) fn is_to(&self, known: &Known) -> bool {
+        *self.known == *known
+    }
+
     /// A number for messages, which no others have.
     pub(super) fn number(&self) -> Number<'_> {
         let mut numbers = self.numbers.lock();

@@ -29,6 +29,7 @@ use std::{fmt, num::NonZeroU32, sync::Arc};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use skywave_backplane::SessionKey;
 use tokio::sync::mpsc;
 
 pub use self::{admission::Proven, request::Peers};
@@ -45,6 +46,11 @@ impl SessionId {
         let length = (service.len() as u64).to_be_bytes();
         let digest = Sha256::new().chain_update(length).chain_update(service).chain_update(session).finalize();
         Self(digest.into())
+    }
+
+    /// What it is called in the backplane.
+    pub fn key(self) -> SessionKey {
+        SessionKey(self.0)
     }
 }
 

@@ -6,18 +6,32 @@ mod support;
 use std::{
     collections::HashMap,
     num::NonZeroU32,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
+use sha2::Sha256;
 use skywave_backplane::{BackplaneState, Cluster as _, Gap, Ownership as _, PresenceEvent, Redis, RedisOptions, Sink};
 use skywave_gateway::peers::{Broken, Host, Owner, Peer, PeerError, SendRefused, SessionId, Unknown, Want};
-use skywave_proto::{ChannelName, Publication};
+use skywave_proto::{
+    ChannelName, Publication,
+    v1::{
+        ProveRequest, SendRequest as SendMessages,
+        node_client::NodeClient,
+        prove_request::{Hello, Proof, Word as Asks},
+        prove_response::{Admitted, Word as Answers},
+    },
+};
 use support::{DEADLINE, Running, ready, redis::RedisServer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -25,6 +39,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::{Code, body::Body, codegen::Service};
 
 const ALL: Want = Want { frames: None, bytes: u32::MAX };
 const SECRET: &str = "an ordinary secret of 32 bytes or more";
@@ -213,6 +228,238 @@ async fn any_node_serves_a_session_of_another() {
     }
     assert!(matches!(peers.claim(chat).await, Ok(Owner::Here)));
     assert_eq!((oslo.1.lost.lock().len(), oslo.1.detached.load(Ordering::Relaxed)), (0, 0));
+}
+
+/// One connection of HTTP/2, for the generated client.
+#[derive(Clone)]
+struct Knock(SendRequest<Body>);
+
+impl Service<http::Request<Body>> for Knock {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+async fn knock(node: &Running) -> NodeClient<Knock> {
+    let socket = TcpStream::connect(node.internal()).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
+    tokio::spawn(connection);
+    NodeClient::with_origin(Knock(sender), format!("http://{}", node.internal()).parse().unwrap())
+}
+
+/// As `peers/proof.rs` says it, written a second time.
+fn sign(secret: &str, side: &str, hello: &Hello, nonce: &[u8]) -> Vec<u8> {
+    let hmac = |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).unwrap();
+    let key = hmac(secret.as_bytes()).chain_update(b"skywave.v1.Node proof").finalize().into_bytes();
+    let mut mac = hmac(&key);
+    let parts = [
+        side.as_bytes(),
+        &hello.nonce,
+        nonce,
+        &hello.process,
+        hello.name.as_bytes(),
+        hello.incarnation.as_bytes(),
+        hello.to_name.as_bytes(),
+        hello.to_incarnation.as_bytes(),
+    ];
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().to_vec()
+}
+
+/// Says hello and then what `proof` makes of the challenge.
+async fn prove(
+    client: &mut NodeClient<Knock>,
+    hello: &Hello,
+    proof: impl FnOnce(&[u8]) -> Vec<u8>,
+) -> Result<Admitted, Code> {
+    let (words, queue) = mpsc::channel(2);
+    let queue = futures_util::stream::unfold(queue, |mut queue| async { Some((queue.recv().await?, queue)) });
+    let say = |word| ProveRequest { word: Some(word) };
+    words.send(say(Asks::Hello(hello.clone()))).await.unwrap();
+    let mut answers = client.prove(queue).await.map_err(|status| status.code())?.into_inner();
+    let challenge = match answers.message().await.map_err(|status| status.code())?.unwrap().word {
+        Some(Answers::Challenge(challenge)) => challenge,
+        other => panic!("{other:?}"),
+    };
+    let mac = proof(&challenge.nonce).into();
+    words.send(say(Asks::Proof(Proof { mac }))).await.unwrap();
+    match answers.message().await.map_err(|status| status.code())?.unwrap().word {
+        Some(Answers::Admitted(admitted)) => {
+            assert_eq!(admitted.mac, sign(SECRET, "asked", hello, &challenge.nonce), "it proves itself too");
+            Ok(admitted)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn ask(client: &mut NodeClient<Knock>, session: SessionId, headers: &[(&'static str, &str)]) -> Code {
+    let message =
+        SendMessages { session: session.key().0.to_vec().into(), number: 1, settled: 1, ..Default::default() };
+    let mut request = tonic::Request::new(message);
+    for (name, value) in headers {
+        request.metadata_mut().insert(*name, value.parse().unwrap());
+    }
+    client.send(request).await.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+#[tokio::test]
+async fn whoever_is_not_a_node_is_refused() {
+    const KEY: &str = "0123456789abcdef-all";
+    const KEYS: &str =
+        "[{ name = \"all\", key = \"0123456789abcdef-all\", scopes = [\"publish\", \"read\", \"control\"] }]";
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    let variables =
+        [("SKYWAVE__BACKPLANE__URL", url.as_str()), ("SKYWAVE__NODE__SECRET", SECRET), ("SKYWAVE__API__KEYS", KEYS)];
+    let oslo = support::closed_node(&variables).await;
+    ready(&oslo).await;
+    let played = Arc::new(Played::default());
+    oslo.node.peers().serve(Arc::new(PlayedBy(played.clone())));
+    let chat = SessionId::of("/played", "chat");
+    played.ends.lock().insert(chat, 1);
+    oslo.node.peers().claim(chat).await.unwrap();
+    let probe = Redis::new(RedisOptions::parse(&url, "skywave", None, None, "probe").unwrap(), Arc::new(Deaf));
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let record = loop {
+        let nodes = probe.nodes().await.unwrap_or_default();
+        if let Some(record) = nodes.into_iter().find(|node| *node.info.advertise == *oslo.internal()) {
+            break record;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the node says where it is");
+        tokio::time::sleep(Duration::from_millis(20)).await; // between two looks at the condition
+    };
+    let hello = Hello {
+        nonce: vec![1; 32].into(),
+        name: "paris".into(),
+        incarnation: "b".into(),
+        process: vec![2; 16].into(),
+        to_name: record.info.name.to_string(),
+        to_incarnation: record.incarnation.to_string(),
+    };
+
+    // Nobody, and whoever has a key of the API.
+    let mut client = knock(&oslo).await;
+    let bearer = format!("Bearer {KEY}");
+    for headers in [&[][..], &[("authorization", bearer.as_str())], &[("skywave-peer", "")], &[("skywave-peer", KEY)]] {
+        assert_eq!(ask(&mut client, chat, headers).await, Code::Unauthenticated, "{headers:?}");
+        let mut request = tonic::Request::new(futures_util::stream::empty());
+        for (name, value) in headers {
+            request.metadata_mut().insert(*name, value.parse().unwrap());
+        }
+        assert_eq!(client.receive(request).await.err().map(|status| status.code()), Some(Code::Unauthenticated));
+    }
+    // Whoever does not know the secret, or says the words of another conversation.
+    let wrong = "another secret, which is long enough too";
+    let refused = prove(&mut client, &hello, |nonce| sign(wrong, "caller", &hello, nonce)).await;
+    assert_eq!(refused.err(), Some(Code::Unauthenticated), "the wrong secret");
+    let mut recorded = Vec::new();
+    let admitted = prove(&mut client, &hello, |nonce| {
+        recorded = sign(SECRET, "caller", &hello, nonce);
+        recorded.clone()
+    });
+    let token: String = admitted.await.unwrap().token.iter().map(|byte| format!("{byte:02x}")).collect();
+    let refused = prove(&mut client, &hello, |_| recorded.clone()).await;
+    assert_eq!(refused.err(), Some(Code::Unauthenticated), "recorded");
+    let refused = prove(&mut client, &hello, |nonce| sign(SECRET, "asked", &hello, nonce)).await;
+    assert_eq!(refused.err(), Some(Code::Unauthenticated), "as the other side");
+    for other in [
+        Hello { name: "rome".into(), ..hello.clone() },
+        Hello { incarnation: "c".into(), ..hello.clone() },
+        Hello { process: vec![3; 16].into(), ..hello.clone() },
+    ] {
+        let refused = prove(&mut client, &other, |nonce| sign(SECRET, "caller", &hello, nonce)).await;
+        assert_eq!(refused.err(), Some(Code::Unauthenticated), "in the name of another: {other:?}");
+    }
+    for other in
+        [Hello { to_name: "rome".into(), ..hello.clone() }, Hello { to_incarnation: "c".into(), ..hello.clone() }]
+    {
+        let refused = prove(&mut client, &other, |nonce| sign(SECRET, "caller", &other, nonce)).await;
+        assert_eq!(refused.err(), Some(Code::FailedPrecondition), "meant for another: {other:?}");
+    }
+    // What was proven holds on this connection, and for nothing else.
+    let peer = [("skywave-peer", token.as_str())];
+    assert_eq!(ask(&mut client, chat, &peer).await, Code::Ok);
+    assert_eq!(ask(&mut client, chat, &[]).await, Code::Unauthenticated);
+    let mut other = knock(&oslo).await;
+    assert_eq!(ask(&mut other, chat, &peer).await, Code::Unauthenticated, "overheard");
+    let call = async |bearer: &str| {
+        let headers =
+            [("authorization", bearer), ("skywave-peer", token.as_str()), ("content-type", "application/json")];
+        oslo.http("POST", "/api/v1/nodes", &headers, "{}").await.0
+    };
+    assert_eq!((call(&bearer).await, call(&format!("Bearer {token}")).await), (200, 401));
+    let headers = [("skywave-peer", token.as_str()), ("content-type", "application/json")];
+    assert_eq!(oslo.http("POST", "/api/v1/nodes", &headers, "{}").await.0, 401);
+}
+
+#[tokio::test]
+async fn nodes_of_two_secrets_have_nothing_to_say_to_each_other() {
+    let redis = RedisServer::start().await;
+    let oslo = node(&redis, &[]).await;
+    let paris = node(&redis, &[("SKYWAVE__NODE__SECRET", "another secret, which is long enough too")]).await;
+    let (chat, owner) = session("chat", &oslo, &paris.0, 5).await;
+    let peers = paris.0.node.peers();
+    assert_eq!(peers.send(&owner, chat, vec!["x".into()]).await, Err(PeerError::Unavailable));
+    assert_eq!(peers.receive(&owner, chat, ALL).await.err(), Some(PeerError::Unavailable));
+    assert_eq!((oslo.1.sent.lock().len(), oslo.1.taken.load(Ordering::Relaxed)), (0, 0));
+}
+
+#[tokio::test]
+async fn nodes_speak_within_tls_and_only_to_whom_it_says() {
+    let redis = RedisServer::start().await;
+    let files = support::tls::Files::new();
+    for client_ca in [true, false] {
+        // Without client_ca the authority stands behind the certificate.
+        let chain = std::fs::read_to_string(files.path("tls.crt")).unwrap();
+        let authority = std::fs::read_to_string(files.path("ca.crt")).unwrap();
+        if !client_ca {
+            std::fs::write(files.path("tls.crt"), chain + &authority).unwrap();
+        }
+        let tls = files.setting(client_ca);
+        let node = async || {
+            let url = redis.url();
+            let settings = [
+                ("SKYWAVE__BACKPLANE__URL", url.as_str()),
+                ("SKYWAVE__NODE__SECRET", SECRET),
+                ("SKYWAVE__INTERNAL__TLS", tls.as_str()),
+            ];
+            let node = support::node(&settings).await;
+            let played = Arc::new(Played::default());
+            node.node.peers().serve(Arc::new(PlayedBy(played.clone())));
+            (node, played)
+        };
+        let (oslo, paris) = (node().await, node().await);
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while oslo.0.node.peers().claim(SessionId::of("/played", "chat")).await.is_err()
+            || paris.0.try_socket("/ws", &[]).await.is_err()
+            || oslo.0.try_socket("/ws", &[]).await.is_err()
+        {
+            assert!(tokio::time::Instant::now() < deadline, "the nodes are ready");
+            tokio::time::sleep(Duration::from_millis(20)).await; // between two looks at the condition
+        }
+        let (chat, owner) = session("chat", &oslo, &paris.0, 5).await;
+        let port = oslo.0.internal().rsplit_once(':').unwrap().1.to_owned();
+        let named = owner.through(&format!("localhost:{port}"));
+        let peers = paris.0.node.peers();
+        peers.send(&named, chat, vec!["x".into()]).await.unwrap();
+        assert_eq!(*oslo.1.sent.lock(), ["x"]);
+        // The certificate is not for this name.
+        assert_eq!(peers.send(&owner, chat, vec!["y".into()]).await, Err(PeerError::Unavailable));
+        assert_eq!(*oslo.1.sent.lock(), ["x"]);
+        oslo.0.node.peers().release(chat);
+    }
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod admission;
 mod claims;
 mod inlet;
 mod link;
+mod numbers;
 mod outlet;
 mod proof;
 mod request;

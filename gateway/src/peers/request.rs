@@ -18,6 +18,7 @@ use super::{
     claims::Claims,
     inlet,
     link::{Lease, Link, NotThere, Own},
+    numbers::Numbers,
     proof::ID_BYTES,
     service::{PROOFS, Remembered},
     trust::Trust,
@@ -49,6 +50,7 @@ pub struct Peers {
     /// By incarnation. Bound: the nodes that are alive.
     links: Mutex<HashMap<Arc<str>, Arc<Link>>>,
     sends: Semaphore,
+    numbers: Numbers,
     process: [u8; ID_BYTES],
     trust: Trust,
     pub(super) runtime: Handle,
@@ -71,6 +73,7 @@ impl Peers {
             whereabouts: Whereabouts::default(),
             links: Mutex::default(),
             sends: Semaphore::new(SENDS),
+            numbers: Numbers::default(),
             process: rand::random(),
             trust,
             runtime: Handle::current(),
@@ -172,7 +175,7 @@ impl Peers {
     }
 
     async fn hand_over(&self, link: &Arc<Link>, session: SessionId, messages: Vec<Bytes>) -> Result<(), PeerError> {
-        let number = link.number();
+        let number = self.numbers.next();
         let request = SendRequest {
             session: session.0.to_vec().into(),
             messages,

@@ -53,11 +53,14 @@ const SILENT_FOR: Duration = Duration::from_secs(60);
 /// What came of messages, for whoever asks again.
 type Outcome = Shared<BoxFuture<'static, Result<(), SendRefused>>>;
 
+/// When a process was heard last, and what it asked.
+type Heard = (Instant, Window<Outcome>);
+
 /// What is remembered of other nodes.
 #[derive(Default)]
 pub(super) struct Remembered {
     pub(super) outlets: Arc<Outlets>,
-    sent: Mutex<HashMap<[u8; ID_BYTES], (Instant, Window<Outcome>)>>,
+    sent: Mutex<HashMap<[u8; ID_BYTES], Heard>>,
 }
 
 /// Answers one call of another node, or refuses it.

@@ -5,10 +5,10 @@
 //! internal listener. Two operations are all that it takes: to receive frames, and to send messages.
 //!
 //! - [`Host`]: what a node offers for the sessions that it owns; [`Peers`]: what a node asks that got a request
-//! - the way there: [`link`], its connections to one other node, on which both have proven that they know the cluster's
-//!   secret ([`proof`], [`trust`]); [`inlet`], a receiver
-//! - the owner: [`service`], behind the door of [`admission`]; [`outlet`], a receiver; [`window`], what was taken already
-//! - [`claims`]: which sessions are this node's · [`whereabouts`]: where this node and the others are reached
+//! - the way there: `link`, its connections to one other node, on which both have proven that they know the cluster's
+//!   secret (`proof`, `trust`); `inlet`, a receiver
+//! - the owner: `service`, behind the door of `admission`; `outlet`, a receiver; `window`, what was taken already
+//! - `claims`: which sessions are this node's · `whereabouts`: where this node and the others are reached
 //!
 //! What never happens: a frame that is skipped or doubled without the session's end, a message that is taken twice, a
 //! queue between nodes without a bound.

@@ -10,13 +10,14 @@ use axum::{
     Extension,
     body::Body,
     extract::{Path, Request, State},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, Shared},
     stream::{self, BoxStream},
 };
+use http::{StatusCode, header};
 use parking_lot::Mutex;
 use skywave_proto::v1::{
     ProveRequest, ProveResponse, ReceiveRequest, ReceiveResponse, SendRequest, SendResponse,
@@ -70,6 +71,10 @@ pub(crate) async fn call(
     Path(rpc): Path<String>,
     mut request: Request,
 ) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return (StatusCode::UNAUTHORIZED, "only nodes of the cluster may ask this, over gRPC\n").into_response();
+    }
     let is_proof = rpc == "Prove";
     let limit = if is_proof { PROOF_BYTES } else { MESSAGE_BYTES };
     let mut place = None;

@@ -306,7 +306,7 @@ async fn prove(
 
 async fn ask(client: &mut NodeClient<Knock>, session: SessionId, headers: &[(&'static str, &str)]) -> Code {
     let message =
-        SendMessages { session: session.key().0.to_vec().into(), number: 1, settled: 1, ..Default::default() };
+        SendMessages { session: session.key().0.to_vec().into(), messages: vec!["x".into()], number: 1, settled: 1 };
     let mut request = tonic::Request::new(message);
     for (name, value) in headers {
         request.metadata_mut().insert(*name, value.parse().unwrap());
@@ -391,6 +391,10 @@ async fn whoever_is_not_a_node_is_refused() {
     // What was proven holds on this connection, and for nothing else.
     let peer = [("skywave-peer", token.as_str())];
     assert_eq!(ask(&mut client, chat, &peer).await, Code::Ok);
+    assert_eq!(ask(&mut client, chat, &peer).await, Code::Ok, "the same number, as if the answer had been lost");
+    assert_eq!(*played.sent.lock(), ["x"], "and taken once");
+    let wrong = "0".repeat(token.len());
+    assert_eq!(ask(&mut client, chat, &[("skywave-peer", &wrong)]).await, Code::Unauthenticated);
     assert_eq!(ask(&mut client, chat, &[]).await, Code::Unauthenticated);
     let mut other = knock(&oslo).await;
     assert_eq!(ask(&mut other, chat, &peer).await, Code::Unauthenticated, "overheard");

@@ -1,6 +1,11 @@
 //! One node: builds the parts, owns their tasks, stops them in order.
 
-use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use skywave_backplane::{
@@ -15,6 +20,7 @@ use crate::{
     control::{self, Control},
     leaving::Leaving,
     metrics,
+    peers::{self, Peers},
     relay::{Answers, Mailbox, Relay, Routes},
     reload::{self, Exchange},
     session::{Ground, Seal},
@@ -59,6 +65,7 @@ pub enum StartError {
 /// A running node.
 pub struct Node {
     public: Arc<Public>,
+    peers: Arc<Peers>,
     exchange: Arc<Exchange>,
     routes: Arc<Routes>,
     leaving: Arc<Leaving>,
@@ -107,25 +114,32 @@ impl Node {
             seats.into_iter().map(|seat| seat.spawn(relay.clone(), backlog.clone())).collect::<Result<_, _>>()?;
 
         find_secret(ground.clone(), redis.clone());
+        let (closing, gone) = (CancellationToken::new(), CancellationToken::new());
+        let peers = Peers::new(ground.clone(), relay.clone());
+        tokio::spawn(peers.clone().run(gone.clone()));
         let public = Arc::new(Public::new(ground.clone(), public_tls));
         let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
-        let (closing, gone) = (CancellationToken::new(), CancellationToken::new());
         let leaving = Arc::new(Leaving::new(shards.clone()));
         let control = Control::new(ground.clone(), relay.clone(), leaving.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
         tokio::spawn(control.clone().keep_revocations(gone.clone()));
         tokio::spawn(control.clone().enforce_revocations(gone.clone()));
-        let info = node_info(public.clone(), routes.clone());
+        let advertise = Arc::<OnceLock<Arc<str>>>::default();
+        if let Some((listener, _)) = internal_listeners.first() {
+            tokio::spawn(peers::find_address(settings.clone(), *listener, advertise.clone(), gone.clone()));
+        }
+        let info = node_info(public.clone(), routes.clone(), advertise);
         tokio::spawn(control::announce(relay.clone(), info, gone.clone()));
         for watch in [public_watch, internal_watch].into_iter().flatten() {
             tokio::spawn(watch.run(gone.clone()));
         }
         tokio::spawn(transport::watch(public.clone(), gone.clone()));
         let leave = control.leave().clone();
-        let internal = Arc::new(Internal::new(ground, relay, control, public.clone(), metrics.clone()));
+        let internal = Arc::new(Internal::new(ground, relay, control, public.clone(), peers.clone(), metrics.clone()));
 
         let mut node = Self {
             public,
+            peers,
             exchange,
             routes,
             leaving,
@@ -182,6 +196,12 @@ impl Node {
     /// Cancel-safe: only waits.
     pub async fn asked_to_leave(&self) {
         self.leave.cancelled().await;
+    }
+
+    /// The way to other nodes' sessions: with it a test can play a session.
+    #[doc(hidden)]
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     /// What the backplane delivers to: with it a test can play a backplane that has bad days.
@@ -256,7 +276,11 @@ impl Node {
 }
 
 /// What other nodes are told about this one.
-fn node_info(public: Arc<Public>, routes: Arc<Routes>) -> impl Fn() -> NodeInfo + Send {
+fn node_info(
+    public: Arc<Public>,
+    routes: Arc<Routes>,
+    advertise: Arc<OnceLock<Arc<str>>>,
+) -> impl Fn() -> NodeInfo + Send {
     let started_at_ms = now_ms();
     move || NodeInfo {
         name: public.ground.node.clone(),
@@ -264,6 +288,7 @@ fn node_info(public: Arc<Public>, routes: Arc<Routes>) -> impl Fn() -> NodeInfo 
         started_at_ms,
         connections: public.websockets() as u64,
         channels: routes.channels() as u64,
+        advertise: advertise.get().cloned().unwrap_or_default(),
         leaving: public.is_draining(),
     }
 }

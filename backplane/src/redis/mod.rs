@@ -11,7 +11,7 @@
 //! - [`presence`] writes who is on a channel, [`registry`] knows the nodes and buries the dead; both tell through
 //!   channels of their own, which [`demux`] takes out of what comes in
 //! - [`format`](mod@format) says whether this version understands what is there, before anything is touched
-//! - [`revoked`] remembers which tokens no longer count
+//! - [`revoked`] remembers which tokens no longer count, [`sessions`] which node has a session without a connection
 //! - [`keys`] and [`frame`] are what stands in Redis: nodes of different versions read each other's
 //!
 //! What it does against losing publications without saying so: a line of offsets gets a new epoch whenever the master may
@@ -42,6 +42,7 @@ mod revoked;
 mod ring;
 mod scripts;
 mod secret;
+mod sessions;
 mod states;
 mod subscriber;
 mod supervisor;

@@ -5,7 +5,7 @@
 //! - [`node`]: builds the parts, owns their tasks, stops them in order
 //! - [`reload`]: new settings for a running node
 //! - [`transport`]: public listeners, HTTP, WebSockets · [`admin`]: the internal listener
-//! - [`control`]: what nodes ask and tell each other
+//! - [`control`]: what nodes ask and tell each other · [`peers`]: sessions whose requests reach any node
 //! - [`protocol`]: messages <-> commands, replies, pushes; one folder or file for each client protocol
 //! - [`session`]: what one client has asked for and may do
 //! - [`shard`]: one thread, its connections, who is on which channel
@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod node;
 pub mod open_files;
 pub mod outbound;
+pub mod peers;
 pub mod protocol;
 pub mod push;
 pub mod relay;

@@ -22,6 +22,7 @@ use crate::{
     leaving::Leaving,
     metrics,
     outbound::describe,
+    peers::Peers,
     relay::{Answers, Mailbox, Relay, Routes},
     reload::{self, Exchange},
     session::{Ground, Seal},
@@ -116,7 +117,8 @@ impl Node {
             seats.into_iter().map(|seat| seat.spawn(relay.clone(), backlog.clone())).collect::<Result<_, _>>()?;
 
         find_secret(ground.clone(), redis.clone());
-        let public = Arc::new(Public::new(ground.clone(), public_tls));
+        let peers = Peers::new(relay.clone());
+        let public = Arc::new(Public::new(ground.clone(), public_tls, peers));
         let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
         let (closing, gone) = (CancellationToken::new(), CancellationToken::new());
         let leaving = Arc::new(Leaving::new(shards.clone()));

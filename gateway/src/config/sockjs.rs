@@ -96,7 +96,10 @@ pub(super) fn problems(services: &[SockJsService], has_echo: bool) -> Vec<(Strin
             add("prefix", message);
         }
         if let Some(other) = services[..index].iter().find(|other| is_inside(prefix, &other.prefix)) {
-            add("prefix", format!("{prefix} and {} are one inside the other: give them places of their own", other.prefix));
+            add(
+                "prefix",
+                format!("{prefix} and {} are one inside the other: give them places of their own", other.prefix),
+            );
         }
         match (service.mode, service.channel.as_deref()) {
             (SockJsMode::Raw, None) => {
@@ -119,7 +122,10 @@ pub(super) fn problems(services: &[SockJsService], has_echo: bool) -> Vec<(Strin
         if let Some(url) = &service.client_url {
             let is_address = ["/", "http://", "https://"].iter().any(|beginning| url.starts_with(beginning));
             if !is_address || url.chars().any(|c| c.is_control() || c.is_whitespace() || "\"'<>&".contains(c)) {
-                add("client_url", "begins with /, http:// or https:// and has no spaces, quotes, `<`, `>` or `&`".to_owned());
+                add(
+                    "client_url",
+                    "begins with /, http:// or https:// and has no spaces, quotes, `<`, `>` or `&`".to_owned(),
+                );
             }
         }
     }
@@ -164,7 +170,8 @@ mod tests {
         for good in ["/sockjs", "/a/b-c_d.e", "/echo", "/rawer", &format!("/{}", "x".repeat(63))] {
             assert_eq!(check_prefix(good, false), Ok(()), "{good}");
         }
-        for bad in ["", "/", "sockjs", "/a/", "/a//b", "/ä", "/a b", "/..", "/raw", "/ws/x", "/demo", &"/x".repeat(33)] {
+        for bad in ["", "/", "sockjs", "/a/", "/a//b", "/ä", "/a b", "/..", "/raw", "/ws/x", "/demo", &"/x".repeat(33)]
+        {
             assert!(check_prefix(bad, false).is_err(), "{bad}");
         }
         assert!(check_prefix("/echo", true).is_err());

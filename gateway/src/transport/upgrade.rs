@@ -27,8 +27,7 @@ use super::{
     prepare::Compression,
     requests,
     socket::Socket,
-    sockjs,
-    websocket,
+    sockjs, websocket,
     wire::Wire,
 };
 use crate::{

@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn what_a_browser_may_eat_is_escaped_byte_for_byte() {
-        let text = "\u{0}\n\u{1f} \u{200b}\u{200c}\u{2028}\u{202f}\u{2060}\u{206f}\u{2070}\u{ffef}\u{fff0}\u{ffff}é\"\\/";
+        let text =
+            "\u{0}\n\u{1f} \u{200b}\u{200c}\u{2028}\u{202f}\u{2060}\u{206f}\u{2070}\u{ffef}\u{fff0}\u{ffff}é\"\\/";
         let expected = "a[\"\\u0000\\u000a\\u001f \u{200b}\\u200c\\u2028\\u202f\\u2060\\u206f\u{2070}\u{ffef}\\ufff0\\uffffé\
                         \\\"\\\\/\"]";
         assert_eq!(message(text), expected);

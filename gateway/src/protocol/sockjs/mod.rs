@@ -77,11 +77,9 @@ impl Voice for SockJs {
 
     fn reply(&self, id: Option<u64>, reply: &Reply) -> Encoded {
         match reply {
-            Reply::Error(refusal) if id.is_none() && refusal.message == BROKEN_FRAMING => Encoded::Close(Goodbye {
-                code: CloseCode::InvalidPayload,
-                reason: BROKEN_FRAMING.into(),
-                after_ms: 0,
-            }),
+            Reply::Error(refusal) if id.is_none() && refusal.message == BROKEN_FRAMING => {
+                Encoded::Close(Goodbye { code: CloseCode::InvalidPayload, reason: BROKEN_FRAMING.into(), after_ms: 0 })
+            }
             _ => framed(self.inner.reply(id, reply)),
         }
     }
@@ -196,7 +194,10 @@ mod tests {
     #[test]
     fn a_payload_of_bytes_travels_in_base64() {
         let publication = |payload| {
-            let push = Push::Publication(ChannelName::parse("a").unwrap(), Publication { position: None, payload, client: None, user: None, published_at_ms: 0 });
+            let push = Push::Publication(
+                ChannelName::parse("a").unwrap(),
+                Publication { position: None, payload, client: None, user: None, published_at_ms: 0 },
+            );
             match RAW_SOCKET.encode(&push) {
                 Encoded::Frame(frame) => frame.payload().clone(),
                 other => panic!("{other:?}"),

@@ -11,8 +11,7 @@ use crate::transport::{
 };
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const NOT_KEPT: HeaderValue =
-    HeaderValue::from_static("no-store, no-cache, no-transform, must-revalidate, max-age=0");
+const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store, no-cache, no-transform, must-revalidate, max-age=0");
 const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=31536000");
 /// A date that a cache cannot but take for far away.
 const FAR_AWAY: HeaderValue = HeaderValue::from_static("Thu, 31 Dec 2037 23:55:55 GMT");
@@ -43,7 +42,11 @@ impl Visitor {
     ///
     /// # Errors
     /// [`ForeignPage`] says why such a page may not.
-    pub(super) fn check<B>(rules: OriginRules<'_>, request: &Request<B>, arrival: &Arrival) -> Result<Self, ForeignPage> {
+    pub(super) fn check<B>(
+        rules: OriginRules<'_>,
+        request: &Request<B>,
+        arrival: &Arrival,
+    ) -> Result<Self, ForeignPage> {
         rules.check(request, arrival)?;
         Ok(Self::of(rules, request, arrival))
     }
@@ -178,7 +181,12 @@ mod tests {
         assert!(may(&allowed, &[]), "no browser");
         assert!(may(&allowed, &[("sec-fetch-site", "same-origin")]));
         assert!(may(&allowed, &[cross, ("referer", "https://app.example.com/page?x=1")]));
-        for bad in ["https://evil.example/", "https://app.example.com.evil.example/", "https://app.example.com@evil.example/", "no"] {
+        for bad in [
+            "https://evil.example/",
+            "https://app.example.com.evil.example/",
+            "https://app.example.com@evil.example/",
+            "no",
+        ] {
             assert!(!may(&allowed, &[cross, ("referer", bad)]), "{bad}");
         }
         assert!(!may(&allowed, &[cross]));

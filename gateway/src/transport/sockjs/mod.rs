@@ -134,7 +134,12 @@ impl Site<'_> {
     }
 
     /// What a page of another host may ask and see: `methods` are `OPTIONS` and one more.
-    fn for_pages<B>(&self, request: &Request<B>, methods: &'static str, make: impl FnOnce(&Visitor) -> Answer) -> Answer {
+    fn for_pages<B>(
+        &self,
+        request: &Request<B>,
+        methods: &'static str,
+        make: impl FnOnce(&Visitor) -> Answer,
+    ) -> Answer {
         let visitor = match Visitor::check(OriginRules::of(self.settings), request, &self.arrival) {
             Ok(visitor) => visitor,
             Err(page) => return cors::foreign(page),
@@ -157,6 +162,10 @@ impl Site<'_> {
             let mut answer: Answer = page::not_found().map(Into::into);
             headers::not_kept(answer.headers_mut());
             return answer;
+        }
+        // Over HTTP/2 it is a CONNECT.
+        if !matches!(*request.method(), Method::GET | Method::CONNECT) {
+            return wrong_method("GET");
         }
         match Handshake::check(&request) {
             Ok(_) => {}
@@ -279,7 +288,9 @@ impl Site<'_> {
                 return with_type(StatusCode::PAYLOAD_TOO_LARGE, TEXT, words);
             }
             Ok(Err(_)) => return with_type(StatusCode::BAD_REQUEST, TEXT, "the body was cut off\n"),
-            Err(_) => return with_type(StatusCode::REQUEST_TIMEOUT, TEXT, "not all of it came within timeouts.message\n"),
+            Err(_) => {
+                return with_type(StatusCode::REQUEST_TIMEOUT, TEXT, "not all of it came within timeouts.message\n");
+            }
         };
         let messages = match sender {
             Sender::Xhr => xhr_messages(&parts.headers, &body),

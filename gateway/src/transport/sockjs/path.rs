@@ -49,7 +49,9 @@ impl<'a> Place<'a> {
     /// Of a path behind the prefix, which begins with a slash or is empty. `None`: nothing is there.
     pub(super) fn of(rest: &'a str) -> Option<Self> {
         let path = rest.strip_suffix('/').unwrap_or(rest);
-        let Some(path) = path.strip_prefix('/') else { return rest.trim_matches('/').is_empty().then_some(Self::Greeting) };
+        let Some(path) = path.strip_prefix('/') else {
+            return rest.trim_matches('/').is_empty().then_some(Self::Greeting);
+        };
         let mut steps = path.split('/');
         match (steps.next(), steps.next(), steps.next(), steps.next()) {
             (Some("info"), None, ..) => Some(Self::Info),
@@ -122,9 +124,27 @@ mod tests {
     #[test]
     fn anything_else_is_nowhere() {
         for path in [
-            "/a", "/a.html", "//", "///", "/a/a", "/a/a/", "//a/xhr", "/a//xhr", "/a./b/xhr", "/a/b./xhr", "/a/b/xhr/x",
-            "/a/b/nothing", "/IFRAME.html", "/iframe.HTML", "/iframe.htm", "/iframe.xml", "/iframe", "/iframe-/.html",
-            "/iframe-A.html", "/info/x", "x",
+            "/a",
+            "/a.html",
+            "//",
+            "///",
+            "/a/a",
+            "/a/a/",
+            "//a/xhr",
+            "/a//xhr",
+            "/a./b/xhr",
+            "/a/b./xhr",
+            "/a/b/xhr/x",
+            "/a/b/nothing",
+            "/IFRAME.html",
+            "/iframe.HTML",
+            "/iframe.htm",
+            "/iframe.xml",
+            "/iframe",
+            "/iframe-/.html",
+            "/iframe-A.html",
+            "/info/x",
+            "x",
         ] {
             assert!(Place::of(path).is_none(), "{path}: {:?}", Place::of(path));
         }

@@ -104,7 +104,11 @@ mod tests {
         }
     }
 
-    fn sent(of: fn(&HeaderMap, &Bytes) -> Result<Vec<Bytes>, Wrong>, kind: &str, body: &str) -> Result<Vec<Bytes>, Wrong> {
+    fn sent(
+        of: fn(&HeaderMap, &Bytes) -> Result<Vec<Bytes>, Wrong>,
+        kind: &str,
+        body: &str,
+    ) -> Result<Vec<Bytes>, Wrong> {
         let mut headers = HeaderMap::new();
         if !kind.is_empty() {
             headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());

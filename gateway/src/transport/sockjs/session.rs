@@ -84,16 +84,7 @@ impl Receiver {
 impl Session {
     pub(super) fn new(life: Life, inside: Inside, inbox: Inbox) -> Self {
         let closed = matches!(inside, Inside::Nobody).then(|| close(GO_AWAY.0, GO_AWAY.1));
-        Self {
-            life,
-            inside,
-            inbox,
-            receiver: None,
-            is_open: false,
-            outgoing: None,
-            closed,
-            delivering: None,
-        }
+        Self { life, inside, inbox, receiver: None, is_open: false, outgoing: None, closed, delivering: None }
     }
 
     /// The client inside, if there is one.
@@ -150,7 +141,10 @@ impl Session {
     }
 
     /// Sees what is to go out, and until when nothing else is to be done. `None`: it is over.
-    #[allow(clippy::option_option, reason = "two questions: whether it is over, and whether there is a time to wait for")]
+    #[allow(
+        clippy::option_option,
+        reason = "two questions: whether it is over, and whether there is a time to wait for"
+    )]
     fn prepare(&mut self, now: Instant) -> Option<Option<Instant>> {
         let step = self.life.poll(now);
         if step == Step::Over {

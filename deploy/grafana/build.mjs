@@ -84,7 +84,7 @@ const dashboards = {
                 graph("How late the latest shard is", "All clients of that shard wait so long.", "s", gauge("skywave_shard_lag_seconds")),
             ],
             "What it holds": [
-                graph("Connections by protocol", "json, protobuf, raw: what they speak.", "short", ["{{protocol}}", 'sum by (protocol) (skywave_connections{node=~"$node"})']),
+                graph("Connections by transport and protocol", "What carries them, and what they speak. A poll is one while it waits.", "short", ["{{transport}} {{protocol}}", 'sum by (transport, protocol) (skywave_connections{node=~"$node"})']),
                 graph("Subscriptions and channels", "Channels are counted once on each shard that has members.", "short", ["subscriptions", 'sum(skywave_subscriptions{node=~"$node"})'], ["channels", 'sum(skywave_channels{node=~"$node"})']),
                 graph("Waiting for slow clients", "Bytes in outboxes; bounded by limits.node_outbox_bytes.", "bytes", gauge("skywave_outbox_bytes")),
             ],

@@ -91,7 +91,7 @@ pub(crate) fn collect_process() {
 }
 
 fn describe() {
-    describe_gauge!(CONNECTIONS, Unit::Count, "Connections that are open now");
+    describe_gauge!(CONNECTIONS, Unit::Count, "Connections that are open now, polls that wait among them");
     describe_counter!(OPENED, Unit::Count, "Connections that have been opened");
     describe_counter!(CLOSED, Unit::Count, "Connections that have ended, by the close code's word");
     describe_gauge!(SUBSCRIPTIONS, Unit::Count, "Subscriptions of the clients of this node");
@@ -497,7 +497,10 @@ impl Figures {
 
     /// A connection was opened.
     pub(crate) fn opened(&self, transport: Transport, protocol: &str) {
-        self.opened.increment(1);
+        // A poll that waits is there, and comes again all the time: nobody has come or gone.
+        if transport != Transport::Poll {
+            self.opened.increment(1);
+        }
         if let Some(connections) = self.connections(transport, protocol) {
             connections.increment(1.0);
         }
@@ -505,7 +508,9 @@ impl Figures {
 
     /// A connection has ended; `reason` is the close code's word, or `abnormal` or `none`.
     pub(crate) fn closed(&self, transport: Transport, protocol: &str, reason: &'static str, slow: bool) {
-        counter!(CLOSED, "reason" => reason).increment(1);
+        if transport != Transport::Poll {
+            counter!(CLOSED, "reason" => reason).increment(1);
+        }
         if let Some(connections) = self.connections(transport, protocol) {
             connections.decrement(1.0);
         }

@@ -400,3 +400,34 @@ async fn a_channel_by_its_address_is_not_opened_while_nobody_knows_for_whom() {
     assert_eq!(status, 503, "{words}");
     assert!(words.contains("timeouts.handshake"), "{words}");
 }
+
+#[tokio::test]
+async fn clients_that_speak_http_are_asked_about_as_any_other() {
+    let back_end = BackEnd::start(|asked| {
+        let no = json!({"error": {"code": "permission_denied", "message": "not today"}});
+        Some(match (asked["hook"].as_str(), asked["channel"].as_str(), asked["token"].as_str()) {
+            (Some("connect"), _, Some("ada's")) => (200, json!({"user": "ada"})),
+            (Some("connect"), _, Some(_)) | (Some("subscribe"), Some("chat:shut"), _) => (200, no),
+            (Some("publish"), Some("chat:quiet"), _) => (200, no),
+            _ => (200, json!({})),
+        })
+    })
+    .await;
+    let node = node(&back_end, &["connect", "subscribe", "publish"], "", &[ANONYMOUS]).await;
+    let get = async |path: &str| node.stream(path).await.status;
+    assert_eq!(get("/sse?channel=chat:open&token=ada%27s").await, 200);
+    assert_eq!(get("/sse?channel=chat:open&token=bob%27s").await, 403);
+    assert_eq!(get("/sse?channel=chat:open&channel=chat:shut").await, 403);
+    assert_eq!(get("/poll?channel=chat:shut&timeout_ms=1").await, 403);
+    assert_eq!(get("/poll?channel=chat:open&timeout_ms=1").await, 200);
+    let post = async |channel: &str| {
+        let body = json!({"channel": channel, "data": 1}).to_string();
+        support::request(&node.public(), "POST", "/publish?token=ada%27s", &[], &body).await.0
+    };
+    assert_eq!(post("chat:open").await, 200);
+    // Subscribers may publish, and the back end says that this one could not be one.
+    assert_eq!(post("chat:shut").await, 403);
+    assert_eq!(post("chat:quiet").await, 403);
+    let publication = node.stream("/sse?channel=chat:open&since=zzzzzzzz:1").await.event().await;
+    assert_eq!(publication.expect("a gap").name, "gap");
+}

@@ -33,6 +33,11 @@ async fn they_count_what_happened_and_their_labels_do_not_grow() {
     assert_eq!(value("skywave_subscriptions{node=\"measured\"}").await, Some(3.0));
     let connections = "skywave_connections{node=\"measured\",transport=\"websocket\",protocol=\"json\"}";
     assert_eq!(value(connections).await, Some(2.0));
+    let streams = "skywave_connections{node=\"measured\",transport=\"sse\",protocol=\"events\"}";
+    let mut stream = node.stream("/sse?channel=stream").await;
+    stream.position().await;
+    assert_eq!(value(streams).await, Some(1.0), "each transport has its own");
+    drop(stream);
 
     let accepted = async || {
         let series = "skywave_publications_total{node=\"measured\",namespace=\"chat\",source=\"api\"}";
@@ -55,12 +60,14 @@ async fn they_count_what_happened_and_their_labels_do_not_grow() {
         client.stream.close(None).await.unwrap();
     }
     let deadline = tokio::time::Instant::now() + support::DEADLINE;
-    while value(connections).await != Some(0.0) || value("skywave_subscriptions{node=\"measured\"}").await != Some(0.0)
+    while value(connections).await != Some(0.0)
+        || value(streams).await != Some(0.0)
+        || value("skywave_subscriptions{node=\"measured\"}").await != Some(0.0)
     {
         assert!(tokio::time::Instant::now() < deadline, "gauges come back to 0");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
     }
-    assert_eq!(value("skywave_connections_opened_total{node=\"measured\"}").await, Some(2.0));
+    assert_eq!(value("skywave_connections_opened_total{node=\"measured\"}").await, Some(3.0));
 
     // Each end is counted for what it was.
     let ended = |reason: &str| format!("skywave_connections_closed_total{{node=\"measured\",reason=\"{reason}\"}}");
@@ -71,7 +78,7 @@ async fn they_count_what_happened_and_their_labels_do_not_grow() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await; // between two looks at the condition
         }
     };
-    until(&ended("none"), 2.0).await;
+    until(&ended("none"), 3.0).await;
     drop(RawClient::open(&node.public(), "/ws", "").await);
     until(&ended("abnormal"), 1.0).await;
     for (sent, reason) in [

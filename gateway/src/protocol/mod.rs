@@ -19,7 +19,7 @@ use skywave_proto::{ChannelName, CloseCode, StreamPosition};
 
 pub use self::{
     events::{Lines, ManyChannels, OneChannel, Positions, encoded, refusal_of},
-    json::{Json, history_object, members_object, payload, present},
+    json::{Json, history_object, members_object, payload, present, publication},
     protobuf::{Protobuf, error_message, history_message, members_message, payload_of, position_message, since_of},
     raw::Raw,
 };

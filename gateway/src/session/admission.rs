@@ -81,7 +81,8 @@ impl Session {
     /// already, or speaks a protocol that cannot say of which channel a publication is.
     pub fn subscribe_by_order(&self, channel: &ChannelName) {
         let request = Subscribe { channel: channel.clone(), since: None, presence: false, echo: true, token: None };
-        if self.voice.names_channels() && self.is_connected() && self.check_room(&request).is_ok() {
+        let takes_more = self.voice.names_channels() && !self.is_passing.get();
+        if takes_more && self.is_connected() && self.check_room(&request).is_ok() {
             let admission = Admission { asker: Asker::Api, request, basis: Basis::Api };
             if let Err(refusal) = self.attach(admission) {
                 tracing::debug!(%channel, code = %refusal.code, "an ordered subscription was not opened");

@@ -63,7 +63,8 @@ impl Session {
         let granted: Vec<_> = self.with_standing(|who| {
             who.grant.map(|grant| grant.channels().into_iter().cloned().collect()).unwrap_or_default()
         });
-        for channel in granted.into_iter().filter(|_| self.voice.names_channels()) {
+        let takes_more = self.voice.names_channels() && !self.is_passing.get();
+        for channel in granted.into_iter().filter(|_| takes_more) {
             let is_there = self.is_subscribed(&channel)
                 || all.iter().any(|request| matches!(request, Ok(request) if request.channel == channel));
             if !is_there {
@@ -110,6 +111,10 @@ impl Session {
         let earlier = earlier.ok();
         self.link.set_client(id.clone());
         let serial = seal::serial(earlier.as_ref(), now_ms);
+        if self.is_passing.get() {
+            self.state.borrow_mut().client = Some(Client { id, user, info, serial, grant });
+            return;
+        }
         let (serial, older) = self.ground.clients.claim(&id, user.as_ref(), self.seat(), serial);
         // One that comes back before its older connection has ended was never gone.
         if older.is_none() {

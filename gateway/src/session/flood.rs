@@ -83,7 +83,7 @@ impl Session {
     /// speaks for `client`. Otherwise the client has been told, and the connection ends.
     pub fn is_within_user(&self, id: Option<u64>, client: &str, user: &Arc<str>) -> bool {
         let Some(limit) = self.ground.settings().limits.connections_per_user else { return true };
-        if self.ground.clients.reserve(user, client, self.seat(), limit) {
+        if self.is_passing.get() || self.ground.clients.reserve(user, client, self.seat(), limit) {
             return true;
         }
         metrics::limited("connections_per_user");

@@ -67,7 +67,7 @@ impl Rate {
 
 /// A limit that one more would be over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Over {
+pub struct Over {
     /// Its name within `limits`.
     pub(super) setting: &'static str,
     /// What it is set to.
@@ -79,6 +79,11 @@ pub(super) struct Over {
 }
 
 impl Over {
+    /// Its name within `limits`.
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+
     /// In whole milliseconds, at least one.
     fn after_ms(&self) -> u64 {
         self.wait.div_ceil(1_000_000).max(1)
@@ -96,7 +101,7 @@ impl From<Over> for Refusal {
 
 /// How far one connection is ahead of what it may.
 #[derive(Debug, Default)]
-pub(super) struct Rates {
+pub struct Rates {
     commands: Bucket,
     publications: Bucket,
     bytes: Bucket,
@@ -122,7 +127,7 @@ impl Rates {
     ///
     /// # Errors
     /// [`Over`] `bytes_per_second`, and so are all commands in it.
-    pub(super) fn hear(&mut self, bytes: usize, limits: &Limits, now: u64) -> Result<(), Over> {
+    pub fn hear(&mut self, bytes: usize, limits: &Limits, now: u64) -> Result<(), Over> {
         self.now = now;
         self.drowned = None;
         let Some(limit) = limits.bytes_per_second else { return Ok(()) };
@@ -155,7 +160,7 @@ impl Rates {
     /// # Errors
     /// [`Over`] `commands_per_second`, or what the whole message was over. That was counted with the message, so here it costs
     /// nothing more.
-    pub(super) fn command(&mut self, limits: &Limits) -> Result<(), Over> {
+    pub fn command(&mut self, limits: &Limits) -> Result<(), Over> {
         if let Some(over) = &self.drowned {
             return Err(Over { cost: 0, ..**over });
         }
@@ -167,7 +172,7 @@ impl Rates {
     ///
     /// # Errors
     /// [`Over`] `publications_per_second`.
-    pub(super) fn publication(&mut self, limits: &Limits) -> Result<(), Over> {
+    pub fn publication(&mut self, limits: &Limits) -> Result<(), Over> {
         let now = self.now;
         count(&mut self.publications, "publications_per_second", limits.publications_per_second, SECOND, now)
     }
@@ -179,6 +184,12 @@ impl Rates {
     pub(super) fn channel(&mut self, limits: &Limits) -> Result<(), Over> {
         let now = self.now;
         count(&mut self.channels, "new_channels_per_minute", limits.new_channels_per_minute, MINUTE, now)
+    }
+
+    /// Whether nothing is owed any more at this moment: as if nothing had ever been asked.
+    pub fn is_full_at(&self, now: u64) -> bool {
+        let buckets = [self.commands, self.publications, self.bytes, self.channels, self.refusals];
+        buckets.iter().all(|bucket| bucket.0 <= now)
     }
 
     /// A command names a channel with this hash. It is a new one unless it is one of the last [`NAMED`], or the client is

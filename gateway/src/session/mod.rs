@@ -42,7 +42,6 @@ use self::{
     admission::Asking,
     connecting::{Connecting, Opened},
     identity::Entering,
-    limits::Rates,
     opening::Asker,
     publishing::Undecided,
     subscriptions::Subscription,
@@ -53,6 +52,7 @@ pub use self::{
     grant::{Grant, Standing},
     ground::Ground,
     identity::{RETRY_AFTER_MS, Visitor},
+    limits::{Over, Rates},
     rights::{may_publish, may_subscribe, named_namespace, namespace},
     seal::Seal,
     subscriptions::require_presence,
@@ -114,6 +114,8 @@ pub struct Session {
     replaying: Cell<usize>,
     /// See [`Session::take_published`].
     has_published: Cell<bool>,
+    /// See [`Session::set_passing`].
+    is_passing: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -213,7 +215,14 @@ impl Session {
             done: Cell::new(0),
             replaying: Cell::new(0),
             has_published: Cell::new(false),
+            is_passing: Cell::new(false),
         }
+    }
+
+    /// The client asks for one thing and is gone: nobody is told that it came or left, presence does not see it, it is no newer
+    /// connection of its client, and who publishes to `subscribers` has only to be one who may subscribe. To be said first.
+    pub fn set_passing(&self) {
+        self.is_passing.set(true);
     }
 
     /// Whether more commands may be handed over now.
@@ -477,6 +486,9 @@ impl Session {
             if subscription.is_member {
                 self.shard.relay().exit(channel, client.id.clone(), client.serial, grace);
             }
+        }
+        if self.is_passing.get() {
+            return;
         }
         let has_spoken = self.ground.clients.release(&client.id, client.user.as_ref(), self.seat());
         // One that was replaced, here or on another node, has not gone: a newer connection speaks for its client.

@@ -8,7 +8,7 @@ use skywave_proto::{ChannelName, ErrorCode, Payload};
 
 use super::{
     Asked, Refusal, Reply, Session, TURN, check_size,
-    rights::{may_publish, named_namespace},
+    rights::{may_publish, may_subscribe, named_namespace},
 };
 use crate::{
     clock::now_ms,
@@ -46,10 +46,17 @@ impl Session {
         let (name, namespace) = named_namespace(&settings, &channel)?;
         let (publication, is_behind) = {
             let state = self.state.borrow();
-            // Only this right makes it worth a look.
-            let subscribed =
-                namespace.publish == PublishRight::Subscribers && state.subscriptions.contains_key(&channel);
             let client = state.client.as_ref().expect("handle lets only connect through before there is a client");
+            let is_subscriber = || {
+                // Where the back end has a say in it, only who is subscribed has its word.
+                let could_be = || {
+                    !self.ground.webhooks.wants(Hook::Subscribe, Some(name))
+                        && may_subscribe(namespace, &channel, client.standing()).is_ok()
+                };
+                state.subscriptions.contains_key(&channel) || (self.is_passing.get() && could_be())
+            };
+            // Only this right makes it worth a look.
+            let subscribed = namespace.publish == PublishRight::Subscribers && is_subscriber();
             may_publish(namespace, &channel, client.standing(), subscribed)?;
             check_size(&settings, &payload)?;
             // What the back end was asked about before its hook was taken away goes first.

@@ -133,7 +133,8 @@ impl Session {
         }) else {
             return;
         };
-        let has_members = namespace(&self.ground.settings(), channel).is_ok_and(|namespace| namespace.presence);
+        let has_members = !self.is_passing.get()
+            && namespace(&self.ground.settings(), channel).is_ok_and(|namespace| namespace.presence);
         if has_members && !self.link.is_closing() && !self.enter(channel, presence) {
             return;
         }

@@ -5,13 +5,14 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc, sync::atomic::Ordering, time::Dur
 
 use http::{HeaderValue, StatusCode, header};
 use rand::Rng as _;
+use skywave_proto::ErrorCode;
 
 use super::{
     Public, WebSocketSeat,
     addresses::Block,
     http::{Answer, text},
 };
-use crate::metrics;
+use crate::{metrics, session::Refusal};
 
 /// Whoever is refused comes back after so many seconds, each after another number of them: else all would come together.
 const COME_BACK: std::ops::RangeInclusive<u64> = 1..=5;
@@ -34,6 +35,14 @@ impl Refused {
     fn new(reason: &'static str, status: StatusCode, words: impl Into<Cow<'static, str>>) -> Self {
         let after = Duration::from_secs(rand::rng().random_range(COME_BACK));
         Self { reason, status, words: words.into(), after }
+    }
+
+    /// The same as a refusal in words of the one table, which is counted.
+    pub(super) fn refusal(self) -> Refusal {
+        metrics::refused(self.reason);
+        let code = if self.status == StatusCode::TOO_MANY_REQUESTS { ErrorCode::Limit } else { ErrorCode::Unavailable };
+        let after_ms = u64::try_from(self.after.as_millis()).unwrap_or(u64::MAX);
+        Refusal { after_ms, ..Refusal::new(code, self.words.trim_end()) }
     }
 
     /// The answer to a request, which is counted as refused.
@@ -104,7 +113,7 @@ impl Public {
 
     /// What of the node's is this client's share. A proxy that we trust speaks for many, and where it does not say for whom
     /// they have no share.
-    fn block(&self, client: IpAddr) -> Option<Block> {
+    pub(super) fn block(&self, client: IpAddr) -> Option<Block> {
         let is_trusted = self.ground.settings().public.trusted_proxies.iter().any(|proxies| proxies.contains(client));
         (!is_trusted).then(|| Block::of(client))
     }

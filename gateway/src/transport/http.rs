@@ -12,7 +12,7 @@ use super::{
     Arrival, Load, Public,
     carrier::Stream,
     content::Content,
-    page,
+    page, poll, publish,
     requests::Requests,
     route::Route,
     sockjs, sse,
@@ -190,6 +190,8 @@ async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
     }
     match found {
         Some((Route::Sse, _)) => return sse::answer(request, door).await,
+        Some((Route::Poll, _)) => return poll::answer(request, door).await,
+        Some((Route::Publish, _)) => return publish::answer(request, door).await,
         _ => {}
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {

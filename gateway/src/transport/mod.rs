@@ -3,6 +3,7 @@
 mod addresses;
 mod admission;
 mod arrival;
+mod callers;
 mod carrier;
 mod connection;
 mod content;
@@ -22,9 +23,12 @@ mod output;
 mod overload;
 mod page;
 mod parked;
+mod passing;
+mod poll;
 mod prepare;
 mod problem;
 mod proxy_protocol;
+mod publish;
 mod requests;
 mod route;
 mod socket;
@@ -46,6 +50,7 @@ pub(crate) use self::encrypt::encrypt;
 use self::{
     addresses::{Addresses, Block},
     arrival::Entrance,
+    callers::Callers,
     overload::Overload,
     turnstile::Turnstile,
 };
@@ -76,6 +81,7 @@ pub struct Public {
     peers: Arc<Peers>,
     turnstile: Turnstile,
     overload: Overload,
+    callers: Callers,
 }
 
 impl Public {
@@ -95,6 +101,7 @@ impl Public {
             peers,
             turnstile: Turnstile::new(),
             overload: Overload::default(),
+            callers: Callers::new(),
         }
     }
 

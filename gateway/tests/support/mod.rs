@@ -5,6 +5,7 @@ pub mod back_end;
 pub mod http2;
 pub mod raw;
 pub mod redis;
+pub mod stream;
 pub mod tls;
 pub mod token;
 

@@ -284,6 +284,20 @@ impl HistoryWords<'_> {
     }
 }
 
+/// A publication as a body of its own: what stands in `publish`.
+///
+/// # Errors
+/// `bad_request`, with what is wrong with it.
+pub fn publication(body: &[u8]) -> Result<Command, Refusal> {
+    // A derived struct would take an array for an object.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(bad_request("the body is a JSON object with channel and data"));
+    }
+    let words: PublishWords<'_> =
+        serde_json::from_slice(body).map_err(|error| bad_request(format!("not a publication: {error}")))?;
+    words.parse()
+}
+
 /// A payload from `data`, any JSON value, or `data_base64`, any bytes.
 ///
 /// # Errors

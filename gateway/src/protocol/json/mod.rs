@@ -5,7 +5,7 @@ mod encode;
 mod plain;
 
 pub use self::{
-    decode::{payload, present},
+    decode::{payload, present, publication},
     encode::{history_object, members_object},
 };
 

@@ -21,6 +21,8 @@
 //! It never pings and never reads a clock for the client's sake: [`Next::Beat`] says that nothing has been taken for so long
 //! that a proxy may think the worst.
 
+#![allow(dead_code, reason = "/sse and /poll only take; what is heard comes with /sockjs, and then this line goes")]
+
 mod taking;
 #[cfg(test)]
 mod tests;

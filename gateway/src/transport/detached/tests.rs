@@ -21,10 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const OUTBOX: usize = 64 * 1024;
 
 /// Runs `test` on a shard's thread, with what makes connections of it.
-async fn on_a_shard<F: Future<Output = ()>>(test: impl FnOnce(Rc<Bench>) -> F + Send + 'static)
-where
-    F: 'static,
-{
+async fn on_a_shard<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Bench>) -> F + Send + 'static) {
     let flags = Flags { dev: true, name: Some("paris".into()), ..Flags::default() };
     let open = r#"{ publish = "anyone", subscribe = "anyone", history = { size = 10, ttl = "10m" } }"#;
     let variables = [

@@ -2,11 +2,12 @@
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "proto/skywave/v1/common.proto",
     "proto/skywave/v1/client.proto",
     "proto/skywave/v1/node.proto",
     "proto/skywave/v1/api.proto",
+    "proto/skywave/v1/peer.proto",
 ];
 
 /// What the server API reads from JSON and writes as JSON itself, in the words of the schema. (What holds a payload is

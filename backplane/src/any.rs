@@ -6,8 +6,8 @@ use skywave_proto::{ChannelName, Member, StreamPosition};
 
 use crate::{
     Backplane, BackplaneState, Cluster, ClusterError, Delivery, HistoryError, HistoryPage, HistoryQuery, Interest,
-    MemberPage, Memory, NewPublication, NodeInfo, NodeRecord, Presence, PresenceError, PublishError, Published, Redis,
-    Revocation, Revocations, RevokeError, SubscribeError, Target,
+    MemberPage, Memory, NewPublication, NodeInfo, NodeRecord, Ownership, Presence, PresenceError, PublishError,
+    Published, Redis, Revocation, Revocations, RevokeError, SessionKey, SubscribeError, Target,
 };
 
 /// The backplane that the configuration chose.
@@ -172,6 +172,29 @@ impl Revocations for Any {
         match self {
             Self::Memory(memory) => memory.revocations().await,
             Self::Redis(redis) => redis.revocations().await,
+        }
+    }
+}
+
+impl Ownership for Any {
+    async fn claim(&self, sessions: &[SessionKey], former: Option<&str>) -> Result<Vec<Arc<str>>, ClusterError> {
+        match self {
+            Self::Memory(memory) => memory.claim(sessions, former).await,
+            Self::Redis(redis) => redis.claim(sessions, former).await,
+        }
+    }
+
+    async fn owner(&self, session: SessionKey) -> Result<Option<Arc<str>>, ClusterError> {
+        match self {
+            Self::Memory(memory) => memory.owner(session).await,
+            Self::Redis(redis) => redis.owner(session).await,
+        }
+    }
+
+    async fn release(&self, sessions: &[SessionKey]) -> Result<(), ClusterError> {
+        match self {
+            Self::Memory(memory) => memory.release(sessions).await,
+            Self::Redis(redis) => redis.release(sessions).await,
         }
     }
 }

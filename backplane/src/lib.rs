@@ -1,9 +1,9 @@
 //! Carries publications between nodes and keeps their history. Knows nothing of clients, sockets or protocols.
 //!
-//! Four traits say what a backplane does for a node, one says what the node does for it:
+//! Five traits say what a backplane does for a node, one says what the node does for it:
 //!
 //! - [`Backplane`]: publish, subscribe, history; [`Presence`]: who is on a channel; [`Cluster`]: which nodes there are;
-//!   [`Revocations`]: which tokens no longer count
+//!   [`Revocations`]: which tokens no longer count; [`Ownership`]: which node has a session without a connection
 //! - [`Sink`]: what comes up, by call into queues that never wait
 //!
 //! [`Memory`] serves one node and is the reference; [`Redis`] joins many; [`Any`] is the one that was configured.
@@ -14,6 +14,7 @@ mod any;
 pub mod conformance;
 mod memory;
 mod metrics;
+mod ownership;
 mod redis;
 mod revocation;
 mod transition;
@@ -26,6 +27,7 @@ use skywave_proto::{ChannelName, Member, Payload, Publication, StreamPosition};
 pub use any::Any;
 pub use memory::Memory;
 pub use metrics::describe_metrics;
+pub use ownership::{Ownership, SESSION_LEASE, SessionKey};
 pub use redis::{
     FormatError, Generation, MAX_WITHIN, Needs, Redis, RedisOptions, RedisOptionsError, SharedSecretError,
 };
@@ -320,6 +322,8 @@ pub struct NodeInfo {
     pub connections: u64,
     /// How many channels its clients are subscribed to.
     pub channels: u64,
+    /// Where other nodes reach its internal listener, `host:port`; empty: they do not, or its version does not say.
+    pub advertise: Arc<str>,
 }
 
 /// One node, as the cluster knows it.

@@ -43,6 +43,8 @@ const WEBHOOKS: &str = "skywave_webhooks_total";
 const WEBHOOK_DURATION: &str = "skywave_webhook_duration_seconds";
 const WEBHOOK_EVENTS: &str = "skywave_webhook_events_waiting";
 const TOKENS_REFUSED: &str = "skywave_tokens_refused_total";
+const PEER_REQUESTS: &str = "skywave_peer_requests_total";
+const PEER_RECEIVERS: &str = "skywave_peer_receivers";
 const BUILD_INFO: &str = "skywave_build_info";
 const CONFIG_INFO: &str = "skywave_config_info";
 const CONFIG_RELOADS: &str = "skywave_config_reloads_total";
@@ -137,10 +139,20 @@ fn describe() {
     describe_histogram!(WEBHOOK_DURATION, Unit::Seconds, "Calls of webhooks, with all their tries; of events each try");
     describe_gauge!(WEBHOOK_EVENTS, Unit::Count, "Events that wait for their receiver");
     describe_counter!(TOKENS_REFUSED, Unit::Count, "Tokens that were not believed, by reason");
+    describe_counter!(
+        PEER_REQUESTS,
+        Unit::Count,
+        "Requests of sessions that another node has, by outcome; refused: others that asked this one and are no nodes"
+    );
+    describe_gauge!(PEER_RECEIVERS, Unit::Count, "Receivers of this node's sessions that are attached on other nodes");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the version is its label");
 
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     counter!(OPENED).absolute(0);
+    gauge!(PEER_RECEIVERS).set(0.0);
+    for outcome in PeerOutcome::ALL {
+        counter!(PEER_REQUESTS, "outcome" => outcome.as_str()).absolute(0);
+    }
     gauge!(DRAINING).set(0.0);
     gauge!(DRAIN_REMAINING).set(0.0);
     counter!(DRAIN_CUT).absolute(0);
@@ -171,6 +183,50 @@ fn describe() {
     for direction in ["in", "out"] {
         counter!(SIGNALS_DROPPED, "direction" => direction).absolute(0);
     }
+}
+
+/// What came of a request between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PeerOutcome {
+    /// It was carried out.
+    Done,
+    /// The owner does not know the session.
+    Unknown,
+    /// Too much is under way.
+    Full,
+    /// The owner, or the backplane, is away.
+    Unavailable,
+    /// The owner did not answer.
+    UnknownOutcome,
+    /// Whoever asked is no node.
+    Refused,
+}
+
+impl PeerOutcome {
+    const ALL: [Self; 6] =
+        [Self::Done, Self::Unknown, Self::Full, Self::Unavailable, Self::UnknownOutcome, Self::Refused];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Unknown => "unknown",
+            Self::Full => "full",
+            Self::Unavailable => "unavailable",
+            Self::UnknownOutcome => "unknown_outcome",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// A request between nodes has ended so.
+pub(crate) fn peer_request(outcome: PeerOutcome) {
+    counter!(PEER_REQUESTS, "outcome" => outcome.as_str()).increment(1);
+}
+
+/// So many receivers of this node's sessions are attached on other nodes.
+#[allow(clippy::cast_precision_loss, reason = "fewer receivers than a double has whole numbers")]
+pub(crate) fn peer_receivers(receivers: usize) {
+    gauge!(PEER_RECEIVERS).set(receivers as f64);
 }
 
 /// How a call of a webhook, or an event, has ended.

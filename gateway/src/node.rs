@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
@@ -22,7 +22,7 @@ use crate::{
     leaving::Leaving,
     metrics,
     outbound::describe,
-    peers::Peers,
+    peers::{self, Peers},
     relay::{Answers, Mailbox, Relay, Routes},
     reload::{self, Exchange},
     session::{Ground, Seal},
@@ -69,6 +69,7 @@ pub enum StartError {
 /// A running node.
 pub struct Node {
     public: Arc<Public>,
+    peers: Arc<Peers>,
     exchange: Arc<Exchange>,
     routes: Arc<Routes>,
     leaving: Arc<Leaving>,
@@ -117,26 +118,32 @@ impl Node {
             seats.into_iter().map(|seat| seat.spawn(relay.clone(), backlog.clone())).collect::<Result<_, _>>()?;
 
         find_secret(ground.clone(), redis.clone());
-        let peers = Peers::new(relay.clone());
-        let public = Arc::new(Public::new(ground.clone(), public_tls, peers));
-        let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
         let (closing, gone) = (CancellationToken::new(), CancellationToken::new());
+        let peers = Peers::new(ground.clone(), relay.clone());
+        tokio::spawn(peers.clone().run(gone.clone()));
+        let public = Arc::new(Public::new(ground.clone(), public_tls, peers.clone()));
+        let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
         let leaving = Arc::new(Leaving::new(shards.clone()));
         let control = Control::new(ground.clone(), relay.clone(), leaving.clone());
         tokio::spawn(control.clone().run(signals, gone.clone()));
         tokio::spawn(control.clone().keep_revocations(gone.clone()));
         tokio::spawn(control.clone().enforce_revocations(gone.clone()));
-        let info = node_info(public.clone(), routes.clone());
+        let advertise = Arc::<OnceLock<Arc<str>>>::default();
+        if let Some((listener, _)) = internal_listeners.first() {
+            tokio::spawn(peers::find_address(settings.clone(), *listener, advertise.clone(), gone.clone()));
+        }
+        let info = node_info(public.clone(), routes.clone(), advertise);
         tokio::spawn(control::announce(relay.clone(), info, gone.clone()));
         for watch in [public_watch, internal_watch].into_iter().flatten() {
             tokio::spawn(watch.run(gone.clone()));
         }
         tokio::spawn(transport::watch(public.clone(), gone.clone()));
         let leave = control.leave().clone();
-        let internal = Arc::new(Internal::new(ground, relay, control, public.clone(), metrics.clone()));
+        let internal = Arc::new(Internal::new(ground, relay, control, public.clone(), peers.clone(), metrics.clone()));
 
         let mut node = Self {
             public,
+            peers,
             exchange,
             routes,
             leaving,
@@ -193,6 +200,12 @@ impl Node {
     /// Cancel-safe: only waits.
     pub async fn asked_to_leave(&self) {
         self.leave.cancelled().await;
+    }
+
+    /// The way to other nodes' sessions: with it a test can play a session.
+    #[doc(hidden)]
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     /// What the backplane delivers to: with it a test can play a backplane that has bad days.
@@ -267,7 +280,11 @@ impl Node {
 }
 
 /// What other nodes are told about this one.
-fn node_info(public: Arc<Public>, routes: Arc<Routes>) -> impl Fn() -> NodeInfo + Send {
+fn node_info(
+    public: Arc<Public>,
+    routes: Arc<Routes>,
+    advertise: Arc<OnceLock<Arc<str>>>,
+) -> impl Fn() -> NodeInfo + Send {
     let started_at_ms = now_ms();
     move || NodeInfo {
         name: public.ground.node.clone(),
@@ -275,6 +292,7 @@ fn node_info(public: Arc<Public>, routes: Arc<Routes>) -> impl Fn() -> NodeInfo 
         started_at_ms,
         connections: public.websockets() as u64,
         channels: routes.channels() as u64,
+        advertise: advertise.get().cloned().unwrap_or_default(),
     }
 }
 

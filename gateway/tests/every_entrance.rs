@@ -165,6 +165,15 @@ async fn the_internal_listener_answers_no_question_of_the_api_without_a_key() {
                     }
                 }
             }
+            // Neither a key nor a token makes anybody a node, not in development mode either: `peers` says more.
+            Served::Peer => {
+                for rpc in ["Receive", "Send", "Anything"] {
+                    for token in credentials() {
+                        let status = call(path.replace("{rpc}", rpc), token).await;
+                        assert_eq!(status.as_deref(), Some("16"), "{rpc} is not UNAUTHENTICATED");
+                    }
+                }
+            }
             // What needs no key, as the design says: it tells of the node and of the schema, of no channel, client or user.
             Served::Metrics | Served::Livez | Served::Readyz | Served::Description => {
                 let (status, text) = node.http("GET", path, &[], "").await;

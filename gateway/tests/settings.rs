@@ -307,8 +307,11 @@ fn an_unknown_setting_is_refused() {
 }
 
 #[test]
-fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
-    answers(&[("[node]\nadvertise = \"x\"", "2:1: node.advertise: `advertise` is not supported by this version yet")]);
+fn the_address_that_other_nodes_are_told_is_one() {
+    answers(&[(
+        "[node]\nadvertise = \"x\"",
+        "2:1: node.advertise: is a host and a port, as 10.0.0.7:8001 or gw-1.example:8001",
+    )]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod members;
 mod nodes;
 mod revoked;
+mod sessions;
 mod transitions;
 
 use std::{
@@ -23,10 +24,11 @@ use tokio::sync::watch;
 
 use crate::{
     Backplane, BackplaneState, Cluster, Durability, Gap, HistoryPage, HistoryPolicy, HistoryQuery, IdempotencyKey,
-    Interest, NewPublication, Presence, PresenceEvent, PublishError, Published, Revocations, Sink, Transition,
+    Interest, NewPublication, Ownership, Presence, PresenceEvent, PublishError, Published, Revocations, Sink,
+    Transition,
 };
 
-pub use self::{members::*, nodes::*, revoked::*, transitions::*};
+pub use self::{members::*, nodes::*, revoked::*, sessions::*, transitions::*};
 
 /// How long anything may take before its test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -34,7 +36,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// Where the nodes of one test live.
 pub trait World {
     /// What is tested.
-    type Node: Backplane + Presence + Cluster + Revocations;
+    type Node: Backplane + Presence + Cluster + Revocations + Ownership;
     /// Whether [`World::node`] gives nodes of one cluster, or each time another world.
     const JOINS_NODES: bool;
 
@@ -309,6 +311,8 @@ macro_rules! promises {
             revoking_again_only_widens
             a_revocation_ends_by_itself
             only_a_good_id_can_be_revoked
+            a_session_has_one_owner
+            many_sessions_are_claimed_at_once
         }
     };
     (@each $world:expr; $($promise:ident)*) => {

@@ -6,9 +6,10 @@
 mod line;
 mod members;
 mod revoked;
+mod sessions;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -29,8 +30,8 @@ use self::{
 use crate::{
     Backplane, BackplaneState, Cluster, ClusterError, Delivery, Durability, Gap, HistoryError, HistoryPage,
     HistoryQuery, IDEMPOTENCY_WINDOW, IdempotencyKey, Interest, MemberPage, NewPublication, NodeInfo, NodeRecord,
-    Presence, PresenceError, PresenceEvent, PublishError, Published, Sink, SubscribeError, Target, Transition,
-    TransitionKind,
+    Presence, PresenceError, PresenceEvent, PublishError, Published, SessionKey, Sink, SubscribeError, Target,
+    Transition, TransitionKind,
 };
 
 const STRIPES: usize = 64;
@@ -51,6 +52,8 @@ struct Inner {
     info: Mutex<NodeInfo>,
     tells_transitions: AtomicBool,
     revoked: Mutex<Revoked>,
+    /// Who has claimed them holds a place for each.
+    sessions: Mutex<HashSet<SessionKey>>,
 }
 
 /// All that is known of one channel. Bound: what its namespace's history allows, the keys of the last
@@ -76,6 +79,7 @@ impl Memory {
             info: Mutex::default(),
             tells_transitions: AtomicBool::new(false),
             revoked: Mutex::default(),
+            sessions: Mutex::default(),
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {

@@ -18,6 +18,7 @@
 //! | `{prefix}:{tag}:nl:INCARNATION` | string | who carries out that it is dead | 15 s |
 //! | `{prefix}:{tag}:r` | sorted set | revoked tokens, see `scripts/revoke.lua`; in the partition of `#control` too | until the last of them ends |
 //! | `{prefix}:{tag}:re` | sorted set | revoked subject -> when that ends, in ms | likewise |
+//! | `{prefix}:{tag}:s:SESSION` | string | the incarnation that has a session without a connection; the name is a digest | 60 s, made longer by it |
 //! | `{prefix}:format` | string | the number of the format of all of this, see `format.rs` | for ever |
 //! | `{prefix}:secret` | string | the secret that all nodes share | for ever |
 //!
@@ -56,6 +57,11 @@ pub(super) const PRESENCE: &str = "presence";
 pub(super) fn partition_of(channel: &str) -> usize {
     let channel = channel.strip_prefix("#presence:").unwrap_or(channel);
     jump(fnv1a(channel.as_bytes()), PARTITIONS)
+}
+
+/// The partition of what a digest names.
+pub(super) fn partition_of_digest(digest: &[u8; 32]) -> usize {
+    jump(fnv1a(digest), PARTITIONS)
 }
 
 /// The slot of a key without a tag.
@@ -127,6 +133,12 @@ impl Keys {
     /// A key of the registry of nodes.
     pub(super) fn registry(&self, what: &str) -> String {
         format!("{}:{{{}}}:{what}", self.0, TAGS[partition_of(CONTROL)])
+    }
+
+    /// Who has a session.
+    pub(super) fn session(&self, digest: &[u8; 32]) -> String {
+        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}:{{{}}}:s:{name}", self.0, TAGS[partition_of_digest(digest)])
     }
 
     /// Which generation of the master a partition has seen.
@@ -243,6 +255,8 @@ mod tests {
         let stream = ChannelName::reserved(PRESENCE, &channel);
         assert_eq!(keys.channel(&stream), format!("skywave:{{{tag}}}:c:#presence:chat:lobby"));
         assert_eq!(keys.members(&channel), format!("skywave:{{{tag}}}:p:chat:lobby"));
+        let name = keys.session(&[7; 32]);
+        assert_eq!(name, format!("skywave:{{{}}}:s:{}", TAGS[734], "07".repeat(32)));
         let key = IdempotencyKey { publisher: "u:ada".into(), key: "7".into() };
         assert_eq!(keys.idempotency(&channel, &key), format!("skywave:{{{tag}}}:i:10.5:chat:lobby:u:ada:7"));
     }

@@ -10,7 +10,7 @@
 //! - for each, a [`supervisor`] owns the connections ([`link`] carries the commands); [`heartbeat`] says when to doubt them
 //! - [`presence`] writes who is on a channel, [`registry`] knows the nodes and buries the dead; both tell through
 //!   channels of their own, which [`demux`] takes out of what comes in
-//! - [`revoked`] remembers which tokens no longer count
+//! - [`revoked`] remembers which tokens no longer count, [`sessions`] which node has a session without a connection
 //! - [`keys`] and [`frame`] are what stands in Redis: nodes of different versions read each other's
 //!
 //! What it does against losing publications without saying so: a line of offsets gets a new epoch whenever the master may
@@ -42,6 +42,7 @@ mod revoked;
 mod ring;
 mod scripts;
 mod secret;
+mod sessions;
 mod states;
 mod subscriber;
 mod supervisor;

@@ -17,6 +17,7 @@ pub(super) struct Scripts {
     pub(super) reap: Step,
     pub(super) beat: Step,
     pub(super) revoke: Step,
+    pub(super) session: Step,
 }
 
 static PLAIN: LazyLock<Scripts> = LazyLock::new(|| Scripts::new("PUBLISH"));
@@ -42,10 +43,11 @@ impl Scripts {
             reap: step(&[APPEND, MEMBERS, include_str!("scripts/reap.lua")].concat()),
             beat: step(include_str!("scripts/beat.lua")),
             revoke: step(include_str!("scripts/revoke.lua")),
+            session: step(include_str!("scripts/session.lua")),
         }
     }
 
-    fn all(&self) -> [&Step; 11] {
+    fn all(&self) -> [&Step; 12] {
         [
             &self.publish,
             &self.publish_live,
@@ -58,6 +60,7 @@ impl Scripts {
             &self.reap,
             &self.beat,
             &self.revoke,
+            &self.session,
         ]
     }
 

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tonic::codegen::Service as _;
 
-use crate::transport::Arrival;
+use crate::{peers::Proven, transport::Arrival};
 
 /// How long a request head may take, the first of all, and over HTTP/1.1 each.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,10 +43,12 @@ where
 {
     let requests = Requests::default();
     let counted = requests.clone();
+    let proven = Proven::default();
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut app, open) = (app.clone(), counted.begin());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(arrival);
+        request.extensions_mut().insert(proven.clone());
         async move {
             let Ok(response) = app.call(request).await;
             Ok::<_, Infallible>(until_read(response, open))

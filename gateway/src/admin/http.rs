@@ -21,6 +21,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use super::{Internal, api, connection, health::Health, openapi, problem::Problem};
 use crate::{
+    peers,
     tls::Tls,
     transport::{self, Arrival},
 };
@@ -50,6 +51,8 @@ pub enum Served {
     Json,
     /// The API over gRPC.
     Grpc,
+    /// What other nodes ask, who have proven that they are nodes.
+    Peer,
     /// gRPC's own way to ask whether the node takes clients. Needs no key.
     Health,
     /// gRPC's own description of the API; as `Description` it needs no key.
@@ -59,13 +62,14 @@ pub enum Served {
 }
 
 /// Every path there is. Nothing is served that is not here, so whoever looks whether all of it is closed finds all of it here.
-pub const ROUTES: [(&str, Served); 9] = [
+pub const ROUTES: [(&str, Served); 10] = [
     ("/metrics", Served::Metrics),
     ("/livez", Served::Livez),
     ("/readyz", Served::Readyz),
     ("/api/v1/openapi.json", Served::Description),
     ("/api/v1/{method}", Served::Json),
     ("/skywave.v1.Api/{rpc}", Served::Grpc),
+    ("/skywave.v1.Node/{rpc}", Served::Peer),
     ("/grpc.health.v1.Health/{rpc}", Served::Health),
     ("/grpc.reflection.v1.ServerReflection/{rpc}", Served::Reflection),
     ("/grpc.reflection.v1alpha.ServerReflection/{rpc}", Served::OlderReflection),
@@ -90,6 +94,10 @@ fn serve_at(router: Router, path: &str, served: Served, internal: &Arc<Internal>
         Served::Grpc => {
             let calls = post(api::call_grpc).fallback(wrong_method);
             router.merge(Router::new().route(path, calls).with_state(api::Grpc::new(internal.clone())))
+        }
+        Served::Peer => {
+            let calls = post(peers::call).fallback(wrong_method);
+            router.merge(Router::new().route(path, calls).with_state(internal.peers.clone()))
         }
         Served::Health => {
             let health = HealthServer::new(Health(internal.clone())).max_decoding_message_size(PROBE_BYTES);

@@ -15,7 +15,7 @@ use skywave_backplane::BackplaneState;
 use tokio::sync::Semaphore;
 
 pub use self::http::{PROTOCOLS, ROUTES, Served, serve};
-use crate::{control::Control, relay::Relay, session::Ground, transport::Public};
+use crate::{control::Control, peers::Peers, relay::Relay, session::Ground, transport::Public};
 
 /// What the internal listener needs of the node.
 pub struct Internal {
@@ -27,6 +27,8 @@ pub struct Internal {
     pub control: Arc<Control>,
     /// Tells whether the node leaves.
     pub public: Arc<Public>,
+    /// What other nodes ask of this one.
+    pub peers: Arc<Peers>,
     /// The places of tails.
     tails: Arc<Semaphore>,
     /// Renders the metrics; `None` where another node of this process records them.
@@ -40,9 +42,10 @@ impl Internal {
         relay: Relay,
         control: Arc<Control>,
         public: Arc<Public>,
+        peers: Arc<Peers>,
         metrics: Option<PrometheusHandle>,
     ) -> Self {
-        Self { ground, relay, control, public, tails: api::tail_places(), metrics }
+        Self { ground, relay, control, public, peers, tails: api::tail_places(), metrics }
     }
 
     /// Why the node takes no clients, if it takes none: it starts or leaves, never that a backplane that was there is away.

@@ -1,6 +1,9 @@
 //! What the type of a setting cannot say: values out of range, and settings that do not go together.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use skywave_backplane::{Durability, Generation, MAX_WITHIN};
 
@@ -77,6 +80,9 @@ fn node(document: &Document, report: &mut Report<'_>) {
     // Empty and not written is the default: `load` makes a name.
     if !is_name(&node.name, "-_.") && (!node.name.is_empty() || report.is_set("node.name")) {
         report.add("node.name", "has 1 to 64 letters (a to z), digits, `-`, `_` or `.`");
+    }
+    if node.advertise.as_ref().is_some_and(|address| !is_address(address)) {
+        report.add("node.advertise", "is a host and a port, as 10.0.0.7:8001 or gw-1.example:8001");
     }
     if node.shards > MAX_SHARDS {
         report.add("node.shards", format!("{} is more than {MAX_SHARDS}; 0 is one for each core", node.shards));
@@ -316,6 +322,19 @@ fn times(document: &Document, report: &mut Report<'_>) {
             "stands beside drain.window, and one of them says how fast connections leave: leave one out",
         );
     }
+}
+
+/// Whether it is `host:port`, as other machines can use it.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => host.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            (1..=253).contains(&host.len()) && host.bytes().all(is_good)
+        }
+    };
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn is_name(name: &str, punctuation: &str) -> bool {

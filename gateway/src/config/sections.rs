@@ -33,6 +33,11 @@ pub struct NodeSettings {
     pub secret: Option<Secret>,
     /// A file with `secret`, read at start; a newline at its end does not count.
     pub secret_file: Option<PathBuf>,
+    /// Where other nodes reach this one's internal listener, as `"10.0.0.7:8001"` or `"gw-1.example:8001"`: requests of a
+    /// SockJS session go to the node that has it. With `internal.tls` its certificate has to be for that host. Default: the
+    /// first of `internal.listen`; where that is all addresses, the one that the machine has towards Redis.
+    #[schemars(extend("x-default" = "from `internal.listen`"))]
+    pub advertise: Option<String>,
     /// How log lines are written. Default `text`: for people; `json` is for collectors.
     pub log: LogFormat,
 }

@@ -5,24 +5,39 @@
 //! internal listener. Two operations are all that it takes: to receive frames, and to send messages.
 //!
 //! - [`Host`]: what a node offers for the sessions that it owns; [`Peers`]: what a node asks that got a request
+//! - the way there: [`link`], its connections to one other node, on which both have proven that they know the cluster's
+//!   secret ([`proof`], [`trust`]); [`inlet`], a receiver
+//! - the owner: [`service`], behind the door of [`admission`]; [`outlet`], a receiver; [`window`], what was taken already
+//! - [`claims`]: which sessions are this node's · [`whereabouts`]: where this node and the others are reached
 //!
 //! What never happens: a frame that is skipped or doubled without the session's end, a message that is taken twice, a
 //! queue between nodes without a bound.
 
+mod admission;
+mod claims;
+mod inlet;
+mod link;
+mod outlet;
+mod proof;
+mod request;
+mod service;
+mod trust;
+mod whereabouts;
+mod window;
+
 use std::{
-    collections::HashSet,
     fmt,
     num::NonZeroU32,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use crate::relay::Relay;
+pub use self::{admission::Proven, request::Peers};
+pub(crate) use self::{service::call, whereabouts::find_address};
 
 /// Names a session on all nodes: 32 bytes, whatever a stranger has called it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,7 +111,7 @@ pub trait Host: Send + Sync + 'static {
 pub struct Peer(Arc<Known>);
 
 /// Where a node is.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Known {
     name: Arc<str>,
     incarnation: Arc<str>,
@@ -181,78 +196,6 @@ pub enum PeerError {
     /// The owner did not answer: done or not, and never twice. The session is in doubt.
     #[error("the session's node did not answer")]
     UnknownOutcome,
-}
-
-/// The other nodes, for whoever got a request of a session.
-pub struct Peers {
-    relay: Relay,
-    host: OnceLock<Arc<dyn Host>>,
-    /// The sessions of this node. Bound: those that hold a seat among the connections.
-    own: Mutex<HashSet<SessionId>>,
-}
-
-impl Peers {
-    /// For a node.
-    pub fn new(relay: Relay) -> Arc<Self> {
-        Arc::new(Self { relay, host: OnceLock::new(), own: Mutex::default() })
-    }
-
-    /// Who serves the sessions of this node. Once, before the node is reached.
-    pub fn serve(&self, host: Arc<dyn Host>) {
-        let _ = self.host.set(host); // the first stays
-    }
-
-    /// Who has a session. Never "nobody" for one that [`Peers::claim`] has given and [`Peers::release`] not taken.
-    ///
-    /// # Errors
-    /// [`PeerError::Unavailable`] when the backplane is away.
-    /// # Cancel safety
-    /// Cancel-safe: only reads.
-    pub async fn owner(&self, session: SessionId) -> Result<Owner, PeerError> {
-        if self.own.lock().contains(&session) {
-            return Ok(Owner::Here);
-        }
-        Ok(Owner::Nobody)
-    }
-
-    /// Makes a session this node's, unless another has it: gives [`Owner::Here`], [`Owner::There`] or [`Owner::Gone`]. What
-    /// is here stays here until [`Peers::release`].
-    ///
-    /// # Errors
-    /// [`PeerError::Unavailable`] when the backplane is away: not claimed, unless it was here before.
-    /// # Cancel safety
-    /// If dropped, the claim may stand until its lease ends, a minute later.
-    pub async fn claim(&self, session: SessionId) -> Result<Owner, PeerError> {
-        self.own.lock().insert(session);
-        Ok(Owner::Here)
-    }
-
-    /// A session of this node has ended, and nobody asks for it any more.
-    pub fn release(&self, session: SessionId) {
-        self.own.lock().remove(&session);
-    }
-
-    /// Attaches a receiver to a session of another node.
-    ///
-    /// # Errors
-    /// [`PeerError`], never `UnknownOutcome`.
-    /// # Cancel safety
-    /// Dropping it detaches the receiver.
-    pub async fn receive(&self, peer: &Peer, session: SessionId, want: Want) -> Result<Frames, PeerError> {
-        let _ = (peer, session, want, &self.relay);
-        Err(PeerError::Unavailable)
-    }
-
-    /// Hands messages to a session of another node: all or none, and once.
-    ///
-    /// # Errors
-    /// [`PeerError`].
-    /// # Cancel safety
-    /// Dropping it gives the answer up, not the messages.
-    pub async fn send(&self, peer: &Peer, session: SessionId, messages: Vec<Bytes>) -> Result<(), PeerError> {
-        let _ = (peer, session, messages);
-        Err(PeerError::Unavailable)
-    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,13 @@ impl Seal {
         Self(Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"))
     }
 
+    /// A key of its own for another purpose. Sessions begin with `[`: a label must not.
+    pub(crate) fn derive(&self, label: &[u8]) -> [u8; 32] {
+        let mut mac = self.0.clone();
+        mac.update(label);
+        mac.finalize().into_bytes().into()
+    }
+
     /// A session for this client, readable by anyone, made by nobody else. `serial` is its connection's, and since it
     /// follows the clock it also says when the session was made; `incarnation` is the node's.
     pub fn seal(&self, client: &str, user: Option<&str>, serial: u64, incarnation: &str) -> String {

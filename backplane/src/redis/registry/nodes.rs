@@ -99,6 +99,7 @@ pub(super) fn encode(info: &NodeInfo) -> Vec<u8> {
         started_at_ms: info.started_at_ms,
         connections: info.connections,
         channels: info.channels,
+        advertise: info.advertise.to_string(),
     };
     info.encode_to_vec()
 }
@@ -112,5 +113,6 @@ fn decode(bytes: &[u8]) -> NodeInfo {
         started_at_ms: info.started_at_ms,
         connections: info.connections,
         channels: info.channels,
+        advertise: info.advertise.into(),
     }
 }

@@ -209,7 +209,10 @@ async fn run(
     if let (Some(client), Some(subscribe)) = (session.client(), subscribe) {
         // Whoever is not known by then is not, and hears so by the end of the session.
         let _ = timeout(patience, client.session().known()).await;
+        let channel = subscribe.channel.clone();
         client.session().handle(Envelope { id: Some(0), command: Ok(Command::Subscribe(subscribe)) });
+        // As on `/raw`: a session that is open hears everything. Should it take too long, it goes on waiting.
+        let _ = timeout(patience, client.session().subscribed(&channel)).await;
     }
     session.run(cut, leaving).await;
     drop(held);

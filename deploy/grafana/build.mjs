@@ -94,6 +94,8 @@ const dashboards = {
                 graph("Memory of a connection", "Resident memory over connections: with few, it is mostly the program itself.", "bytes", ["{{node}}", 'process_resident_memory_bytes{job="skywave",node=~"$node"} / on (node) (sum by (node) (skywave_connections) > 0)']),
                 graph("Certificate ends in", "The first to end in the file that a listener uses. Empty without TLS on the nodes.", "s", ["{{node}} {{listener}}", 'skywave_certificate_expiry_timestamp_seconds{node=~"$node"} - time()']),
                 graph("Signals dropped", "What nodes said to each other and found no room.", "cps", rate("skywave_signals_dropped_total", "direction")),
+                kinds("Requests between nodes", "Of SockJS sessions that another node has, by outcome; refused: somebody asked who is no node.", "cps", rate("skywave_peer_requests_total", "outcome")),
+                graph("Receivers on other nodes", "Attached to the sessions of each node.", "short", ["{{node}}", 'skywave_peer_receivers{node=~"$node"}']),
             ],
         },
     },

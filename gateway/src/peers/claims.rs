@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use parking_lot::Mutex;
-use skywave_backplane::{Ownership as _, SESSION_LEASE, SessionKey};
+use skywave_backplane::{Ownership as _, SESSION_LEASE};
 use tokio::time::Instant;
 
 use super::{Peers, SessionId};
@@ -63,7 +63,7 @@ impl Peers {
     /// False if the backplane is away.
     async fn claim_again(&self, former: Option<&str>) -> bool {
         for batch in self.claims.all().chunks(BATCH) {
-            let keys: Vec<_> = batch.iter().map(|session| SessionKey(session.0)).collect();
+            let keys: Vec<_> = batch.iter().map(|session| session.key()).collect();
             let Ok(owners) = self.relay.backplane().claim(&keys, former).await else { return false };
             let own = self.relay.incarnation();
             for (session, owner) in batch.iter().zip(owners) {

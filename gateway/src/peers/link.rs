@@ -1,7 +1,6 @@
 //! This node's connections to one other node: opened when they are needed, proven, and closed when they are not.
 
 use std::{
-    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -77,15 +76,6 @@ pub(super) struct Link {
     /// One is opened at a time.
     opening: AsyncMutex<()>,
     is_older: AtomicBool,
-    numbers: Mutex<Numbers>,
-}
-
-/// The numbers of messages to one node.
-#[derive(Default)]
-struct Numbers {
-    last: u64,
-    /// Those that may be asked again.
-    open: BTreeSet<u64>,
 }
 
 /// Who this node is.
@@ -108,14 +98,6 @@ struct Connection {
 /// A place for one call on a connection.
 pub(super) struct Lease(Arc<Connection>);
 
-/// A number that is open until this is dropped.
-pub(super) struct Number<'a> {
-    link: &'a Link,
-    pub(super) number: u64,
-    /// Nothing below is asked again.
-    pub(super) settled: u64,
-}
-
 impl Link {
     pub(super) fn new(known: Arc<Known>) -> Arc<Self> {
         Arc::new(Self {
@@ -123,18 +105,11 @@ impl Link {
             open: Mutex::default(),
             opening: AsyncMutex::default(),
             is_older: AtomicBool::new(false),
-            numbers: Mutex::default(),
         })
     }
 
-    /// A number for messages, which no others have.
-    pub(super) fn number(&self) -> Number<'_> {
-        let mut numbers = self.numbers.lock();
-        numbers.last += 1;
-        let number = numbers.last;
-        numbers.open.insert(number);
-        let settled = numbers.open.first().copied().unwrap_or(number);
-        Number { link: self, number, settled }
+    pub(super) fn is_to(&self, known: &Known) -> bool {
+        *self.known == *known
     }
 
     /// A place for a call, on a connection that is opened if need be.
@@ -269,12 +244,6 @@ impl Drop for Lease {
     }
 }
 
-impl Drop for Number<'_> {
-    fn drop(&mut self) {
-        self.link.numbers.lock().open.remove(&self.number);
-    }
-}
-
 /// Takes a connection away that is not used, or not used any more after its proof is over.
 async fn retire(link: std::sync::Weak<Link>, connection: Arc<Connection>) {
     let mut quiet_since = Instant::now();
@@ -332,22 +301,5 @@ impl Service<Request<Body>> for Wire {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         self.0.send_request(request).boxed()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_number_is_settled_when_nobody_asks_it_again() {
-        let link = Link::new(Arc::new(Known { name: "a".into(), incarnation: "b".into(), address: "c".into() }));
-        let (one, two) = (link.number(), link.number());
-        assert_eq!((one.number, one.settled, two.number, two.settled), (1, 1, 2, 1));
-        drop(two);
-        assert_eq!(link.number().settled, 1, "the first may still be asked");
-        drop(one);
-        let next = link.number();
-        assert_eq!((next.number, next.settled), (4, 4));
     }
 }

@@ -5,10 +5,10 @@
 //! internal listener. Two operations are all that it takes: to receive frames, and to send messages.
 //!
 //! - [`Host`]: what a node offers for the sessions that it owns; [`Peers`]: what a node asks that got a request
-//! - the way there: [`link`], its connections to one other node, on which both have proven that they know the cluster's
-//!   secret ([`proof`], [`trust`]); [`inlet`], a receiver
-//! - the owner: [`service`], behind the door of [`admission`]; [`outlet`], a receiver; [`window`], what was taken already
-//! - [`claims`]: which sessions are this node's · [`whereabouts`]: where this node and the others are reached
+//! - the way there: `link`, its connections to one other node, on which both have proven that they know the cluster's
+//!   secret (`proof`, `trust`); `inlet`, a receiver
+//! - the owner: `service`, behind the door of `admission`; `outlet`, a receiver; `window`, what was taken already
+//! - `claims`: which sessions are this node's · `whereabouts`: where this node and the others are reached
 //!
 //! What never happens: a frame that is skipped or doubled without the session's end, a message that is taken twice, a
 //! queue between nodes without a bound.
@@ -17,6 +17,7 @@ mod admission;
 mod claims;
 mod inlet;
 mod link;
+mod numbers;
 mod outlet;
 mod proof;
 mod request;
@@ -34,6 +35,7 @@ use std::{
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use skywave_backplane::SessionKey;
 use tokio::sync::mpsc;
 
 pub use self::{admission::Proven, request::Peers};
@@ -50,6 +52,11 @@ impl SessionId {
         let length = (service.len() as u64).to_be_bytes();
         let digest = Sha256::new().chain_update(length).chain_update(service).chain_update(session).finalize();
         Self(digest.into())
+    }
+
+    /// What it is called in the backplane.
+    pub fn key(self) -> SessionKey {
+        SessionKey(self.0)
     }
 }
 

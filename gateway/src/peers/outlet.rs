@@ -29,6 +29,9 @@ use super::{Host, SessionId, Want, proof::ID_BYTES};
 pub(super) const WINDOW: u32 = 64 * 1024;
 /// What a frame costs beside its bytes.
 pub(super) const FRAME_COST: u32 = 64;
+/// The same in words: all the frames that fit, the one that passes it, and what is said around them. Full: the other side
+/// gives credit for what it has not taken, and its connection ends.
+const WORDS: usize = (WINDOW / FRAME_COST) as usize + 8;
 /// How long the other side has to come back after its connection broke.
 const RESUME_WITHIN: Duration = Duration::from_secs(5);
 /// Receivers of one node's processes together. Full: refused, and the client comes back.
@@ -36,8 +39,8 @@ const OUTLETS: usize = 65_536;
 
 /// Which receiver: its node's process, and itself.
 type Key = ([u8; ID_BYTES], [u8; ID_BYTES]);
-/// What goes to the other side. Not bounded by itself: it holds no more than the credit that was given, at most [`WINDOW`].
-type Out = mpsc::UnboundedSender<Result<ReceiveResponse, Status>>;
+/// What goes to the other side. Bound: [`WORDS`].
+type Out = mpsc::Sender<Result<ReceiveResponse, Status>>;
 
 /// The receivers of other nodes. Bound: [`OUTLETS`].
 #[derive(Default)]
@@ -81,7 +84,7 @@ impl Outlets {
         host: &Arc<dyn Host>,
         process: [u8; ID_BYTES],
         mut words: Streaming<ReceiveRequest>,
-    ) -> Result<mpsc::UnboundedReceiver<Result<ReceiveResponse, Status>>, Status> {
+    ) -> Result<mpsc::Receiver<Result<ReceiveResponse, Status>>, Status> {
         let first = words.message().await?.and_then(|request| request.word);
         let Some(Word::Attach(attach)) = first else {
             return Err(Status::invalid_argument("the first word is attach"));
@@ -110,7 +113,7 @@ impl Outlets {
                 outlet
             }
         };
-        let (out, answers) = mpsc::unbounded_channel();
+        let (out, answers) = mpsc::channel(WORDS);
         let (outlets, host) = (self.clone(), host.clone());
         tokio::spawn(async move {
             // The connection before this one lets go of it at once.
@@ -118,7 +121,7 @@ impl Outlets {
             let over = if outlet.resume(attach.after, attach.credit, &out) {
                 outlet.serve(&mut words, &out, &current).await
             } else {
-                let _ = out.send(Err(Status::data_loss("these frames are not kept any more")));
+                let _ = out.try_send(Err(Status::data_loss("these frames are not kept any more"))); // it is empty
                 Over::Detached
             };
             drop(out);
@@ -156,6 +159,7 @@ impl Outlet {
             return false;
         }
         self.came(after);
+        // The queue is new, and what is kept fits.
         say(out, Answer::Attached(Attached {}));
         // What is sent again was paid with the credit of the connection before, and is with this one's.
         self.credit = credit.min(WINDOW);
@@ -186,21 +190,23 @@ impl Outlet {
                     Some(Word::Attach(_)) | None => return Over::Broken,
                 },
                 frame = self.frames.recv(), if self.credit > 0 && !self.has_ended => match frame {
-                    Some(frame) => self.send(frame, out),
+                    Some(frame) => if !self.send(frame, out) { return Over::Broken },
                     None => {
                         self.has_ended = true;
-                        say(out, Answer::End(End { last: self.last }));
+                        if !say(out, Answer::End(End { last: self.last })) {
+                            return Over::Broken;
+                        }
                     }
                 },
             }
         }
     }
 
-    fn send(&mut self, frame: Bytes, out: &Out) {
+    fn send(&mut self, frame: Bytes, out: &Out) -> bool {
         self.last += 1;
         self.credit = self.credit.saturating_sub(cost(&frame));
         self.kept.push_back((self.last, frame.clone()));
-        say(out, Answer::Frame(Frame { number: self.last, frame }));
+        say(out, Answer::Frame(Frame { number: self.last, frame }))
     }
 
     /// All up to this number has come.
@@ -216,8 +222,9 @@ pub(super) fn cost(frame: &Bytes) -> u32 {
     u32::try_from(frame.len()).unwrap_or(u32::MAX).saturating_add(FRAME_COST)
 }
 
-fn say(out: &Out, word: Answer) {
-    let _ = out.send(Ok(ReceiveResponse { word: Some(word) })); // nobody: the words that come in end, too
+/// False if there is nobody, or no room.
+fn say(out: &Out, word: Answer) -> bool {
+    out.try_send(Ok(ReceiveResponse { word: Some(word) })).is_ok()
 }
 
 #[cfg(test)]
@@ -230,7 +237,7 @@ mod tests {
         Outlet { session, frames, kept: VecDeque::new(), last: 0, has_ended: false, credit: WINDOW }
     }
 
-    fn said(answers: &mut mpsc::UnboundedReceiver<Result<ReceiveResponse, Status>>) -> Vec<u64> {
+    fn said(answers: &mut mpsc::Receiver<Result<ReceiveResponse, Status>>) -> Vec<u64> {
         let mut numbers = Vec::new();
         while let Ok(answer) = answers.try_recv() {
             if let Some(Answer::Frame(frame)) = answer.unwrap().word {
@@ -242,7 +249,7 @@ mod tests {
 
     #[test]
     fn whoever_comes_back_gets_what_has_not_come_and_nothing_else() {
-        let (out, mut answers) = mpsc::unbounded_channel();
+        let (out, mut answers) = mpsc::channel(WORDS);
         let mut outlet = outlet();
         for text in ["a", "b", "c", "d"] {
             outlet.send(Bytes::from(text), &out);
@@ -261,7 +268,7 @@ mod tests {
 
     #[test]
     fn credit_never_grows_beyond_the_window() {
-        let (out, _answers) = mpsc::unbounded_channel();
+        let (out, _answers) = mpsc::channel(WORDS);
         let mut outlet = outlet();
         assert!(outlet.resume(0, u32::MAX, &out));
         assert_eq!(outlet.credit, WINDOW);

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use skywave_backplane::{Ownership as _, SessionKey};
+use skywave_backplane::Ownership as _;
 use skywave_proto::v1::{SendRequest, send_response};
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use super::{
     claims::Claims,
     inlet,
     link::{Lease, Link, NotThere, Own},
+    numbers::Numbers,
     proof::ID_BYTES,
     service::{PROOFS, Remembered},
     trust::Trust,
@@ -49,6 +50,7 @@ pub struct Peers {
     /// By incarnation. Bound: the nodes that are alive.
     links: Mutex<HashMap<Arc<str>, Arc<Link>>>,
     sends: Semaphore,
+    numbers: Numbers,
     process: [u8; ID_BYTES],
     trust: Trust,
     pub(super) runtime: Handle,
@@ -71,6 +73,7 @@ impl Peers {
             whereabouts: Whereabouts::default(),
             links: Mutex::default(),
             sends: Semaphore::new(SENDS),
+            numbers: Numbers::default(),
             process: rand::random(),
             trust,
             runtime: Handle::current(),
@@ -100,7 +103,7 @@ impl Peers {
         if self.claims.has(session) {
             return Ok(Owner::Here);
         }
-        let owner = self.relay.backplane().owner(SessionKey(session.0)).await.map_err(|_| PeerError::Unavailable)?;
+        let owner = self.relay.backplane().owner(session.key()).await.map_err(|_| PeerError::Unavailable)?;
         match owner {
             None => Ok(Owner::Nobody),
             Some(incarnation) => self.find(&incarnation).await,
@@ -118,7 +121,7 @@ impl Peers {
         if self.claims.has(session) {
             return Ok(Owner::Here);
         }
-        let owners = self.relay.backplane().claim(&[SessionKey(session.0)], None).await;
+        let owners = self.relay.backplane().claim(&[session.key()], None).await;
         let owner = owners.ok().and_then(|mut owners| owners.pop()).ok_or(PeerError::Unavailable)?;
         if owner == self.relay.incarnation() {
             self.claims.add(session);
@@ -135,7 +138,7 @@ impl Peers {
         let peers = self.clone();
         self.runtime.spawn(async move {
             // If it fails, the claim ends with its lease.
-            let _ = peers.relay.backplane().release(&[SessionKey(session.0)]).await;
+            let _ = peers.relay.backplane().release(&[session.key()]).await;
         });
     }
 
@@ -172,7 +175,7 @@ impl Peers {
     }
 
     async fn hand_over(&self, link: &Arc<Link>, session: SessionId, messages: Vec<Bytes>) -> Result<(), PeerError> {
-        let number = link.number();
+        let number = self.numbers.next();
         let request = SendRequest {
             session: session.0.to_vec().into(),
             messages,
@@ -230,7 +233,12 @@ impl Peers {
 
     fn link(&self, peer: &Peer) -> Arc<Link> {
         let make = || Link::new(peer.0.clone());
-        self.links.lock().entry(peer.0.incarnation.clone()).or_insert_with(make).clone()
+        let mut links = self.links.lock();
+        let link = links.entry(peer.0.incarnation.clone()).or_insert_with(make);
+        if !link.is_to(&peer.0) {
+            *link = make(); // it is reached elsewhere now
+        }
+        link.clone()
     }
 
     /// Forgets the ways to nodes that are not any more.
@@ -263,9 +271,10 @@ impl From<PeerError> for PeerOutcome {
 }
 
 impl Peer {
-    /// For tests: a node that nobody has listed.
+    /// For tests: the same node, by a way on which they can do harm.
     #[doc(hidden)]
-    pub fn at(name: &str, incarnation: &str, address: &str) -> Self {
-        Self(Arc::new(Known { name: name.into(), incarnation: incarnation.into(), address: address.into() }))
+    pub fn through(&self, address: &str) -> Self {
+        let Known { name, incarnation, .. } = &*self.0;
+        Self(Arc::new(Known { name: name.clone(), incarnation: incarnation.clone(), address: address.into() }))
     }
 }

@@ -10,13 +10,14 @@ use axum::{
     Extension,
     body::Body,
     extract::{Path, Request, State},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, Shared},
     stream::{self, BoxStream},
 };
+use http::{StatusCode, header};
 use parking_lot::Mutex;
 use skywave_proto::v1::{
     ProveRequest, ProveResponse, ReceiveRequest, ReceiveResponse, SendRequest, SendResponse,
@@ -53,11 +54,14 @@ const SILENT_FOR: Duration = Duration::from_secs(60);
 /// What came of messages, for whoever asks again.
 type Outcome = Shared<BoxFuture<'static, Result<(), SendRefused>>>;
 
+/// When a process was heard last, and what it asked.
+type Heard = (Instant, Window<Outcome>);
+
 /// What is remembered of other nodes.
 #[derive(Default)]
 pub(super) struct Remembered {
     pub(super) outlets: Arc<Outlets>,
-    sent: Mutex<HashMap<[u8; ID_BYTES], (Instant, Window<Outcome>)>>,
+    sent: Mutex<HashMap<[u8; ID_BYTES], Heard>>,
 }
 
 /// Answers one call of another node, or refuses it.
@@ -67,6 +71,10 @@ pub(crate) async fn call(
     Path(rpc): Path<String>,
     mut request: Request,
 ) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return (StatusCode::UNAUTHORIZED, "only nodes of the cluster may ask this, over gRPC\n").into_response();
+    }
     let is_proof = rpc == "Prove";
     let limit = if is_proof { PROOF_BYTES } else { MESSAGE_BYTES };
     let mut place = None;

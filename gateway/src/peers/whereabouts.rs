@@ -19,7 +19,10 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// The nodes that are alive, as the backplane last said. Bound: the nodes of the cluster.
 #[derive(Default)]
-pub(super) struct Whereabouts(Mutex<Option<(Instant, Arc<HashMap<Arc<str>, Arc<Known>>>)>>);
+pub(super) struct Whereabouts(Mutex<Option<Listed>>);
+
+/// When they were listed, and by incarnation.
+type Listed = (Instant, HashMap<Arc<str>, Arc<Known>>);
 
 impl Peers {
     /// Where the node of an incarnation is; `None`: it is not any more.
@@ -41,10 +44,10 @@ impl Peers {
                 (record.incarnation.clone(), Arc::new(Known { name, incarnation: record.incarnation, address }))
             })
             .collect();
-        let nodes = Arc::new(nodes);
         self.forget_links(|incarnation| nodes.contains_key(incarnation));
-        *known = Some((Instant::now(), nodes.clone()));
-        Ok(nodes.get(incarnation).cloned())
+        let found = nodes.get(incarnation).cloned();
+        *known = Some((Instant::now(), nodes));
+        Ok(found)
     }
 }
 

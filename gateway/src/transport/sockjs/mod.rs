@@ -3,11 +3,11 @@
 //! A session is one connection to everybody else: a seat, an outbox, a drain. What is special is that its client comes with one
 //! request after the other, and that each may reach another node.
 //!
-//! - [`path`] what is where · [`headers`] who may see it · [`request`] what is asked · [`receiver`] how frames are answered
-//! - [`life`] how long a session lives · [`session`] one session · [`inside`] what it carries · [`sessions`] all of the node's
-//! - [`owner`] where a session is · [`stream`] a response that goes on · [`iframe`] the client's page · [`socket`] toys
+//! - `path` what is where · `headers` who may see it · `request` what is asked · `receiver` how frames are answered
+//! - `life` how long a session lives · `session` one session · `inside` what it carries · `sessions` all of the node's
+//! - `owner` where a session is · `stream` a response that goes on · `iframe` the client's page · `socket` toys
 //!
-//! A session over a WebSocket is that connection, and no request reaches it: [`upgrade`] with the codecs of
+//! A session over a WebSocket is that connection, and no request reaches it: `upgrade` with the codecs of
 //! [`protocol::sockjs`](crate::protocol::sockjs).
 //!
 //! Source: the protocol's own tests (sockjs-protocol 0.3.3); where those open what `public.origins` does not, that comes first.

@@ -464,7 +464,8 @@ impl Transport {
 }
 
 /// The values of the label `protocol`, each the name of a client protocol.
-pub(crate) const PROTOCOLS: [&str; 7] = ["json", "protobuf", "raw", "echo", "events", "events_many", "lines"];
+pub(crate) const PROTOCOLS: [&str; 9] =
+    ["json", "protobuf", "raw", "echo", "events", "events_many", "lines", "sockjs_json", "sockjs_raw"];
 
 /// One shard's handles: looked up once, used often.
 pub struct Figures {

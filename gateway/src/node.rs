@@ -117,7 +117,7 @@ impl Node {
         let (closing, gone) = (CancellationToken::new(), CancellationToken::new());
         let peers = Peers::new(ground.clone(), relay.clone());
         tokio::spawn(peers.clone().run(gone.clone()));
-        let public = Arc::new(Public::new(ground.clone(), public_tls));
+        let public = Arc::new(Public::new(ground.clone(), public_tls, peers.clone()));
         let exchange = Arc::new(Exchange::new(ground.clone(), relay.clone()));
         let leaving = Arc::new(Leaving::new(shards.clone()));
         let control = Control::new(ground.clone(), relay.clone(), leaving.clone());

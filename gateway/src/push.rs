@@ -191,7 +191,7 @@ pub trait Format: Send + Sync + 'static {
 }
 
 /// How many wire formats there can be.
-pub const SLOTS: usize = 5;
+pub const SLOTS: usize = 7;
 
 /// A push with its encodings, each made once and shared by every connection of the node that needs it.
 #[derive(Debug)]

@@ -86,6 +86,20 @@ async fn the_public_listener_lets_nobody_in() {
                         assert!(matches!(status, 401 | 404), "{path}: {status} {why}");
                     }
                 }
+                // A session of requests is one like any other: it opens, and may nothing.
+                Route::SockJs => {
+                    let name = format!("{}-{}", path.len(), token.as_ref().map_or(0, String::len));
+                    let ask = async |way: &str, body: &str| {
+                        let url = format!("/sockjs/0/{name}/{way}");
+                        support::request(&node.public(), "POST", &url, &headers, body).await
+                    };
+                    assert_eq!(ask("xhr", "").await, (200, "o\n".to_owned()));
+                    let subscribe = json!({"id": 1, "subscribe": {"channel": "default"}}).to_string();
+                    let (status, _) = ask("xhr_send", &json!([subscribe]).to_string()).await;
+                    assert!(matches!(status, 204 | 404), "{path}: {status}");
+                    let (_, said) = ask("xhr", "").await;
+                    assert!(said.contains("unauthenticated") && !said.contains("subscribed"), "{path}: {said}");
+                }
                 // Switched off unless they are asked for.
                 Route::Echo => assert_eq!(node.refused(&path, &headers).await.0, 404),
                 Route::Demo => assert_eq!(support::request(&node.public(), "GET", &path, &[], "").await.0, 404),

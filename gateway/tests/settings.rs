@@ -292,7 +292,7 @@ fn an_unknown_setting_is_refused() {
         (
             "[limit]\nx = 1",
             "1:2: limit: unknown field `limit`, expected one of `node`, `public`, `internal`, `backplane`, `auth`, \
-             `api`, `limits`, `timeouts`, `drain`, `demo`, `debug`, `webhooks`, `namespaces`",
+             `api`, `limits`, `timeouts`, `drain`, `demo`, `debug`, `sockjs`, `webhooks`, `namespaces`",
         ),
         ("\"a.b\" = 1", " a: unknown field `a`, expected"),
         (
@@ -307,12 +307,35 @@ fn an_unknown_setting_is_refused() {
 }
 
 #[test]
-fn a_setting_of_a_later_version_is_refused_with_a_word_about_it() {
+fn the_address_that_other_nodes_are_told_is_one() {
+    answers(&[(
+        "[node]\nadvertise = \"x\"",
+        "2:1: node.advertise: is a host and a port, as 10.0.0.7:8001 or gw-1.example:8001",
+    )]);
+}
+
+#[test]
+fn services_of_sockjs_have_places_of_their_own() {
     answers(&[
-        ("[[sockjs]]\nprefix = \"x\"", "1:3: sockjs: `sockjs` is not supported by this version yet"),
+        ("[[sockjs]]\nprefix = \"x\"", "2:1: sockjs.0.prefix: is a path, like /sockjs"),
+        ("[[sockjs]]\nprefix = \"/raw\"", "2:1: sockjs.0.prefix: /raw is served already"),
         (
-            "[node]\nadvertise = \"x\"",
-            "2:1: node.advertise: is a host and a port, as 10.0.0.7:8001 or gw-1.example:8001",
+            "[debug]\necho = true\n[[sockjs]]\nprefix = \"/echo\"",
+            "4:1: sockjs.0.prefix: /echo is served already (debug.echo)",
+        ),
+        (
+            "[[sockjs]]\nprefix = \"/a\"\n[[sockjs]]\nprefix = \"/a/b\"",
+            "4:1: sockjs.1.prefix: /a/b and /a are one inside the other",
+        ),
+        (
+            "[[sockjs]]\nprefix = \"/a\"\nmode = \"raw\"",
+            "1:1: sockjs.0.channel: mode = \"raw\" carries the payloads of one channel",
+        ),
+        ("[[sockjs]]\nprefix = \"/a\"\nchannel = \"b\"", "3:1: sockjs.0.channel: only mode = \"raw\" has a channel"),
+        ("[[sockjs]]\nprefix = \"/a\"\nresponse_limit = 0", "3:1: sockjs.0.response_limit: has at least 1 byte"),
+        (
+            "[[sockjs]]\nprefix = \"/a\"\nclient_url = \"x.js\"",
+            "3:1: sockjs.0.client_url: begins with /, http:// or https://",
         ),
     ]);
 }

@@ -9,7 +9,7 @@ use skywave_backplane::{Durability, Generation, MAX_WITHIN};
 
 use super::{
     MAX_SHARDS, Namespace, PERSONAL_NAMESPACE, ProxyProtocol, RedisUrl, SlowConsumer, address, api::ApiKey,
-    layer::Path, namespaces, problem::Problem, schema::Document, source::Sources, webhook_problems,
+    layer::Path, namespaces, problem::Problem, schema::Document, sockjs, source::Sources, webhook_problems,
 };
 
 /// The fewest bytes of `node.secret`: as many as the hash that it keys.
@@ -36,6 +36,9 @@ pub(super) fn check(document: &Document, sources: &Sources, problems: &mut Vec<P
     times(document, &mut report);
     durability(document, &mut report);
     webhook_problems::check(document, &mut report);
+    for (key, message) in sockjs::problems(&document.sockjs, document.debug.echo) {
+        report.add(&format!("sockjs.{key}"), message);
+    }
     for (name, namespace) in &document.namespaces {
         if let Err(message) = namespaces::check_name(name) {
             report.at(vec!["namespaces".to_owned(), name.clone()], message);

@@ -38,6 +38,7 @@ mod sections;
 mod share;
 mod show;
 mod size;
+mod sockjs;
 mod source;
 mod tls;
 mod tokens;
@@ -76,6 +77,7 @@ pub use self::{
         NodeSettings, ProxyProtocol, PublicSettings, Timeouts,
     },
     show::{show, show_json},
+    sockjs::{SockJsMode, SockJsService},
     tls::{TlsError, TlsFiles, TlsSettings},
     tokens::{TokenAlgorithm, TokenKey, TokenKeyError, TokenSettings},
     webhooks::{DecideHook, EventHook, EventType, OnFailure, WebhookSettings},
@@ -107,6 +109,8 @@ pub struct Settings {
     pub demo: DemoSettings,
     /// For those who test a node.
     pub debug: DebugSettings,
+    /// Where SockJS is served; never empty.
+    pub sockjs: Vec<SockJsService>,
     /// What the user's back end decides, and what it is told.
     pub webhooks: WebhookSettings,
     namespaces: BTreeMap<String, Namespace>,
@@ -148,6 +152,7 @@ impl Settings {
             drain: document.drain,
             demo: document.demo,
             debug: document.debug,
+            sockjs: if document.sockjs.is_empty() { vec![SockJsService::default()] } else { document.sockjs },
             webhooks: document.webhooks,
             namespaces: document.namespaces,
             development,

@@ -62,6 +62,7 @@ impl Settings {
             drain: all.drain,
             demo: all.demo,
             debug: all.debug,
+            sockjs: all.sockjs,
             webhooks: all.webhooks,
             namespaces: all.namespaces,
         };

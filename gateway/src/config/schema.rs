@@ -18,6 +18,7 @@ use super::{
         AuthSettings, DebugSettings, DemoSettings, DrainSettings, InternalSettings, Limits, NodeSettings,
         PublicSettings, Timeouts,
     },
+    sockjs::SockJsService,
     source::Sources,
     webhooks::WebhookSettings,
 };
@@ -37,6 +38,7 @@ pub(super) struct Document {
     pub(super) drain: DrainSettings,
     pub(super) demo: DemoSettings,
     pub(super) debug: DebugSettings,
+    pub(super) sockjs: Vec<SockJsService>,
     pub(super) webhooks: WebhookSettings,
     pub(super) namespaces: BTreeMap<String, Namespace>,
 }

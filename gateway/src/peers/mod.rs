@@ -26,7 +26,12 @@ mod trust;
 mod whereabouts;
 mod window;
 
-use std::{fmt, num::NonZeroU32, sync::Arc};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -168,9 +173,17 @@ impl Frames {
     /// # Cancel safety
     /// Cancel-safe: what is not returned comes next time.
     pub async fn next(&mut self) -> Option<Result<Bytes, Broken>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Frames::next`].
+    ///
+    /// # Errors
+    /// As [`Frames::next`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         match &mut self.0 {
-            Source::Here(frames) => frames.recv().await.map(Ok),
-            Source::There(frames) => frames.recv().await,
+            Source::Here(frames) => frames.poll_recv(cx).map(|frame| frame.map(Ok)),
+            Source::There(frames) => frames.poll_recv(cx),
         }
     }
 }

@@ -10,6 +10,7 @@ mod json;
 mod parts;
 mod protobuf;
 mod raw;
+pub mod sockjs;
 
 use std::borrow::Cow;
 
@@ -25,7 +26,7 @@ pub use self::{
 #[cfg(doc)]
 use crate::push::Format;
 use crate::{
-    push::Goodbye,
+    push::{Frame, Goodbye},
     session::{Envelope, Voice},
 };
 
@@ -39,6 +40,12 @@ pub trait Codec: Voice {
     fn farewell(&self, goodbye: &Goodbye, position: Option<StreamPosition>) -> (CloseCode, Cow<'static, str>) {
         let _ = position;
         (goodbye.code, goodbye.reason.clone())
+    }
+
+    /// A message that goes before the close frame and says the same, for clients that do not see that frame itself.
+    fn last_words(&self, code: CloseCode, reason: &str) -> Option<Frame> {
+        let _ = (code, reason);
+        None
     }
 }
 
@@ -90,7 +97,7 @@ mod tests {
 
     #[test]
     fn every_format_has_a_slot_and_a_name_of_its_own() {
-        let others: [&dyn Codec; 3] = [&Raw, &OneChannel, &ManyChannels];
+        let others: [&dyn Codec; 5] = [&Raw, &OneChannel, &ManyChannels, &sockjs::JSON_SOCKET, &sockjs::RAW_SOCKET];
         let codecs: Vec<_> = SUBPROTOCOLS.into_iter().map(|(_, codec)| codec).chain(others).collect();
         let slots: HashSet<_> = codecs.iter().map(|codec| codec.slot()).collect();
         let names: HashSet<_> = codecs.iter().map(|codec| codec.name()).collect();

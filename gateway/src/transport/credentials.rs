@@ -44,7 +44,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// RFC 6265 §5.4: pairs between semicolons. HTTP/2 may send each in a line of its own.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let value = pairs.find(|(key, _)| *key == name)?.1;

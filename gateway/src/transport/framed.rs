@@ -127,7 +127,7 @@ impl Framed {
     }
 
     /// Appends a message, compressed if that was agreed on and pays.
-    fn send(&mut self, frame: &Frame) {
+    pub(super) fn send(&mut self, frame: &Frame) {
         self.output.append(prepare::wire(frame, self.compression).clone());
     }
 

@@ -15,7 +15,7 @@ use super::{
     page, poll, publish,
     requests::Requests,
     route::Route,
-    sse,
+    sockjs, sse,
     upgrade::{self, Endpoint},
     wire::Wire,
 };
@@ -165,11 +165,16 @@ async fn count(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
 }
 
 async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
-    let found = Route::of(request.uri().path());
+    let settings = Arc::clone(&door.public.ground.settings());
+    let path = request.uri().path().to_owned();
+    if let Some((service, rest)) = sockjs::find(&settings, &path) {
+        return sockjs::answer(request, &settings, service, rest, door).await;
+    }
+    let found = Route::of(&path);
     let endpoint = match found {
         Some((Route::Native, _)) => Some(Ok(Endpoint::Native)),
         Some((Route::Raw, channel)) => Some(Endpoint::raw(channel.unwrap_or_default())),
-        Some((Route::Echo, _)) if door.public.ground.settings().debug.echo => Some(Ok(Endpoint::Echo)),
+        Some((Route::Echo, _)) if settings.debug.echo => Some(Ok(Endpoint::Echo)),
         _ => None,
     };
     match endpoint {
@@ -194,7 +199,7 @@ async fn answer(request: Request<Incoming>, door: &Rc<Door>) -> Answer {
         answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
-    page::answer(&request, &door.public.ground.settings()).map(Into::into)
+    page::answer(&request, &settings).map(Into::into)
 }
 
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {

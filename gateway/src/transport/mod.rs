@@ -32,6 +32,7 @@ mod publish;
 mod requests;
 mod route;
 mod socket;
+pub mod sockjs;
 mod sse;
 mod turnstile;
 mod upgrade;
@@ -60,7 +61,7 @@ pub use self::{
     overload::watch,
     route::{ROUTES, Route},
 };
-use crate::{session::Ground, shard::ShardHandle, tls::Tls};
+use crate::{peers::Peers, session::Ground, shard::ShardHandle, tls::Tls};
 
 /// What is spoken on a public listener with TLS, the preferred first (ALPN).
 pub const PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
@@ -74,21 +75,30 @@ pub struct Public {
     draining: CancellationToken,
     websockets: AtomicUsize,
     addresses: Addresses,
+    /// The sessions of SockJS that live here.
+    sockjs: Arc<sockjs::Sessions>,
+    /// Where the others live.
+    peers: Arc<Peers>,
     turnstile: Turnstile,
     overload: Overload,
     callers: Callers,
 }
 
 impl Public {
-    /// Open for everyone whom the settings let in; `tls` is what the listeners speak.
-    pub fn new(ground: Arc<Ground>, tls: Option<Arc<Tls>>) -> Self {
+    /// Open for everyone whom the settings let in; `tls` is what the listeners speak. Sessions of requests are served through
+    /// `peers`.
+    pub fn new(ground: Arc<Ground>, tls: Option<Arc<Tls>>, peers: Arc<Peers>) -> Self {
         let entrance = Entrance::new(tls, &ground.settings().public);
+        let sockjs = Arc::new(sockjs::Sessions::default());
+        peers.serve(sockjs.clone());
         Self {
             ground,
             entrance,
             draining: CancellationToken::new(),
             websockets: AtomicUsize::new(0),
             addresses: Addresses::default(),
+            sockjs,
+            peers,
             turnstile: Turnstile::new(),
             overload: Overload::default(),
             callers: Callers::new(),

@@ -72,13 +72,7 @@ impl Passer {
     }
 
     /// Makes a session of it, which is asked to let the client in and to subscribe it. The answer is the first thing to take.
-    pub(super) fn enter(
-        self,
-        door: &Rc<Door>,
-        codec: &'static dyn Codec,
-        session: Option<String>,
-        subscribe: Vec<Subscribe>,
-    ) -> Detached {
+    pub(super) fn enter(self, door: &Rc<Door>, codec: &'static dyn Codec, subscribe: Vec<Subscribe>) -> Detached {
         let (shard, public, settings) = (&door.shard, &door.public, &self.settings);
         let link = shard.link(codec, settings.limits.outbox_bytes);
         let passing = Session::new(public.ground.clone(), shard.clone(), link.clone(), codec);
@@ -90,7 +84,7 @@ impl Passer {
         let terms = Terms { beat_interval: None, patience: timeouts.pong, close: timeouts.close, age: None };
         let detached = Detached::adopted(shard, passing, link, codec, None, Transport::Poll, terms);
         let subscribe = subscribe.into_iter().map(Ok).collect();
-        let connect = Connect { token: self.token, session, subscribe, info: None };
+        let connect = Connect { token: self.token, subscribe, ..Connect::default() };
         detached.session().handle(Envelope { id: Some(0), command: Ok(Command::Connect(connect)) });
         detached
     }

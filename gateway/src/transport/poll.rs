@@ -80,7 +80,7 @@ async fn poll(request: &Request<Incoming>, passer: Passer, door: &Rc<Door>) -> R
     let within = passer.settings.timeouts.handshake;
     let _seat = passer.seat(door, true).await?;
     let subscribe = Subscribe { channel, since, presence: false, echo: true, token: None };
-    let detached = passer.enter(door, &Lines, None, vec![subscribe]);
+    let detached = passer.enter(door, &Lines, vec![subscribe]);
     let first = match timeout(within, detached.next()).await {
         Ok(Next::Frame(frame)) => frame,
         Ok(Next::End(_)) => return Err(passing::gone()),

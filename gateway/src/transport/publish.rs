@@ -53,7 +53,7 @@ async fn publish(request: Request<Incoming>, passer: Passer, door: &Rc<Door>) ->
     let client = passer.arrival.client;
     let subscribe = subscription(&command, &settings, door)?;
     let within = settings.timeouts.handshake;
-    let detached = passer.enter(door, &Json, None, subscribe);
+    let detached = passer.enter(door, &Json, subscribe);
     let until = Instant::now() + within;
     let connected = said(&detached, until).await.ok_or_else(|| passing::too_late(within))??;
     if let Some(refusal) = connected.refusal() {

@@ -11,6 +11,8 @@ pub enum Route {
     Echo,
     /// Channels as a stream of events.
     Sse,
+    /// SockJS, where nothing else is configured.
+    SockJs,
     /// What comes next on a channel, as one answer.
     Poll,
     /// Publications of clients that have no connection.
@@ -25,11 +27,13 @@ pub enum Route {
 
 /// Every path there is. One that ends with `*` stands for all that begin so. Nothing is served that is not here, so whoever
 /// looks whether all of it is closed finds all of it here.
-pub const ROUTES: [(&str, Route); 10] = [
+pub const ROUTES: [(&str, Route); 12] = [
     ("/ws", Route::Native),
     ("/raw/*", Route::Raw),
     ("/echo", Route::Echo),
     ("/sse", Route::Sse),
+    ("/sockjs", Route::SockJs),
+    ("/sockjs/*", Route::SockJs),
     ("/poll", Route::Poll),
     ("/publish", Route::Publish),
     ("/", Route::Index),

@@ -27,7 +27,7 @@ use super::{
     prepare::Compression,
     requests,
     socket::Socket,
-    websocket,
+    sockjs, websocket,
     wire::Wire,
 };
 use crate::{
@@ -35,8 +35,8 @@ use crate::{
     clock::now_ms,
     config::PublicSettings,
     metrics::{self, Figures},
-    protocol::{Codec, Raw},
-    push::Goodbye,
+    protocol::{self, Codec, Raw},
+    push::{Encoded, Frame, Goodbye},
     session::{
         self, Command, Credential, Envelope, Grant, RETRY_AFTER_MS, Refusal, Session, Since, Standing, Subscribe,
         Visitor,
@@ -53,6 +53,10 @@ pub(super) enum Endpoint {
     Raw(ChannelName),
     /// Every message comes back.
     Echo,
+    /// In frames of SockJS: our protocol, or one channel's payloads.
+    SockJs(Option<ChannelName>),
+    /// A service of SockJS for tests.
+    Toy(sockjs::Toy),
 }
 
 impl Endpoint {
@@ -105,7 +109,17 @@ pub(super) async fn answer(mut request: Request<Incoming>, endpoint: Endpoint, d
                 return refused(&refusal);
             }
         },
-        Endpoint::Echo => (&Raw, None, Introduction::Nobody),
+        Endpoint::Echo | Endpoint::Toy(_) => (&Raw, None, Introduction::Nobody),
+        Endpoint::SockJs(None) => {
+            (&protocol::sockjs::JSON_SOCKET, None, token.map_or(Introduction::Nobody, Introduction::Token))
+        }
+        Endpoint::SockJs(Some(channel)) => match may_open_raw(public, channel, token).await {
+            Ok(introduction) => (&protocol::sockjs::RAW_SOCKET, None, introduction),
+            Err(refusal) => {
+                metrics::refused("rights");
+                return refused(&refusal);
+            }
+        },
         Endpoint::Native => match handshake::subprotocol(request.headers()) {
             Ok((codec, subprotocol)) => (codec, subprotocol, token.map_or(Introduction::Nobody, Introduction::Token)),
             Err(error) => return no_upgrade(error, request.version()),
@@ -178,7 +192,7 @@ fn since(query: Option<&str>) -> Option<Since> {
 
 /// Whether the token, and whoever has it, may have a channel by its address. Where the back end is asked who comes in, it
 /// has the last word, and later.
-async fn may_open_raw(
+pub(super) async fn may_open_raw(
     public: &Public,
     channel: &ChannelName,
     token: Option<Credential>,
@@ -215,7 +229,7 @@ async fn may_open_raw(
 }
 
 /// Who the handshake says the client is.
-enum Introduction {
+pub(super) enum Introduction {
     /// It does not say.
     Nobody,
     /// Whose token this is, which has not been looked at.
@@ -240,6 +254,11 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Of a session that outlives its requests.
+    pub(super) fn of_session(seat: WebSocketSeat, door: &Door) -> Self {
+        Self { _seat: seat, _load: Rc::new(door.load.another()), _request: None }
+    }
+
     /// Of a request that goes on: its connection of HTTP is in use.
     pub(super) fn of_request(seat: WebSocketSeat, door: &Door, version: Version) -> Self {
         let load = if version < Version::HTTP_2 { door.load.clone() } else { Rc::new(door.load.another()) };
@@ -258,10 +277,13 @@ async fn open(opened: Opened, upgrade: OnUpgrade, deadline: Duration, held: Held
             adopted.begin(socket, early);
             tokio::task::spawn_local(async move { Box::pin(let_go(adopted.run().await, held)).await });
         }
-        Opened::Echo { limits, compression, figures, leaving } => {
+        Opened::Echo { toy, limits, compression, figures, leaving } => {
             let wire = Box::new(Framed::new(socket, early, limits.message, compression));
             tokio::task::spawn_local(async move {
-                let socket = echo::run(wire, limits, figures, leaving).await;
+                let socket = match toy {
+                    Some(toy) => sockjs::run_toy(toy, wire, limits, figures, leaving).await,
+                    None => echo::run(wire, limits, figures, leaving).await,
+                };
                 Box::pin(let_go(Some(socket), held)).await;
             });
         }
@@ -293,6 +315,7 @@ fn taken_out(upgraded: Upgraded) -> (Socket, Bytes) {
 enum Opened {
     Session(Adopted),
     Echo {
+        toy: Option<sockjs::Toy>,
         limits: Rc<WebSocketLimits>,
         compression: Option<Compression>,
         figures: Rc<Figures>,
@@ -333,18 +356,26 @@ impl Opening<'_> {
             age: settings.timeouts.connection_age.choose(rand::random()),
         });
         let compression = self.compression;
-        if matches!(self.endpoint, Endpoint::Echo) {
+        let toy = match self.endpoint {
+            Endpoint::Toy(toy) => Some(toy),
+            _ => None,
+        };
+        if toy.is_some() || matches!(self.endpoint, Endpoint::Echo) {
             let (figures, leaving) = (self.shard.figures().clone(), self.public.draining.clone());
-            return Ok(Opened::Echo { limits, compression, figures, leaving });
+            return Ok(Opened::Echo { toy, limits, compression, figures, leaving });
         }
         let link = self.shard.link(self.codec, settings.limits.outbox_bytes);
+        if matches!(self.endpoint, Endpoint::SockJs(_)) {
+            // Before anything that the session says.
+            link.send(Encoded::Frame(Frame::text(protocol::sockjs::OPEN)));
+        }
         let session = Session::new(self.public.ground.clone(), self.shard.clone(), link.clone(), self.codec);
         let adopt =
             |session, channel| Connection::adopted(self.shard, session, link, self.codec, channel, limits, compression);
         if let Some(visitor) = self.visitor {
             session.set_visitor(visitor);
         }
-        let Endpoint::Raw(channel) = self.endpoint else {
+        let (Endpoint::Raw(channel) | Endpoint::SockJs(Some(channel))) = self.endpoint else {
             let adopted = adopt(session, None);
             // A browser cannot read a status, so bad credentials are told over the open connection.
             if let Introduction::Token(token) = self.introduction {

@@ -349,6 +349,9 @@ impl Connection {
             }
             End::Node(goodbye) => {
                 let (code, reason) = self.codec.farewell(&goodbye, self.link.position());
+                if let Some(frame) = self.codec.last_words(code, &reason) {
+                    wire.send(&frame);
+                }
                 let _ = timeout(deadline, wire.farewell(code, &reason)).await; // whoever does not answer is cut
                 (goodbye.code.reason(), false)
             }

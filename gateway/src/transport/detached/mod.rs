@@ -37,7 +37,7 @@ use std::{
 };
 
 use skywave_backplane::SubscribeError;
-use skywave_proto::{ChannelName, StreamPosition};
+use skywave_proto::{ChannelName, CloseCode, StreamPosition};
 use tokio::{sync::Notify, time::Instant};
 
 use self::taking::{Step, Taking};
@@ -179,6 +179,17 @@ impl Detached {
     /// for more, or lets go.
     pub(super) fn next(&self) -> impl Future<Output = Next> {
         Taker { from: self, is_waiting: false }
+    }
+
+    /// Another frame that is there already, for a taker that has just taken one and comes back at once.
+    pub(super) fn more(&self) -> Option<Frame> {
+        let frame = self.0.handed.borrow_mut().pop();
+        frame.or_else(|| self.0.link.pop())
+    }
+
+    /// What the client hears at the end.
+    pub(super) fn farewell(&self, goodbye: &Goodbye) -> (CloseCode, std::borrow::Cow<'static, str>) {
+        self.0.codec.farewell(goodbye, self.0.link.position())
     }
 
     /// Nobody takes for now.

@@ -96,6 +96,25 @@ def ports(things):
                     yield f"{name_of(thing)} speaks of port {port['port']}"
 
 
+def peers(things):
+    """Nodes reach each other's internal listener: a session of SockJS lives on one of them, and is asked for on all."""
+    template = next(thing for thing in things if name_of(thing) == "Deployment/skywave")["spec"]["template"]
+    node = template["metadata"]["labels"]
+
+    def lets_through(rule, way):
+        return any(port["port"] in ("internal", 8001) for port in rule.get("ports", [])) and any(
+            peer.keys() == {"podSelector"} and fits(peer["podSelector"].get("matchLabels", {}), node)
+            for peer in rule.get(way, [])
+        )
+
+    for thing in of_kind(things, "NetworkPolicy"):
+        if not fits(thing["spec"]["podSelector"].get("matchLabels", {}), node):
+            continue
+        for direction, way in (("ingress", "from"), ("egress", "to")):
+            if not any(lets_through(rule, way) for rule in thing["spec"].get(direction, [])):
+                yield f"{name_of(thing)}: nodes do not reach each other ({direction})"
+
+
 def backends(things):
     """What leads clients in leads to a Service and a port that are there."""
     services = {
@@ -310,8 +329,8 @@ def metric_names(things):
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked - recorded}
 
 
-CHECKS = [unique, selectors, ports, backends, references, disruption, scaling, rollout, grace, probes, sysctls, restricted,
-          images, resources, promql]
+CHECKS = [unique, selectors, ports, peers, backends, references, disruption, scaling, rollout, grace, probes, sysctls,
+          restricted, images, resources, promql]
 
 
 def lint(things):

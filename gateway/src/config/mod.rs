@@ -21,7 +21,6 @@ mod files;
 mod flags;
 mod hook_url;
 mod jwks_url;
-mod later;
 mod layer;
 mod loader;
 mod locate;

@@ -10,7 +10,6 @@ use serde_path_to_error::Segment;
 use super::{
     api::ApiSettings,
     backplane::BackplaneSettings,
-    later,
     layer::Path,
     namespaces::Namespace,
     problem::Problem,
@@ -63,11 +62,7 @@ pub(super) fn read(mut tree: Json, sources: &Sources, problems: &mut Vec<Problem
         }
         // What is wrong around something that was taken out may be wrong only for that.
         if !refused.iter().any(|inner| inner.starts_with(&path)) {
-            let message = if later::is_later(&path) {
-                format!("`{}` is not supported by this version yet", path.last().map_or("", String::as_str))
-            } else {
-                reword(&path, &message)
-            };
+            let message = reword(&path, &message);
             problems.push(Problem { place: sources.place(&path), key: path.join("."), message });
         }
         if !forget(&mut tree, &path) {

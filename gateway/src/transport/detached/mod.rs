@@ -14,14 +14,11 @@
 //!   earlier commands is parked; until that is done, [`Detached::is_ready`] is false, and a transport that takes more in
 //!   before [`Detached::ready`] has returned lets a client pile it up.
 //! - **End.** Either side: [`Next::End`] is the last thing to take, after all that waits (drain, revoked token, age, too slow).
-//!   The client's own end is [`Detached::end`]. Dropping the handle ends the session too, so it is held as long as there is a
-//!   client. A client that does not take its goodbye is cut: the session ends, and [`Detached::on_cut`] tells the transport to
+//!   Dropping the handle is the client's own end, so it is held as long as there is a client. A client that does not take its goodbye is cut: the session ends, and [`Detached::on_cut`] tells the transport to
 //!   let go of the socket.
 //!
 //! It never pings and never reads a clock for the client's sake: [`Next::Beat`] says that nothing has been taken for so long
 //! that a proxy may think the worst.
-
-#![allow(dead_code, reason = "/sse and /poll only take; what is heard comes with /sockjs, and then this line goes")]
 
 mod taking;
 #[cfg(test)]
@@ -225,21 +222,16 @@ impl Detached {
     }
 
     /// Says goodbye: what waits can still be taken, and then that.
+    #[cfg(test)]
     pub(super) fn leave(&self, goodbye: Goodbye) {
         self.0.session.leave(goodbye);
-    }
-
-    /// The client has ended the connection, or is gone. `reason` is the word in the metric; `at_once` says that it meant to
-    /// leave, so nobody waits for it to come back.
-    pub(super) fn end(&self, reason: &'static str, at_once: bool) {
-        self.0.end(reason, at_once);
     }
 }
 
 impl Drop for Detached {
     fn drop(&mut self) {
         // A client of HTTP leaves by closing, and says no word.
-        self.0.end("none", false);
+        self.0.end("none");
     }
 }
 
@@ -276,7 +268,7 @@ impl Inner {
             }
             if let Some(goodbye) = self.link.goodbye() {
                 let reason = goodbye.code.reason();
-                self.end(reason, false);
+                self.end(reason);
                 return Poll::Ready(Next::End(goodbye));
             }
             if self.link.take_ping() {
@@ -300,7 +292,7 @@ impl Inner {
         Poll::Ready(next)
     }
 
-    fn end(&self, reason: &'static str, at_once: bool) {
+    fn end(&self, reason: &'static str) {
         if self.has_ended.replace(true) {
             return;
         }
@@ -310,7 +302,7 @@ impl Inner {
             self.figures.closed(self.transport, protocol, reason, self.link.is_slow());
             tracing::debug!(reason, protocol, client = self.session.client_id().as_deref(), "connection ended");
         }
-        self.session.ended(reason, at_once);
+        self.session.ended(reason, false);
         self.done.notify_waiters();
     }
 
@@ -324,7 +316,7 @@ impl Inner {
 
     fn cut(&self) {
         let reason = self.link.ending().map_or("abnormal", |goodbye| goodbye.code.reason());
-        self.end(reason, false);
+        self.end(reason);
         if let Some(act) = self.on_cut.take() {
             act();
         }

@@ -11,6 +11,9 @@ const require = createRequire(new URL("./interop/package.json", import.meta.url)
 const DOCUMENT = new URL("../../docs/INTEROP.md", import.meta.url);
 const [BEGIN, END] = ["<!-- The table is written by tests/clients/interop.test.mjs. -->", "<!-- end -->"];
 const { WebSocket } = require("ws");
+const ours = createRequire(import.meta.url);
+const SockJS = ours("sockjs-client");
+const SOCKJS_VERSION = ours("sockjs-client/package.json").version;
 const url = wsUrl("/ws");
 const version = (name) => JSON.parse(readFileSync(new URL(`./interop/node_modules/${name}/package.json`, import.meta.url), "utf8")).version;
 
@@ -125,6 +128,23 @@ describe("a library of others", () => {
       const { say, close } = await open((text) => inbox.took(text));
       const code = await speak(channelName, inbox, say, close);
       rows.push([name, version(name), "`/ws`", code]);
+    });
+  }
+
+  // From Node; sockjs.test.mjs has its ways from pages, too.
+  for (const transport of ["websocket", "xhr-streaming", "xhr-polling", "eventsource"]) {
+    it(`sockjs-client does, by ${transport}`, async () => {
+      const inbox = new Inbox();
+      const sock = new SockJS(`${PUBLIC}/sockjs`, null, { transports: [transport], timeout: 5_000 });
+      const ended = new Promise((resolve) => (sock.onclose = ({ code }) => resolve(code)));
+      sock.onmessage = ({ data }) => inbox.took(data);
+      await within(new Promise((resolve) => (sock.onopen = resolve)), "open");
+      const close = () => {
+        sock.close(1000);
+        return within(ended, "close");
+      };
+      const code = await speak(channel(), inbox, (text) => sock.send(text), close);
+      rows.push(["sockjs-client", SOCKJS_VERSION, `\`/sockjs\` by ${transport}`, code]);
     });
   }
 

@@ -70,7 +70,7 @@ impl Peers {
                 // One that has ended meanwhile has been claimed once more: that ends with the lease.
                 if owner != own && self.claims.remove(*session) {
                     tracing::warn!(?session, "another node has this session now, so it ends here");
-                    if let Some(host) = self.host.get() {
+                    if let Some(host) = self.host() {
                         host.lost(*session);
                     }
                 }

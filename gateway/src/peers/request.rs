@@ -1,13 +1,9 @@
 //! What a node asks of the others.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use skywave_backplane::Ownership as _;
 use skywave_proto::v1::{SendRequest, send_response};
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
@@ -41,7 +37,7 @@ const SENDS: usize = 4096;
 pub struct Peers {
     pub(super) ground: Arc<Ground>,
     pub(super) relay: Relay,
-    pub(super) host: OnceLock<Arc<dyn Host>>,
+    host: RwLock<Option<Arc<dyn Host>>>,
     pub(super) claims: Claims,
     pub(super) remembered: Remembered,
     /// The places of proofs that are under way.
@@ -66,7 +62,7 @@ impl Peers {
         Arc::new(Self {
             ground,
             relay,
-            host: OnceLock::new(),
+            host: RwLock::default(),
             claims: Claims::default(),
             remembered: Remembered::default(),
             proofs: Arc::new(Semaphore::new(PROOFS)),
@@ -80,9 +76,13 @@ impl Peers {
         })
     }
 
-    /// Who serves the sessions of this node. Once, before the node is reached.
+    /// Who serves the sessions of this node from now on: the transports, or whoever stands in for them.
     pub fn serve(&self, host: Arc<dyn Host>) {
-        let _ = self.host.set(host); // the first stays
+        *self.host.write() = Some(host);
+    }
+
+    pub(super) fn host(&self) -> Option<Arc<dyn Host>> {
+        self.host.read().clone()
     }
 
     /// Keeps this node's claims until it is gone.

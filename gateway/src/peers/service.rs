@@ -136,8 +136,8 @@ impl Node for Ear {
         request: tonic::Request<Streaming<ReceiveRequest>>,
     ) -> Result<tonic::Response<Self::ReceiveStream>, Status> {
         let node = extension::<admission::Node>(&request)?;
-        let host = self.peers.host.get().ok_or_else(|| Status::not_found("no sessions are served here"))?;
-        let opening = self.peers.remembered.outlets.open(host, node.process, request.into_inner());
+        let host = self.peers.host().ok_or_else(|| Status::not_found("no sessions are served here"))?;
+        let opening = self.peers.remembered.outlets.open(&host, node.process, request.into_inner());
         let answers = tokio::time::timeout(ATTACH_WITHIN, opening).await;
         let answers = answers.unwrap_or_else(|_| Err(Status::deadline_exceeded("no receiver in time")))?;
         let answers = stream::unfold(answers, |mut answers| async { Some((answers.recv().await?, answers)) });
@@ -197,7 +197,7 @@ impl Peers {
 
     /// Takes messages once, and goes on with it if the caller is cut off: it may ask again what came of it.
     fn take(&self, node: &admission::Node, request: SendRequest) -> Result<Outcome, Status> {
-        let host = self.host.get().ok_or_else(|| Status::not_found("no sessions are served here"))?.clone();
+        let host = self.host().ok_or_else(|| Status::not_found("no sessions are served here"))?;
         let session = <[u8; 32]>::try_from(request.session.as_ref()).map(SessionId);
         let session = session.map_err(|_| Status::invalid_argument("a session has 32 bytes"))?;
         let mut sent = self.remembered.sent.lock();

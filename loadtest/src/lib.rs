@@ -13,7 +13,7 @@
 //! - [`floor`]: servers that do the bare work and nothing else, for figures that are ratios
 //! - [`standin`]: a node that can do just enough, and misbehave on request; [`selftest`] holds the generator against it
 //!
-//! Except in [`scenario::roll`] it never reconnects, never repeats a publication and never slows down for the node: what goes wrong is a result.
+//! Except in [`scenario::roll`] (and its storm) it never reconnects, never repeats a publication and never slows down for the node: what goes wrong is a result.
 
 pub mod client;
 pub mod floor;

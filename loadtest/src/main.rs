@@ -43,6 +43,8 @@ enum Scenario {
     Stalled(options::Stalled),
     /// Clients that stay while somebody replaces the nodes: what they lose, and how they come back.
     Roll(options::roll::Roll),
+    /// Everybody is cut in one moment and comes back: how long that takes, what the nodes refuse and hold, what is lost.
+    Storm(options::storm::Storm),
     /// The client library, over connections that are given up all the time: what code that uses it sees.
     Recover(options::recover::Recover),
     /// A part of another load's clients; takes its orders from that.
@@ -105,6 +107,10 @@ fn main() -> ExitCode {
             stalled::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
         }
         Scenario::Roll(options) => {
+            let json = options.nodes.json.clone();
+            roll::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
+        }
+        Scenario::Storm(options) => {
             let json = options.nodes.json.clone();
             roll::run(&options.settings(), &bar()).map(|report| shown(json, &report, &report.verdict))
         }

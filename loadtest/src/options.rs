@@ -3,6 +3,7 @@
 pub(crate) mod floor;
 pub(crate) mod recover;
 pub(crate) mod roll;
+pub(crate) mod storm;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -184,7 +184,7 @@ impl Peers {
         };
         let prover = Prover::new(seal);
         if !prover.is_proven(Side::Caller, &hello, &nonce, &said.mac) {
-            tracing::warn!(name = %hello.name, "somebody says that it is a node and does not know the cluster's secret");
+            tracing::warn!(name = ?hello.name, "somebody says that it is a node and does not know the cluster's secret");
             return Err(Status::unauthenticated("this is no node of the cluster"));
         }
         let mac = prover.sign(Side::Asked, &hello, &nonce);

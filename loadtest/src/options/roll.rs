@@ -87,6 +87,7 @@ impl Roll {
             key,
             patience,
             thresholds,
+            cut: None,
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod inbound;
 mod parts;
 pub mod resting;
 pub mod rolling;
+pub mod storm;
 mod table;
 pub(crate) mod words;
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     BUSY, Generator, Reasons, STARVED, Verdict,
+    storm::Storm,
     words::{Section, grouped, percent, points, time, write_table},
 };
 use crate::{spread::Percentiles, tally::Outcome};
@@ -128,6 +129,8 @@ pub struct Rolling {
     pub foreign: u64,
     /// Clients that were not in at the end.
     pub missing: u64,
+    /// If everybody was cut at once.
+    pub storm: Option<Storm>,
     /// What was asked for.
     pub thresholds: Thresholds,
     /// Ourselves.
@@ -161,6 +164,9 @@ impl Rolling {
         }
         if self.away.samples < *returns {
             reasons.add(true, format!("{} returns, there must be {}", grouped(self.away.samples), grouped(*returns)));
+        }
+        if let Some(storm) = &self.storm {
+            storm.judge(&mut reasons);
         }
         let received: u64 = self.parties.values().map(|party| party.deliveries.received).sum();
         reasons.add(received == 0, "nothing was delivered at all");
@@ -238,6 +244,9 @@ impl Rolling {
                 ],
             ),
         ];
+        if let Some(storm) = &self.storm {
+            sections.push(("storm", storm.rows()));
+        }
         for (kind, party) in &self.parties {
             let Outcome { received, lost, doubled, reordered, offset_holes, .. } = party.deliveries;
             let rows = vec![

@@ -43,6 +43,7 @@ pub(super) type Home = (Vec<(Kind, Vec<Seat>)>, Notes);
 pub(super) struct Crew {
     pub(super) standing: Arc<Standing>,
     over: watch::Sender<bool>,
+    storm: watch::Sender<Option<Duration>>,
     receiving: Vec<JoinHandle<Result<Home, ScenarioError>>>,
 }
 
@@ -50,6 +51,7 @@ impl Crew {
     pub(super) fn start(settings: &Settings, task: &Arc<Task>, targets: &[Target]) -> Result<Self, ScenarioError> {
         let Settings { access, clients, .. } = settings;
         let (over, is_over) = watch::channel(false);
+        let (storm, breaks) = watch::channel(None);
         let standing = Arc::<Standing>::default();
         let mut receiving = Vec::new();
         for thread in 0..access.threads {
@@ -58,13 +60,19 @@ impl Crew {
                 Member::new(kind, targets[n % targets.len()].clone(), channels)
             };
             let members: Vec<Member> = (thread..*clients).step_by(access.threads).map(member).collect();
-            let (task, standing, over) = (task.clone(), standing.clone(), is_over.clone());
+            let (task, standing) = (task.clone(), standing.clone());
+            let (over, storm) = (is_over.clone(), breaks.clone());
             let entering = access.connecting_per_thread();
             receiving.push(spawn(format!("{RECEIVING}-{thread}"), move || {
-                on_this_thread(|| receive(members, task, standing, over, entering))
+                on_this_thread(|| receive(members, task, standing, (over, storm), entering))
             })?);
         }
-        Ok(Self { standing, over, receiving })
+        Ok(Self { standing, over, storm, receiving })
+    }
+
+    /// Cuts everybody's connection; nobody rests for longer before it comes back.
+    pub(super) fn cut(&self, rest: Duration) {
+        let _ = self.storm.send(Some(rest)); // who is gone needs no word
     }
 
     /// Somebody ended before the end, which happens only with an error.
@@ -132,13 +140,14 @@ async fn receive(
     members: Vec<Member>,
     task: Arc<Task>,
     standing: Arc<Standing>,
-    over: watch::Receiver<bool>,
+    (over, storm): (watch::Receiver<bool>, watch::Receiver<Option<Duration>>),
     entering: usize,
 ) -> Result<Home, ScenarioError> {
     let desk = Rc::new(Desk {
         task,
         standing,
         over,
+        storm,
         notes: RefCell::default(),
         masks: RefCell::<Masks>::default(),
         entering: Semaphore::new(entering),

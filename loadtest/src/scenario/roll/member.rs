@@ -45,6 +45,8 @@ pub(super) struct Desk {
     pub(super) task: Arc<Task>,
     pub(super) standing: Arc<Standing>,
     pub(super) over: watch::Receiver<bool>,
+    /// Says when everybody's connection is cut, and how long nobody rests for longer than after that.
+    pub(super) storm: watch::Receiver<Option<Duration>>,
     pub(super) notes: RefCell<Notes>,
     pub(super) masks: RefCell<Masks>,
     /// Who comes for the first time waits until there is room.
@@ -65,7 +67,19 @@ pub(super) struct Member {
     attempts: u32,
     /// When its last connection ended.
     left: Option<u64>,
+    storm: Storm,
     connection: Connection,
+}
+
+/// What a storm has to do with a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Storm {
+    /// It may come.
+    Ahead,
+    /// It cut this client, which is not back yet.
+    Hit,
+    /// It is over.
+    Over,
 }
 
 /// What is known of the present connection.
@@ -82,7 +96,8 @@ impl Member {
     pub(super) fn new(kind: Kind, target: Target, channels: impl Iterator<Item = usize>) -> Self {
         let seats = channels.map(Seat::new).collect();
         let (client, session, since, left) = (None, None, None, None);
-        Self { kind, target, seats, client, session, since, attempts: 0, left, connection: Connection::default() }
+        let (storm, connection) = (Storm::Ahead, Connection::default());
+        Self { kind, target, seats, client, session, since, attempts: 0, left, storm, connection }
     }
 
     /// Stays until the run is over, and brings its seats home.
@@ -137,6 +152,7 @@ impl Member {
         }
         match ending {
             Ending::Refused(error) => *notes.refused.entry(in_full(error)).or_default() += 1,
+            Ending::Storm { .. } => notes.cut += 1,
             Ending::Closed { .. } | Ending::Cut => {
                 *notes.party(self.kind).closes.entry(ending.code()).or_default() += 1;
             }
@@ -146,7 +162,7 @@ impl Member {
     fn failed(&self, ending: Ending) -> ScenarioError {
         let source = match ending {
             Ending::Refused(error) => error,
-            ended @ (Ending::Closed { .. } | Ending::Cut) => ClientError::Ended(ended.code()),
+            ended @ (Ending::Closed { .. } | Ending::Cut | Ending::Storm { .. }) => ClientError::Ended(ended.code()),
         };
         ScenarioError::Client { url: self.target.url().to_owned(), doing: "connect", source }
     }
@@ -172,6 +188,7 @@ impl Member {
         let mut inbox = Inbox::default();
         let mut read = inbox.take(&rest, |event| self.meet(event, desk, began)).map_err(|error| error.to_string());
         let deadline = Instant::now() + REPLY;
+        let mut storm = desk.storm.clone();
         loop {
             if self.connection.is_in {
                 entering.take();
@@ -187,9 +204,16 @@ impl Member {
                 Err(_) if self.connection.is_in => return Ending::Cut,
                 Err(words) => return Ending::Refused(ClientError::Ended(words)),
             }
-            let is_in = self.connection.is_in;
+            let (is_in, may_be_cut) = (self.connection.is_in, self.storm == Storm::Ahead);
             let more = poll_fn(|cx| poll_events(cx, &mut reader, &mut inbox, |event| self.meet(event, desk, began)));
-            let more = if is_in { Ok(more.await) } else { timeout_at(deadline, more).await };
+            let more = async { if is_in { Ok(more.await) } else { timeout_at(deadline, more).await } };
+            let more = select! {
+                more = more => more,
+                Some(rest) = breaks(&mut storm), if may_be_cut && is_in => {
+                    self.storm = Storm::Hit;
+                    return Ending::Storm { rest };
+                }
+            };
             read = more.unwrap_or_else(|_| Err("no answer to connect".to_owned())).map(|_| ());
         }
     }
@@ -296,7 +320,14 @@ impl Member {
     fn enter(&mut self, desk: &Desk, began: u64) {
         let (mut notes, now) = (desk.notes.borrow_mut(), desk.task.clock.now());
         match self.left {
-            Some(left) => notes.away.record(now - left),
+            Some(left) => {
+                notes.away.record(now - left);
+                if self.storm == Storm::Hit {
+                    self.storm = Storm::Over;
+                    notes.storm.record(now - left);
+                    desk.standing.back.fetch_add(1, Relaxed);
+                }
+            }
             None => {
                 notes.connect.record(now - began);
                 desk.standing.came.fetch_add(1, Relaxed);
@@ -321,6 +352,11 @@ impl Member {
             _ => notes.foreign += 1,
         }
     }
+}
+
+/// Returns when the storm breaks, with how long to rest at most; `None`: it never will.
+async fn breaks(storm: &mut watch::Receiver<Option<Duration>>) -> Option<Duration> {
+    storm.wait_for(Option::is_some).await.ok().and_then(|rest| *rest)
 }
 
 /// Trying again would not help who never was in.

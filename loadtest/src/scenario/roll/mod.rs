@@ -3,6 +3,7 @@
 //!
 //! - [`kind`]: what a client speaks; `speech`: what it says and hears, whatever that is
 //! - `member`: one client over all its connections; `rest`: when it comes back; `seat`: its place on a channel, with its books
+//! - `storm`: the moment in which everybody is cut, if that is wanted
 //! - `crew`: all of them, on their threads; `backend`: who publishes, through the server API
 //!
 //! Replacing the nodes is somebody else's part: this only watches.
@@ -15,6 +16,7 @@ mod notes;
 mod rest;
 mod seat;
 mod speech;
+mod storm;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +30,8 @@ use indicatif::ProgressBar;
 use kind::{Kind, Mix};
 use notes::Notes;
 use seat::Seat;
+pub use storm::Cut;
+use storm::Watched;
 
 use super::{
     Access, SPARE_FILES, ScenarioError, check_files,
@@ -42,6 +46,7 @@ use crate::{
     report::{
         Generator,
         rolling::{Acknowledged, Party, Rolling, Thresholds, add},
+        storm::Storm,
     },
     stamp::{Clock, Stamp, run_id},
 };
@@ -75,6 +80,8 @@ pub struct Settings {
     pub key: Option<String>,
     /// How long nothing may happen after the last publication until what is missing is given up.
     pub patience: Duration,
+    /// Cut everybody at once.
+    pub cut: Option<Cut>,
     /// What fails the run.
     pub thresholds: Thresholds,
 }
@@ -103,6 +110,7 @@ impl Default for Settings {
             api: Vec::new(),
             key: None,
             patience: Duration::from_secs(10),
+            cut: None,
             thresholds: Thresholds::default(),
         }
     }
@@ -138,8 +146,10 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Rolling, ScenarioEr
     let is_stopped = stop::listen()?;
     let crew = Crew::start(settings, &task, &targets)?;
     if crew.await_connected(*clients as u64, bar) {
-        let nobody = Servers { pids: Vec::new() };
-        let meter = Meter::start(&nobody, &[]);
+        let servers =
+            if settings.cut.is_some() { Servers::find(access, &targets)? } else { Servers { pids: Vec::new() } };
+        let meter = Meter::start(&servers, &[]);
+        let mut storm = settings.cut.as_ref().map(|cut| Watched::new(cut, &servers));
         let (publisher, size) = (task.clone(), *size);
         let publish = move || backend::publish(publisher, api, pace, size, is_stopped);
         let publishing = spawn("load-publish".to_owned(), || on_this_thread(|| async { Ok(publish().await) }))?;
@@ -147,6 +157,9 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Rolling, ScenarioEr
         bar.set_length(settings.duration.as_secs());
         while !publishing.is_finished() && !crew.is_broken() {
             bar.set_position(meter.began().elapsed().as_secs());
+            if let Some(storm) = &mut storm {
+                storm.look(&crew, meter.began().elapsed());
+            }
             thread::park_timeout(LOOK);
         }
         let published = publishing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -154,10 +167,11 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Rolling, ScenarioEr
         crew.await_all(settings, &published);
         let missing = (*clients as u64).saturating_sub(crew.standing.present.load(Relaxed));
         let (wall, own) = (meter.began().elapsed(), meter.own());
+        let storm = storm.map(Watched::end);
         bar.finish_and_clear();
         let (members, notes) = crew.dismiss()?;
         let generator = Generator::new(&own, RECEIVING, access.threads, wall);
-        return Ok(closed(settings, &published, &members, notes, missing, generator));
+        return Ok(closed(settings, &published, &members, notes, missing, storm, generator));
     }
     bar.finish_and_clear();
     Err(crew.dismiss().err().unwrap_or_else(|| ScenarioError::Usage("a thread ended too early".to_owned())))
@@ -172,8 +186,11 @@ fn check(settings: &Settings) -> Result<Pace, ScenarioError> {
     if *channels == 0 || *subscriptions == 0 || subscriptions > channels {
         return usage("--channels must be at least 1, and --subscriptions not more than that");
     }
-    if access.deflate || access.processes > 1 || !access.server_pids.is_empty() {
-        return usage("--deflate, --processes and --server-pid do not go with this load");
+    if access.deflate || access.processes > 1 || (settings.cut.is_none() && !access.server_pids.is_empty()) {
+        return usage("--deflate, --processes and, except in a storm, --server-pid do not go with this load");
+    }
+    if settings.cut.as_ref().is_some_and(|cut| cut.after >= *duration) {
+        return usage("--cut-after must come before the end of --duration");
     }
     if *size < Stamp::MIN_SIZE {
         return usage(&format!("--size must be at least {}", Stamp::MIN_SIZE));
@@ -189,8 +206,13 @@ fn closed(
     members: &[(Kind, Vec<Seat>)],
     mut notes: Notes,
     missing: u64,
+    storm: Option<Storm>,
     generator: Generator,
 ) -> Rolling {
+    let storm = storm.map(|storm| {
+        let (cut, back) = (notes.cut, notes.storm.percentiles());
+        Storm { cut, back, refused: notes.refused.values().sum(), ..storm }
+    });
     for (kind, seats) in members {
         let party = notes.party(*kind);
         party.clients += 1;
@@ -204,7 +226,7 @@ fn closed(
     let mut closes = BTreeMap::new();
     notes.parties.values().for_each(|Party { closes: some, .. }| add(&mut closes, some.clone()));
     Rolling {
-        scenario: "roll",
+        scenario: if storm.is_some() { "storm" } else { "roll" },
         urls: settings.access.urls.clone(),
         api: settings.api.clone(),
         channel: settings.channel.clone(),
@@ -232,6 +254,7 @@ fn closed(
         wrong: notes.wrong,
         foreign: notes.foreign,
         missing,
+        storm,
         thresholds: settings.thresholds.clone(),
         generator,
         ..Rolling::default()

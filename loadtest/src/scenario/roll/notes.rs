@@ -20,6 +20,10 @@ pub(super) struct Notes {
     pub(super) away: Spread,
     /// From the time a publication was due to its arrival, recovered or live.
     pub(super) delivery: Spread,
+    /// The same, of those whom a storm cut.
+    pub(super) storm: Spread,
+    /// Connections that a storm cut.
+    pub(super) cut: u64,
     /// When each attempt to come back began. Bound: a client's back-off.
     pub(super) dials: Vec<u64>,
     /// Attempts that failed, in words.
@@ -37,6 +41,8 @@ impl Notes {
         self.connect.merge(&other.connect);
         self.away.merge(&other.away);
         self.delivery.merge(&other.delivery);
+        self.storm.merge(&other.storm);
+        self.cut += other.cut;
         self.dials.extend(other.dials);
         add(&mut self.refused, other.refused);
         add(&mut self.wrong, other.wrong);
@@ -62,6 +68,8 @@ pub(super) struct Standing {
     pub(super) came: AtomicU64,
     /// Clients that are in.
     pub(super) present: AtomicU64,
+    /// Clients that are in again after the storm.
+    pub(super) back: AtomicU64,
     /// Publications that arrived, each once for each seat.
     pub(super) delivered: AtomicU64,
 }

@@ -17,7 +17,7 @@ pub struct Storm {
     pub cut: u64,
     /// Each waited up to so long before it came back; zero: nobody waited.
     pub rest: Duration,
-    /// Of those who were cut: from then until everything was subscribed again.
+    /// Of those who were cut: from the moment in which all were, until everything was subscribed again.
     pub back: Percentiles,
     /// Attempts that failed.
     pub refused: u64,

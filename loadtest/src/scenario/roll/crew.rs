@@ -20,6 +20,7 @@ use super::{
     member::{Desk, Member},
     notes::{Notes, Standing},
     seat::Seat,
+    storm::Weather,
 };
 use crate::{
     scenario::{
@@ -43,7 +44,7 @@ pub(super) type Home = (Vec<(Kind, Vec<Seat>)>, Notes);
 pub(super) struct Crew {
     pub(super) standing: Arc<Standing>,
     over: watch::Sender<bool>,
-    storm: watch::Sender<Option<Duration>>,
+    storm: watch::Sender<Weather>,
     receiving: Vec<JoinHandle<Result<Home, ScenarioError>>>,
 }
 
@@ -51,7 +52,7 @@ impl Crew {
     pub(super) fn start(settings: &Settings, task: &Arc<Task>, targets: &[Target]) -> Result<Self, ScenarioError> {
         let Settings { access, clients, .. } = settings;
         let (over, is_over) = watch::channel(false);
-        let (storm, breaks) = watch::channel(None);
+        let (storm, breaks) = watch::channel(Weather::Calm);
         let standing = Arc::<Standing>::default();
         let mut receiving = Vec::new();
         for thread in 0..access.threads {
@@ -70,9 +71,9 @@ impl Crew {
         Ok(Self { standing, over, storm, receiving })
     }
 
-    /// Cuts everybody's connection; nobody rests for longer before it comes back.
-    pub(super) fn cut(&self, rest: Duration) {
-        let _ = self.storm.send(Some(rest)); // who is gone needs no word
+    /// Tells all clients of the storm.
+    pub(super) fn tell(&self, weather: Weather) {
+        self.storm.send_replace(weather);
     }
 
     /// Somebody ended before the end, which happens only with an error.
@@ -140,7 +141,7 @@ async fn receive(
     members: Vec<Member>,
     task: Arc<Task>,
     standing: Arc<Standing>,
-    (over, storm): (watch::Receiver<bool>, watch::Receiver<Option<Duration>>),
+    (over, storm): (watch::Receiver<bool>, watch::Receiver<Weather>),
     entering: usize,
 ) -> Result<Home, ScenarioError> {
     let desk = Rc::new(Desk {

@@ -23,6 +23,7 @@ use super::{
     rest::{Ending, rest},
     seat::Seat,
     speech::{Heard, Hello, Subscribed, greet, hear},
+    storm::{Weather, breaks, passed},
 };
 use crate::{
     client::{ClientError, poll_events},
@@ -45,8 +46,7 @@ pub(super) struct Desk {
     pub(super) task: Arc<Task>,
     pub(super) standing: Arc<Standing>,
     pub(super) over: watch::Receiver<bool>,
-    /// Says when everybody's connection is cut, and how long nobody rests for longer than after that.
-    pub(super) storm: watch::Receiver<Option<Duration>>,
+    pub(super) storm: watch::Receiver<Weather>,
     pub(super) notes: RefCell<Notes>,
     pub(super) masks: RefCell<Masks>,
     /// Who comes for the first time waits until there is room.
@@ -133,6 +133,11 @@ impl Member {
                 return Err(self.failed(ending));
             }
             let Some(wait) = wait else { return Ok(()) };
+            if matches!(ending, Ending::Storm) {
+                let (since, rest) = passed(&mut desk.storm.clone()).await;
+                self.left = Some(since);
+                sleep(rest.mul_f64(rand::random())).await;
+            }
             sleep(wait).await;
             if self.left.is_some() {
                 desk.notes.borrow_mut().dials.push(desk.task.clock.now());
@@ -152,7 +157,7 @@ impl Member {
         }
         match ending {
             Ending::Refused(error) => *notes.refused.entry(in_full(error)).or_default() += 1,
-            Ending::Storm { .. } => notes.cut += 1,
+            Ending::Storm => notes.cut += 1,
             Ending::Closed { .. } | Ending::Cut => {
                 *notes.party(self.kind).closes.entry(ending.code()).or_default() += 1;
             }
@@ -162,7 +167,7 @@ impl Member {
     fn failed(&self, ending: Ending) -> ScenarioError {
         let source = match ending {
             Ending::Refused(error) => error,
-            ended @ (Ending::Closed { .. } | Ending::Cut | Ending::Storm { .. }) => ClientError::Ended(ended.code()),
+            ended @ (Ending::Closed { .. } | Ending::Cut | Ending::Storm) => ClientError::Ended(ended.code()),
         };
         ScenarioError::Client { url: self.target.url().to_owned(), doing: "connect", source }
     }
@@ -209,9 +214,9 @@ impl Member {
             let more = async { if is_in { Ok(more.await) } else { timeout_at(deadline, more).await } };
             let more = select! {
                 more = more => more,
-                Some(rest) = breaks(&mut storm), if may_be_cut && is_in => {
+                () = breaks(&mut storm), if may_be_cut && is_in => {
                     self.storm = Storm::Hit;
-                    return Ending::Storm { rest };
+                    return Ending::Storm;
                 }
             };
             read = more.unwrap_or_else(|_| Err("no answer to connect".to_owned())).map(|_| ());
@@ -352,11 +357,6 @@ impl Member {
             _ => notes.foreign += 1,
         }
     }
-}
-
-/// Returns when the storm breaks, with how long to rest at most; `None`: it never will.
-async fn breaks(storm: &mut watch::Receiver<Option<Duration>>) -> Option<Duration> {
-    storm.wait_for(Option::is_some).await.ok().and_then(|rest| *rest)
 }
 
 /// Trying again would not help who never was in.

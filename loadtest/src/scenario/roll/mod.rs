@@ -149,7 +149,7 @@ pub fn run(settings: &Settings, bar: &ProgressBar) -> Result<Rolling, ScenarioEr
         let servers =
             if settings.cut.is_some() { Servers::find(access, &targets)? } else { Servers { pids: Vec::new() } };
         let meter = Meter::start(&servers, &[]);
-        let mut storm = settings.cut.as_ref().map(|cut| Watched::new(cut, &servers));
+        let mut storm = settings.cut.as_ref().map(|cut| Watched::new(cut, &servers, task.clock));
         let (publisher, size) = (task.clone(), *size);
         let publish = move || backend::publish(publisher, api, pace, size, is_stopped);
         let publishing = spawn("load-publish".to_owned(), || on_this_thread(|| async { Ok(publish().await) }))?;

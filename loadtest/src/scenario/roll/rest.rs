@@ -28,10 +28,7 @@ pub(super) enum Ending {
     /// Before the client was in.
     Refused(ClientError),
     /// By ourselves, as everybody's at that moment.
-    Storm {
-        /// The longest that anybody waits before it comes back.
-        rest: Duration,
-    },
+    Storm,
 }
 
 impl Ending {
@@ -40,7 +37,7 @@ impl Ending {
         match self {
             Self::Closed { code, .. } => code.to_string(),
             Self::Cut | Self::Refused(_) => "none".to_owned(),
-            Self::Storm { .. } => "ours".to_owned(),
+            Self::Storm => "ours".to_owned(),
         }
     }
 }
@@ -50,7 +47,7 @@ impl Ending {
 /// `chance` is from 0 to 1.
 pub(super) fn rest(ending: &Ending, attempt: u32, is_bare: bool, chance: f64) -> Option<Duration> {
     match ending {
-        Ending::Storm { rest } => Some(rest.mul_f64(chance)),
+        Ending::Storm => Some(Duration::ZERO), // once all may come back
         Ending::Closed { after: Some(after), code } if may_return(*code) => Some(*after),
         Ending::Closed { code, .. } if !may_return(*code) => None,
         Ending::Closed { code, .. } if is_bare && *code == CloseCode::ServiceRestart.code() => {
@@ -90,12 +87,6 @@ mod tests {
             assert_eq!(rest(&ending, u32::MAX, true, 1.0), Some(LONGEST));
         }
         assert_eq!(rest(&closed(1012, None), 5, true, 0.5), Some(BARE / 2));
-    }
-
-    #[test]
-    fn a_storm_is_as_dense_as_it_is_told_to_be() {
-        assert_eq!(rest(&Ending::Storm { rest: Duration::ZERO }, 3, false, 1.0), Some(Duration::ZERO));
-        assert_eq!(rest(&Ending::Storm { rest: 10 * MS }, 3, true, 0.5), Some(5 * MS));
     }
 
     #[test]
